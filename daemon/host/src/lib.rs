@@ -1,0 +1,22 @@
+//! All power of the daemon over the machine, split by noun. Two implementations: [`LinuxHost`], and `FakeHost`
+//! (feature `fake`), which holds plain values and can be told to fail at any call.
+//! Every call can be repeated, and every undo can run when nothing was done.
+
+pub mod cells;
+pub mod doctor;
+pub mod error;
+pub mod pointer;
+pub mod store;
+pub mod traffic;
+
+pub use error::HostError;
+
+use cells::Cells;
+use pointer::Pointer;
+use store::Store;
+use traffic::{Probes, Traffic};
+
+/// The machine, as the daemon may use it.
+pub trait Host: Store + Pointer + Cells + Traffic + Probes + Send + Sync {}
+
+impl<Machine: Store + Pointer + Cells + Traffic + Probes + Send + Sync> Host for Machine {}

@@ -1,0 +1,101 @@
+//! Where versions and evidence lie: Btrfs, native or in a fallocated loop image. One read-only subvolume a version,
+//! one read-only snapshot of the evidence before and after each release. No path here comes from a client.
+
+use crate::HostError;
+use std::io::Read;
+use std::path::PathBuf;
+use turnout_manifest::manifest::FileEntry;
+use turnout_manifest::{ModelName, Sha256};
+
+/// The content-addressed name of a stored version: folder `versions/<model>@<64 hex digits>`.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct StoredName {
+    /// The model.
+    pub model: ModelName,
+    /// Digest of the version's canonical manifest.
+    pub digest: Sha256,
+}
+
+/// A version as it comes in: everything but the bytes of its files.
+#[derive(Debug, Clone)]
+pub struct Incoming<'a> {
+    /// What it will be called.
+    pub name: StoredName,
+    /// Its files in the order in which their bytes follow, with the sizes and digests of a verified manifest.
+    pub files: &'a [FileEntry],
+    /// The signed manifest, kept beside the files.
+    pub envelope: &'a [u8],
+}
+
+/// What an import did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ImportOutcome {
+    /// The version is in the store now, read-only.
+    Stored,
+    /// The same content was there already; the bytes sent were still read and checked.
+    AlreadyThere,
+}
+
+/// What an audit snapshot holds besides the store's own history.
+#[derive(Debug, Clone)]
+pub struct Evidence {
+    /// Directory of the journal's segments, outside the store; new bytes are copied in.
+    pub journal: PathBuf,
+    /// The state of all models at this moment, JSON, becomes `state.json`.
+    pub state: Vec<u8>,
+    /// Live versions: their files are shared (FICLONE) into the snapshot.
+    pub versions: Vec<StoredName>,
+}
+
+/// One read-only audit snapshot.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SnapshotInfo {
+    /// `<journal size>-<time>`, for instance `00000042-20261122T135501Z`.
+    pub name: String,
+    /// Where it can be read.
+    pub path: PathBuf,
+    /// When it was made, milliseconds since the epoch.
+    pub created_ms: u64,
+    /// Btrfs UUID, text form.
+    pub uuid: String,
+}
+
+/// The store.
+pub trait Store {
+    /// Takes in a version: reads exactly the declared bytes of each file, hashing on the way, then makes the
+    /// subvolume read-only and gives it its name. All or nothing: after an error nothing of it is left.
+    ///
+    /// # Errors
+    /// [`HostError::Content`] for a wrong digest or a short stream, [`HostError::NoSpace`], or the file system's own.
+    fn import(&self, incoming: &Incoming<'_>, content: &mut dyn Read) -> Result<ImportOutcome, HostError>;
+
+    /// Every stored version.
+    ///
+    /// # Errors
+    /// The file system's own.
+    fn versions(&self) -> Result<Vec<StoredName>, HostError>;
+
+    /// The signed manifest of a stored version.
+    ///
+    /// # Errors
+    /// [`HostError::Missing`], or the file system's own.
+    fn envelope(&self, name: &StoredName) -> Result<Vec<u8>, HostError>;
+
+    /// Reads every file of a stored version again and compares it with the manifest; refuses files too many.
+    ///
+    /// # Errors
+    /// [`HostError::Missing`], [`HostError::Content`], or the file system's own.
+    fn verify(&self, name: &StoredName, files: &[FileEntry]) -> Result<(), HostError>;
+
+    /// Makes the read-only audit snapshot of this name. Repeating it gives the one that is there.
+    ///
+    /// # Errors
+    /// The file system's own.
+    fn snapshot(&self, name: &str, evidence: &Evidence) -> Result<SnapshotInfo, HostError>;
+
+    /// Every audit snapshot, oldest first.
+    ///
+    /// # Errors
+    /// The file system's own.
+    fn snapshots(&self) -> Result<Vec<SnapshotInfo>, HostError>;
+}

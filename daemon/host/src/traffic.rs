@@ -1,0 +1,100 @@
+//! Which version a new connection meets, and what the kernel saw of each version.
+//! The route of a model changes as one map element: readers see the old split or the new one.
+
+use crate::HostError;
+use std::net::SocketAddr;
+use turnout_manifest::plan::Strategy;
+use turnout_manifest::{Generation, Percent};
+
+/// The split of one model's public port.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Route {
+    /// Who picks.
+    pub strategy: Strategy,
+    /// Key of the hash, drawn once a release so that raising a share only adds connections to it.
+    pub salt: u64,
+    /// Shares that add up to 100 %. The first arm has the low end of the hash interval: put the candidate first.
+    /// A dead listener's connections fall to the other arm.
+    pub arms: Vec<(Generation, Percent)>,
+}
+
+/// The steering.
+pub trait Traffic {
+    /// Claims the public addresses of a model (one port): another process that listens there is an error, and none
+    /// can begin to while the daemon lives. Repeating it is no error.
+    ///
+    /// # Errors
+    /// [`HostError::AddressInUse`], or the kernel's own.
+    fn claim(&self, addresses: &[SocketAddr]) -> Result<(), HostError>;
+
+    /// Tags a ready worker's listener with its slot and the public port and makes it eligible for routes. Zeroes the
+    /// generation's counters. Repeating it for the same generation changes nothing.
+    ///
+    /// # Errors
+    /// [`HostError::Missing`] when its worker does not run, or the kernel's own.
+    fn admit(&self, generation: Generation, port: u16) -> Result<(), HostError>;
+
+    /// Makes a generation ineligible; connections queued at its listener stay with it. No error when it was not eligible.
+    ///
+    /// # Errors
+    /// The kernel's own.
+    fn dismiss(&self, generation: Generation) -> Result<(), HostError>;
+
+    /// Sets the split of a public port, one atomic operation.
+    ///
+    /// # Errors
+    /// The kernel's own; the route then is what it was before.
+    fn set_route(&self, addresses: &[SocketAddr], route: &Route) -> Result<(), HostError>;
+
+    /// Takes a port's route away: new connections are refused. No error when there is none.
+    ///
+    /// # Errors
+    /// The kernel's own.
+    fn clear_route(&self, addresses: &[SocketAddr]) -> Result<(), HostError>;
+
+    /// The split in force on a port. Arms whose generation has no cell are left out.
+    ///
+    /// # Errors
+    /// The kernel's own.
+    fn route(&self, port: u16) -> Result<Option<Route>, HostError>;
+}
+
+/// What the kernel saw of one generation since it was admitted: running totals.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Sample {
+    /// Requests that began.
+    pub requests: u64,
+    /// 2xx and 3xx answers.
+    pub success: u64,
+    /// 4xx answers.
+    pub client_errors: u64,
+    /// 5xx answers.
+    pub server_errors: u64,
+    /// Answers that do not begin like HTTP.
+    pub not_http: u64,
+    /// Requests the worker closed the connection on.
+    pub aborted: u64,
+    /// Requests the client walked away from.
+    pub client_gone: u64,
+    /// Connections that made their first request.
+    pub opened: u64,
+    /// Connections that made a request and were closed.
+    pub closed: u64,
+    /// Counts per bucket of `turnout_ebpf_layout::histogram`, time to last byte; 512 entries.
+    pub latencies: Vec<u64>,
+}
+
+/// The measuring.
+pub trait Probes {
+    /// The running totals of a generation.
+    ///
+    /// # Errors
+    /// [`HostError::Missing`] for a generation without a cell, or the kernel's own.
+    fn sample(&self, generation: Generation) -> Result<Sample, HostError>;
+
+    /// Connections that wait in the worker's accept queue (tcp(7), `TCP_INFO`); 0 when its listener is gone.
+    ///
+    /// # Errors
+    /// The kernel's own.
+    fn queued(&self, generation: Generation) -> Result<u32, HostError>;
+}

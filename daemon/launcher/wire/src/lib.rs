@@ -1,0 +1,152 @@
+//! The launcher's closed list of requests: fixed size, little-endian, one per SOCK_SEQPACKET datagram.
+//! Descriptors travel beside a message as SCM_RIGHTS; which ones is said at each variant.
+
+/// Size of every request and every reply, bytes.
+pub const MESSAGE_SIZE: usize = 64;
+/// Version of this list; the first request of a connection must be [`Request::Hello`] with it.
+pub const WIRE_VERSION: u32 = 1;
+/// Most cells at one time. A slot, 0 to 63, is also the index of a version in the eBPF maps.
+pub const SLOTS: u32 = 64;
+/// Most bytes of text in [`Reply::Failed`].
+pub const DETAIL_MAX: usize = 44;
+
+/// What the daemon may ask.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Request {
+    /// First request of a connection.
+    Hello {
+        /// [`WIRE_VERSION`].
+        version: u32,
+    },
+    /// Makes the cell's cgroup and gives it a slot. Answer: [`Reply::Cell`]. Repeating it is no error.
+    CreateCell {
+        /// The worker's generation: the cell's name.
+        generation: u32,
+        /// Greatest memory, bytes.
+        memory_bytes: u64,
+        /// Most processes and threads.
+        pids_max: u32,
+        /// CPUs 0 to 63 it may run on, one bit each; 0 is all.
+        cpus: u64,
+    },
+    /// Starts the worker in its cell. One descriptor in: the model's files as a detached, read-only mount
+    /// (open_tree(2), mount_setattr(2)). Answer: [`Reply::Started`] with two descriptors out: pidfd, daemon's end of the link.
+    /// Repeating it for a running worker gives the same answer.
+    StartWorker {
+        /// The cell.
+        generation: u32,
+    },
+    /// The descriptors of a running worker again. Answer: [`Reply::Started`] as above, or [`Reply::Cell`] when none runs.
+    Adopt {
+        /// The cell.
+        generation: u32,
+    },
+    /// Kills every process in the cell and waits until they are gone. Answer: [`Reply::Done`]. No error when none runs.
+    KillWorker {
+        /// The cell.
+        generation: u32,
+    },
+    /// Removes an empty cell's cgroup and frees its slot. Answer: [`Reply::Done`]. No error when there is none.
+    DestroyCell {
+        /// The cell.
+        generation: u32,
+    },
+    /// The cell with this ordinal, 0 to 63. Answer: [`Reply::Cell`], or [`Reply::Done`] past the last.
+    CellAt {
+        /// Ordinal, not slot.
+        index: u32,
+    },
+    /// Kills all cells, removes the cgroups and exits. Answer: [`Reply::Done`].
+    Shutdown,
+}
+
+/// What the launcher answers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reply {
+    /// Done, nothing to tell.
+    Done,
+    /// A cell.
+    Cell(Cell),
+    /// A worker runs.
+    Started {
+        /// Its cell.
+        cell: Cell,
+        /// Its process id in the launcher's namespace.
+        pid: u32,
+        /// What could not be enforced: bits of [`Shortfall`].
+        shortfall: u32,
+    },
+    /// It failed; nothing is half done.
+    Failed {
+        /// What failed.
+        failure: Failure,
+        /// The OS error, 0 when there is none.
+        errno: i32,
+        /// The object, cut to [`DETAIL_MAX`] bytes of UTF-8, NUL-padded.
+        detail: [u8; DETAIL_MAX],
+    },
+}
+
+/// One cell.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Cell {
+    /// Its name.
+    pub generation: u32,
+    /// Its slot, 0 to 63.
+    pub slot: u32,
+    /// What its worker does.
+    pub worker: WorkerState,
+}
+
+/// What a cell's worker does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WorkerState {
+    /// Never started.
+    None,
+    /// Runs.
+    Running,
+    /// Ended with this exit code.
+    Exited(u8),
+    /// Ended by this signal.
+    Killed(u8),
+}
+
+/// Bits that say what a host could not enforce on a cell.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Shortfall {
+    /// No cgroup memory controller: the address space is limited by RLIMIT_AS instead.
+    CgroupMemory = 1,
+    /// No cgroup pids controller: RLIMIT_NPROC of the cell's own uid instead.
+    CgroupPids = 2,
+    /// No cgroup cpuset controller: affinity alone, held by seccomp.
+    CgroupCpuset = 4,
+    /// Landlock absent or older than ABI 4.
+    Landlock = 8,
+}
+
+/// What a request failed at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Failure {
+    /// Not a request of this list, or not allowed now.
+    Request = 1,
+    /// The caller is not root.
+    Denied = 2,
+    /// No free slot.
+    Slots = 3,
+    /// No such cell.
+    NoCell = 4,
+    /// A cgroup could not be made, written or removed.
+    Cgroup = 5,
+    /// A namespace or the process could not be made.
+    Clone = 6,
+    /// The cell's root could not be built.
+    Root = 7,
+    /// The listening socket could not be made.
+    Listener = 8,
+    /// A lock (capabilities, uid, Landlock, seccomp) could not be put on.
+    Lock = 9,
+    /// The worker could not be executed.
+    Exec = 10,
+}

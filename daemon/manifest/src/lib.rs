@@ -1,0 +1,20 @@
+//! What a release says about itself. The words of the product:
+//! a *model* has *versions*; a version is a folder of files described by a signed *manifest*;
+//! a *contract* says what requests and answers look like, *assertions* what a good answer is;
+//! the *trust store* says whose signature counts for which model, and gives a *verdict*;
+//! a *plan* says how a *release* moves traffic from the live version to another, step by step;
+//! each start of a worker is a *generation*. Nothing here touches a file, a clock or a socket.
+
+pub mod assertion;
+pub mod contract;
+pub mod digest;
+pub mod ids;
+pub mod manifest;
+pub mod plan;
+pub mod trust;
+
+pub use digest::Sha256;
+pub use ids::{Generation, ModelName, Percent, ReleaseId, Version, VersionRef};
+pub use manifest::Manifest;
+pub use plan::Plan;
+pub use trust::CheckResult;

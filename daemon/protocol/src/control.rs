@@ -1,0 +1,324 @@
+//! The control API's requests and replies, held against `openapi.yaml` by a test.
+//! Times are milliseconds since the Unix epoch, durations say their unit in the name.
+
+use serde::{Deserialize, Serialize};
+use turnout_manifest::trust::CheckResult;
+use turnout_manifest::{ModelName, Percent, Plan, ReleaseId, Sha256, Version, VersionRef};
+
+/// Version of this API, sent in every reply as `schema`: `turnout/v1`.
+pub const SCHEMA: &str = "turnout/v1";
+
+/// `GET /v1/status`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Status {
+    /// [`SCHEMA`].
+    pub schema: String,
+    /// Version of the daemon.
+    pub daemon_version: String,
+    /// Process id of the daemon.
+    pub pid: u32,
+    /// When the daemon started.
+    pub started_ms: u64,
+    /// Why changes are refused at present, if they are.
+    pub read_only: Option<String>,
+    /// What this host could not enforce, one line each.
+    pub degraded: Vec<String>,
+    /// Journal head.
+    pub journal: JournalHead,
+    /// Every model that is live or being released.
+    pub models: Vec<ModelStatus>,
+}
+
+/// Where the journal stands.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct JournalHead {
+    /// Number of records.
+    pub size: u64,
+    /// RFC 6962 root over them, hex.
+    pub root: String,
+}
+
+/// One model.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ModelStatus {
+    /// Its name.
+    pub model: ModelName,
+    /// Where clients reach it: `127.0.0.1:8700`.
+    pub endpoints: Vec<String>,
+    /// Every version with a worker.
+    pub versions: Vec<LiveVersion>,
+    /// The release under way, or the last one.
+    pub release: Option<ReleaseStatus>,
+    /// What happens next, for people.
+    pub next: String,
+}
+
+/// One version with a worker.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct LiveVersion {
+    /// Its label.
+    pub version: Version,
+    /// Digest of its manifest.
+    pub digest: Sha256,
+    /// Names of the issuers whose signatures counted.
+    pub signed_by: Vec<String>,
+    /// Ordinal of this worker's start.
+    pub generation: u32,
+    /// `stable` or `candidate`.
+    pub role: Role,
+    /// `starting`, `ready`, `draining`, `dead`.
+    pub worker: String,
+    /// Share of new connections asked for.
+    pub asked: Percent,
+    /// Why it has this share, for people.
+    pub why: String,
+    /// What the kernel saw of it in the last window, or in the last second outside a release.
+    pub seen: Seen,
+}
+
+/// What a version is to its model.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Role {
+    /// It is what traffic returns to.
+    Stable,
+    /// It is being released.
+    Candidate,
+}
+
+/// Measured figures of one version over one window. Percentiles are upper bounds of histogram buckets.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Seen {
+    /// Length of the window, milliseconds.
+    pub window_ms: u64,
+    /// Connections that made their first request in the window.
+    pub connections: u64,
+    /// Requests.
+    pub requests: u64,
+    /// 5xx answers, aborted requests and answers that are not HTTP.
+    pub errors: u64,
+    /// Answers withheld by an assertion, as the worker counts them.
+    pub assertion_failures: u64,
+    /// Share of this model's requests in the window, thousandths of a percent.
+    pub share_thousandths: u32,
+    /// Median time to last byte, microseconds; absent without requests.
+    pub p50_us: Option<u64>,
+    /// 95th percentile, microseconds.
+    pub p95_us: Option<u64>,
+    /// 99th percentile, microseconds.
+    pub p99_us: Option<u64>,
+}
+
+/// State of a release, stable names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ReleaseState {
+    /// Steps forward are under way.
+    Running,
+    /// An operator or a breach with `on_breach: pause` holds it.
+    Paused,
+    /// Undo is under way.
+    RollingBack,
+    /// The new version has all traffic.
+    Promoted,
+    /// The old version has all traffic again.
+    RolledBack,
+    /// An operator ended it before it was done; traffic is home.
+    Cancelled,
+    /// An undo failed; an operator must look.
+    Stuck,
+}
+
+impl ReleaseState {
+    /// Nothing more will happen by itself.
+    pub fn is_final(self) -> bool {
+        matches!(self, Self::Promoted | Self::RolledBack | Self::Cancelled | Self::Stuck)
+    }
+}
+
+/// One release.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ReleaseStatus {
+    /// [`SCHEMA`].
+    pub schema: String,
+    /// Its id.
+    pub release_id: ReleaseId,
+    /// The model.
+    pub model: ModelName,
+    /// The version that was live before, if any.
+    pub from: Option<Version>,
+    /// The version being released.
+    pub to: Version,
+    /// Where it stands.
+    pub state: ReleaseState,
+    /// The step under way, for people: `observe at 25 %`.
+    pub step: String,
+    /// Ordinal of that step, from 1, and how many there are.
+    pub step_number: u32,
+    /// How many steps the plan has.
+    pub step_count: u32,
+    /// Share of the new version asked for at present.
+    pub asked: Percent,
+    /// The last windows of the step under way, newest last.
+    pub windows: Vec<WindowStatus>,
+    /// Why it ended or is held, for people: `p95 31.2 ms exceeds 10 ms in 3 of 5 windows at 5 %`.
+    pub cause: Option<String>,
+    /// Every cause of a stuck release: what ended it, then each undo that failed.
+    pub causes: Vec<String>,
+    /// Who asked for it.
+    pub asked_by: String,
+    /// How long things took.
+    pub timings: Timings,
+}
+
+/// One judged window.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct WindowStatus {
+    /// When it ended.
+    pub at_ms: u64,
+    /// Share asked for in it.
+    pub asked: Percent,
+    /// `met`, `missed`, `insufficient`.
+    pub verdict: String,
+    /// The objective that was missed or why it is insufficient, for people.
+    pub why: Option<String>,
+    /// The new version's figures.
+    pub candidate: Seen,
+    /// The old version's figures over the same time.
+    pub stable: Option<Seen>,
+}
+
+/// How long things took, milliseconds; absent where it did not happen.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Timings {
+    /// When it was asked for.
+    pub asked_at_ms: u64,
+    /// When it became final.
+    pub ended_at_ms: Option<u64>,
+    /// From asked to the worker being ready.
+    pub ready_ms: Option<u64>,
+    /// From the end of the first missed window to the route pointing home.
+    pub breach_to_home_ms: Option<u64>,
+    /// From the end of the first missed window to the last connection on the bad version being closed.
+    pub breach_to_last_connection_ms: Option<u64>,
+}
+
+/// `POST /v1/releases`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StartRelease {
+    /// What to release: `fraud@1.4.0`.
+    pub version: VersionRef,
+    /// How; absent: straight to 100 % when nothing is live, the default plan otherwise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub plan: Option<Plan>,
+    /// Only say which steps it would take.
+    #[serde(default)]
+    pub dry_run: bool,
+}
+
+/// Reply to `POST /v1/releases` with `dry_run`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct DryRun {
+    /// [`SCHEMA`].
+    pub schema: String,
+    /// The steps in order, for people.
+    pub steps: Vec<String>,
+}
+
+/// `POST /v1/models/{model}/{rollback|promote|pause|resume}`: the reply is the [`ReleaseStatus`].
+/// `rollback` after a promotion starts a new release of the version that was live before.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Intervene {
+    /// Why, kept in the journal.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+}
+
+/// Reply to `POST /v1/bundles`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Imported {
+    /// [`SCHEMA`].
+    pub schema: String,
+    /// What was imported.
+    pub version: VersionRef,
+    /// Digest of its manifest.
+    pub digest: Sha256,
+    /// The same content was in the store already.
+    pub already_there: bool,
+    /// Every check with its result.
+    pub checks: Vec<CheckResult>,
+    /// The read-only snapshot made after it.
+    pub snapshot: Option<String>,
+}
+
+/// One version in the store, in `GET /v1/versions`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct StoredVersion {
+    /// What it is.
+    pub version: VersionRef,
+    /// Digest of its manifest.
+    pub digest: Sha256,
+    /// Size of its files, bytes.
+    pub bytes: u64,
+    /// When it was imported.
+    pub imported_ms: u64,
+    /// Names of the issuers whose signatures counted at import.
+    pub signed_by: Vec<String>,
+    /// It has a worker at present.
+    pub live: bool,
+}
+
+/// `POST /v1/trust`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AddTrust {
+    /// PEM of the public key (SubjectPublicKeyInfo, P-256).
+    pub public_key: String,
+    /// Whose key it is.
+    pub issuer: String,
+    /// Models it may sign, globs with `*`.
+    pub models: Vec<String>,
+}
+
+/// One line of `GET /v1/audit/log`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct AuditRecord {
+    /// Position in the journal, from 0.
+    pub seq: u64,
+    /// When it was written.
+    pub time_ms: u64,
+    /// The record's own words: `event` names it.
+    pub body: serde_json::Value,
+    /// RFC 6962 leaf hash, hex.
+    pub leaf: String,
+}
+
+/// One audit snapshot, in `GET /v1/audit/snapshots`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Snapshot {
+    /// Its name: `<journal size>-<time>`.
+    pub name: String,
+    /// Where it is.
+    pub path: String,
+    /// When it was made.
+    pub created_ms: u64,
+    /// Its Btrfs UUID.
+    pub uuid: String,
+}
+
+/// One line of `GET /v1/doctor`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Requirement {
+    /// What is needed: `btrfs`, `sk_lookup`.
+    pub name: String,
+    /// `ok`, `degraded` or `missing`.
+    pub state: String,
+    /// What was found.
+    pub found: String,
+    /// Why it matters.
+    pub why: String,
+    /// What to do about it, when not `ok`.
+    pub remedy: Option<String>,
+}

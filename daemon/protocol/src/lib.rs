@@ -1,0 +1,10 @@
+//! What Turnout's processes say to each other: the control API, the worker's link, errors and the client.
+//! Wire types only; what they mean inside the daemon is the engine's own.
+
+pub mod control;
+pub mod error;
+pub mod frame;
+pub mod report;
+pub mod worker;
+
+pub use error::{ErrorCode, Problem};

@@ -1,0 +1,166 @@
+#![no_std]
+//! Keys and values of the eBPF maps, shared by the programs and the host. Plain `repr(C)`, no padding left unnamed,
+//! so that both sides see the same bytes; the layout version is part of the pin path.
+
+/// Changes whenever a key or value below changes: maps of another layout are never reused.
+pub const LAYOUT_VERSION: u32 = 1;
+/// Versions that can be measured and steered to at one time.
+pub const SLOTS: u32 = 64;
+/// Versions one route can split between.
+pub const ARMS: usize = 8;
+/// Addresses one route can be limited to.
+pub const ADDRESSES: usize = 4;
+
+/// Key of `ROUTES`: a public port in host byte order.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct RouteKey {
+    /// TCP port.
+    pub port: u32,
+}
+
+/// How a route picks.
+pub mod mode {
+    /// By the keyed hash of both addresses and both ports.
+    pub const WEIGHT: u32 = 0;
+    /// By the keyed hash of the client's address.
+    pub const SOURCE_HASH: u32 = 1;
+}
+
+/// Value of `ROUTES`: one public port's split, replaced as a whole.
+/// Arm `i` gets the hashes from `upto[i - 1]` (0 for the first) to below `upto[i]`; the last arm's `upto` is 2^32.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Route {
+    /// Key of the hash.
+    pub salt: u64,
+    /// Upper bounds of the arms, rising, 0 to 2^32.
+    pub upto: [u64; ARMS],
+    /// Slot of each arm in `LISTENERS`.
+    pub slot: [u32; ARMS],
+    /// Local addresses this route answers on, IPv4 as `[0, 0, 0xffff (big-endian), a.b.c.d]`, each word in network order.
+    pub addresses: [[u32; 4]; ADDRESSES],
+    /// How many addresses count; 0 is every local address.
+    pub address_count: u32,
+    /// How many arms count, 1 to [`ARMS`].
+    pub arm_count: u32,
+    /// One of [`mode`].
+    pub mode: u32,
+    /// Reserved, 0.
+    pub reserved: u32,
+}
+
+/// Value of `CONNECTIONS` (socket storage, inherited from the tagged listener by each accepted socket).
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Connection {
+    /// When the first byte of the request under way came, ns (bpf_ktime_get_ns); 0 when none is.
+    pub first_in: u64,
+    /// When its last byte so far came.
+    pub last_in: u64,
+    /// When the last byte of the answer so far went.
+    pub last_out: u64,
+    /// Slot of the version, set by the tag.
+    pub slot: u32,
+    /// Public port: connections that did not come through it are not measured. Set by the tag.
+    pub port: u32,
+    /// Next TCP sequence number expected from the client: retransmissions are not new requests.
+    pub in_end: u32,
+    /// Next TCP sequence number expected from the worker.
+    pub out_end: u32,
+    /// What the connection is in the middle of: one of [`phase`].
+    pub phase: u32,
+    /// Requests so far, saturating.
+    pub requests: u32,
+}
+
+/// Phases of a connection.
+pub mod phase {
+    /// Nothing under way.
+    pub const IDLE: u32 = 0;
+    /// A request has begun and no byte of its answer was seen.
+    pub const ASKED: u32 = 1;
+    /// The answer has begun.
+    pub const ANSWERING: u32 = 2;
+}
+
+/// Counters of a slot: index `slot * counter::COUNT + kind` in `COUNTERS`.
+pub mod counter {
+    /// Requests that began.
+    pub const REQUESTS: u32 = 0;
+    /// Final answers 2xx and 3xx.
+    pub const SUCCESS: u32 = 1;
+    /// Final answers 4xx.
+    pub const CLIENT_ERROR: u32 = 2;
+    /// Final answers 5xx.
+    pub const SERVER_ERROR: u32 = 3;
+    /// Answers that do not begin like HTTP.
+    pub const NOT_HTTP: u32 = 4;
+    /// Requests whose connection was closed by the worker without a whole answer having begun.
+    pub const ABORTED: u32 = 5;
+    /// Requests whose connection was closed by the client before the answer began.
+    pub const CLIENT_GONE: u32 = 6;
+    /// Connections that made their first request.
+    pub const OPENED: u32 = 7;
+    /// Connections that made a request and were closed.
+    pub const CLOSED: u32 = 8;
+    /// Interim answers 1xx.
+    pub const INTERIM: u32 = 9;
+    /// Counters a slot has, a power of two.
+    pub const COUNT: u32 = 16;
+}
+
+/// The latency histogram: index `slot * histogram::BUCKETS + bucket` in `LATENCIES`, nanoseconds to the last byte.
+pub mod histogram {
+    /// Buckets a slot has.
+    pub const BUCKETS: u32 = 512;
+    /// Linear sub-buckets per power of two, as a power of two: a bucket is at most 12.5 % wide.
+    pub const SUB_BITS: u32 = 3;
+
+    /// The bucket a value in nanoseconds falls into.
+    #[inline(always)]
+    pub const fn bucket(nanoseconds: u64) -> u32 {
+        if nanoseconds < 1 << SUB_BITS {
+            return nanoseconds as u32;
+        }
+        let exponent = 63 - nanoseconds.leading_zeros();
+        let sub = (nanoseconds >> (exponent - SUB_BITS)) as u32 & ((1 << SUB_BITS) - 1);
+        ((exponent - SUB_BITS + 1) << SUB_BITS) + sub
+    }
+
+    /// The greatest value, in nanoseconds, that falls into the bucket.
+    pub const fn upper_bound(bucket: u32) -> u64 {
+        if bucket < 1 << SUB_BITS {
+            return bucket as u64;
+        }
+        let exponent = (bucket >> SUB_BITS) - 1;
+        let sub = (bucket & ((1 << SUB_BITS) - 1)) as u64;
+        let width = 1u64 << exponent;
+        (((1 << SUB_BITS) + sub) << exponent) + (width - 1)
+    }
+}
+
+const _: () = assert!(size_of::<Route>() == 8 + 64 + 32 + 64 + 16);
+const _: () = assert!(size_of::<Connection>() == 48);
+const _: () = assert!(histogram::bucket(u64::MAX) < histogram::BUCKETS);
+
+#[cfg(test)]
+mod tests {
+    extern crate std;
+    use super::histogram::{bucket, upper_bound};
+
+    #[test]
+    fn buckets_are_contiguous_and_at_most_an_eighth_wide() {
+        let mut last = None;
+        for exponent in 0..63 {
+            for part in 0..64u64 {
+                let value = (1u64 << exponent) + part * ((1u64 << exponent) / 64);
+                let index = bucket(value);
+                assert!(upper_bound(index) >= value, "{value} above its bucket {index}");
+                assert!(last.is_none_or(|l| index == l || index == l + 1), "gap before {value}");
+                assert!(upper_bound(index) as f64 <= value as f64 * 1.125 + 1.0);
+                last = Some(index);
+            }
+        }
+    }
+}
