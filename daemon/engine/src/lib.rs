@@ -1,1 +1,19 @@
-//! Placeholder.
+//! Pure decisions. No clock, no file, no socket, no thread: time and facts come in as arguments, effects go out as
+//! data. The state of every release is a fold of journal [`Record`]s, so recovery is replay and nothing else.
+//!
+//! Read in this order: [`step`] (what can be done to the host), [`plan`] (a release as a list of steps),
+//! [`advance`] (state x event -> records), [`world`] (records -> state), [`rollback`], [`slo`].
+
+pub mod advance;
+pub mod plan;
+pub mod record;
+pub mod rollback;
+pub mod slo;
+pub mod step;
+pub mod world;
+
+pub use advance::{Event, Refusal, decide};
+pub use record::{Cause, Kind, Record, Target};
+pub use slo::{Figures, Verdict, Window};
+pub use step::{Moment, Step};
+pub use world::{Model, Progress, Release, World};

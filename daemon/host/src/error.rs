@@ -69,7 +69,10 @@ pub enum HostError {
 
 impl HostError {
     /// For `map_err`: names the call and the object.
-    pub fn os<Source: Into<io::Error>>(call: &'static str, object: impl ToString) -> impl FnOnce(Source) -> Self {
+    pub fn os<Source: Into<io::Error>>(
+        call: &'static str,
+        object: impl ToString,
+    ) -> impl FnOnce(Source) -> Self {
         let object = object.to_string();
         move |source| Self::Os { call, object, source: source.into() }
     }

@@ -72,7 +72,11 @@ impl TryFrom<String> for Decimal {
         let unsigned = text.strip_prefix('-').unwrap_or(&text);
         let (whole, fraction) = unsigned.split_once('.').unwrap_or((unsigned, "0"));
         let digits = |s: &str| !s.is_empty() && s.len() <= 18 && s.bytes().all(|b| b.is_ascii_digit());
-        if digits(whole) && digits(fraction) { Ok(Self(text)) } else { Err(DecimalError(text.chars().take(40).collect())) }
+        if digits(whole) && digits(fraction) {
+            Ok(Self(text))
+        } else {
+            Err(DecimalError(text.chars().take(40).collect()))
+        }
     }
 }
 

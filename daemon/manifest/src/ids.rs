@@ -180,7 +180,8 @@ impl fmt::Display for ReleaseId {
 impl FromStr for ReleaseId {
     type Err = IdError;
     fn from_str(text: &str) -> Result<Self, IdError> {
-        let digits = text.strip_prefix("r-").filter(|d| d.len() <= 10 && d.bytes().all(|b| b.is_ascii_digit()));
+        let digits =
+            text.strip_prefix("r-").filter(|d| d.len() <= 10 && d.bytes().all(|b| b.is_ascii_digit()));
         let refused = || IdError::Release(text.chars().take(40).collect());
         digits.and_then(|d| d.parse().ok()).map(Self).ok_or_else(refused)
     }
@@ -287,9 +288,12 @@ mod tests {
 
     #[test]
     fn percent_reads_and_shows_three_decimals() {
-        for (text, thousandths, shown) in
-            [("5", 5000, "5 %"), ("0.5", 500, "0.5 %"), ("100", 100_000, "100 %"), ("12.125", 12_125, "12.125 %")]
-        {
+        for (text, thousandths, shown) in [
+            ("5", 5000, "5 %"),
+            ("0.5", 500, "0.5 %"),
+            ("100", 100_000, "100 %"),
+            ("12.125", 12_125, "12.125 %"),
+        ] {
             let percent: Percent = text.parse().unwrap();
             assert_eq!((percent.thousandths(), percent.to_string().as_str()), (thousandths, shown));
         }

@@ -88,3 +88,19 @@ impl Plan {
         Duration::from_millis((self.window_ms / 2).clamp(100, 5000))
     }
 }
+
+impl Plan {
+    /// A first version, or a worker brought up again: all traffic at once, nothing judged.
+    pub fn all_at_once() -> Self {
+        Self {
+            strategy: Strategy::Weight,
+            steps: vec![Percent::ALL],
+            window_ms: 30_000,
+            windows: Windows { look_back: 1, consecutive: 1 },
+            objectives: Objectives::default(),
+            minimum_requests: 0,
+            patience_ms: 600_000,
+            on_breach: OnBreach::Pause,
+        }
+    }
+}

@@ -1,0 +1,74 @@
+//! A release as a full list of steps, made once, before anything happens. Also what `--dry-run` prints.
+
+use crate::step::{Moment, Step};
+use turnout_manifest::{Generation, Percent, Plan};
+
+/// The steps of a release, and where its point of no return lies.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Steps {
+    /// All of them, in order.
+    pub list: Vec<Step>,
+    /// Number of steps before the commit: once they are done the release is promoted, what follows only tidies up.
+    pub commit: usize,
+}
+
+/// Lists the steps that take `to` live over `from`, the generation that is live now.
+pub fn steps(plan: &Plan, from: Option<Generation>, to: Generation) -> Steps {
+    let mut list = vec![
+        Step::Snapshot(Moment::Before),
+        Step::VerifyFiles,
+        Step::CreateCell(to),
+        Step::StartWorker(to),
+        Step::AwaitReady(to),
+        Step::Admit(to),
+    ];
+    match from {
+        None => list.push(Step::Shift(Percent::ALL)),
+        Some(_) => list.extend(shifts(plan)),
+    }
+    list.push(Step::Point);
+    let commit = list.len();
+    if let Some(old) = from {
+        list.extend(retire(old));
+    }
+    list.push(Step::Snapshot(Moment::After));
+    Steps { list, commit }
+}
+
+/// The steps that put a new generation of the live version in the place of one that died.
+pub fn restart_steps(to: Generation, dead: Generation) -> Steps {
+    let mut list = vec![
+        Step::VerifyFiles,
+        Step::CreateCell(to),
+        Step::StartWorker(to),
+        Step::AwaitReady(to),
+        Step::Admit(to),
+        Step::Shift(Percent::ALL),
+    ];
+    let commit = list.len();
+    list.extend([Step::Dismiss(dead), Step::KillWorker(dead), Step::DestroyCell(dead)]);
+    Steps { list, commit }
+}
+
+/// Takes a generation down without losing a request: no new connection, then the last answers, then the end.
+pub fn retire(generation: Generation) -> [Step; 4] {
+    [
+        Step::Dismiss(generation),
+        Step::Drain(generation),
+        Step::KillWorker(generation),
+        Step::DestroyCell(generation),
+    ]
+}
+
+/// Each share with the windows that follow it. The last share, 100 %, has none of its own unless it is the only one:
+/// the windows lie between the shares.
+fn shifts(plan: &Plan) -> Vec<Step> {
+    let mut list = Vec::new();
+    for &percent in &plan.steps {
+        list.push(Step::Shift(percent));
+        if percent != Percent::ALL || plan.steps.len() == 1 {
+            list.push(Step::Observe(percent));
+        }
+    }
+    list
+}

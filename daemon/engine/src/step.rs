@@ -1,0 +1,100 @@
+//! Everything that can be done to the host for a release, each with its undo. A step can be repeated after a crash,
+//! an undo can run when nothing was done. Waiting steps do nothing to the host: they end with an event.
+
+use serde::{Deserialize, Serialize};
+use std::fmt;
+use turnout_manifest::{Generation, Percent};
+
+/// When an audit snapshot is made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Moment {
+    /// Before anything of the release has happened.
+    Before,
+    /// After it is over, either way.
+    After,
+}
+
+/// One step. The release it belongs to says which versions are meant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "do", content = "of", rename_all = "kebab-case")]
+pub enum Step {
+    /// Make a read-only audit snapshot. It stays: evidence has no undo.
+    Snapshot(Moment),
+    /// Read every file of the version again and compare it with the signed manifest.
+    VerifyFiles,
+    /// Make the cell.
+    CreateCell(Generation),
+    /// Start the worker in its cell and tell it what to serve.
+    StartWorker(Generation),
+    /// Wait until it has loaded, checked its contract and warmed up.
+    AwaitReady(Generation),
+    /// Make it eligible for routes.
+    Admit(Generation),
+    /// Send this share of new connections to the new version, the rest to the old one. One atomic operation.
+    Shift(Percent),
+    /// Watch windows at this share until enough of them speak.
+    Observe(Percent),
+    /// Make the host-visible pointer show the new version. One atomic operation.
+    Point,
+    /// Send all new connections to the old version, or to none when there was none. One atomic operation.
+    Home,
+    /// Make the host-visible pointer show the old version again, or nothing when there was none.
+    PointHome,
+    /// Make it ineligible for routes.
+    Dismiss(Generation),
+    /// Let it answer what it has, close its connections and exit.
+    Drain(Generation),
+    /// Kill what is left of it.
+    KillWorker(Generation),
+    /// Remove the cell.
+    DestroyCell(Generation),
+}
+
+impl Step {
+    /// What takes it back, in order. Several steps share `Home`: the rollback keeps one and puts it first.
+    pub fn undo(self) -> Vec<Self> {
+        match self {
+            Self::CreateCell(generation) => vec![Self::DestroyCell(generation)],
+            Self::StartWorker(generation) => vec![Self::Drain(generation), Self::KillWorker(generation)],
+            Self::Admit(generation) => vec![Self::Dismiss(generation)],
+            Self::Shift(_) => vec![Self::Home],
+            Self::Point => vec![Self::PointHome],
+            Self::Snapshot(_) | Self::VerifyFiles | Self::AwaitReady(_) | Self::Observe(_) => Vec::new(),
+            Self::Home
+            | Self::PointHome
+            | Self::Dismiss(_)
+            | Self::Drain(_)
+            | Self::KillWorker(_)
+            | Self::DestroyCell(_) => Vec::new(),
+        }
+    }
+
+    /// It ends with an event from outside instead of a call that returns.
+    pub fn waits(self) -> bool {
+        matches!(self, Self::AwaitReady(_) | Self::Observe(_))
+    }
+}
+
+impl fmt::Display for Step {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Snapshot(Moment::Before) => write!(out, "snapshot before"),
+            Self::Snapshot(Moment::After) => write!(out, "snapshot after"),
+            Self::VerifyFiles => write!(out, "verify files"),
+            Self::CreateCell(generation) => write!(out, "create cell {generation}"),
+            Self::StartWorker(generation) => write!(out, "start worker {generation}"),
+            Self::AwaitReady(generation) => write!(out, "await ready {generation}"),
+            Self::Admit(generation) => write!(out, "admit {generation}"),
+            Self::Shift(percent) => write!(out, "shift to {percent}"),
+            Self::Observe(percent) => write!(out, "observe at {percent}"),
+            Self::Point => write!(out, "point current to the new version"),
+            Self::Home => write!(out, "all traffic home"),
+            Self::PointHome => write!(out, "point current home"),
+            Self::Dismiss(generation) => write!(out, "dismiss {generation}"),
+            Self::Drain(generation) => write!(out, "drain {generation}"),
+            Self::KillWorker(generation) => write!(out, "end worker {generation}"),
+            Self::DestroyCell(generation) => write!(out, "destroy cell {generation}"),
+        }
+    }
+}

@@ -1,0 +1,421 @@
+//! Records -> state. `apply` is a fold: it never decides, never fails, and given the same records it gives the same
+//! state, whether they come one by one from the driver or all at once at recovery.
+//!
+//! ```text
+//!   Planned -> Forward --(steps before the commit done)--> Tidying --(rest done or failed)--> Ended Promoted
+//!                 |
+//!                 +--(RollingBack)--> Backward --(all undone)--> Ended RolledBack | Cancelled
+//!                                        ^   \--(an undo failed)--> Ended Stuck --(rollback again)--+
+//!                                        +------------------------------------------------------------+
+//! ```
+
+use crate::record::{Cause, End, Kind, Planned, Record, Target};
+use crate::slo::{Verdict, Window};
+use crate::step::Step;
+use std::collections::BTreeMap;
+use turnout_manifest::{Generation, ModelName, Percent, Plan, ReleaseId, Sha256, Version};
+
+/// Ended releases kept in memory; older ones are in the journal.
+const ENDED_KEPT: usize = 64;
+/// Windows of one release kept in memory, the newest.
+const WINDOWS_KEPT: usize = 1024;
+
+/// Where a release stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Progress {
+    /// Steps before the point of no return.
+    Forward,
+    /// Undo.
+    Backward,
+    /// Past the point of no return: the old version is retired.
+    Tidying,
+    /// Over.
+    Ended(End),
+}
+
+/// A step as it went.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Logged {
+    /// The step.
+    pub step: Step,
+    /// It was part of an undo list.
+    pub undo: bool,
+    /// When its intent was on disk, milliseconds since the epoch.
+    pub begun_ms: u64,
+    /// When its outcome was on disk.
+    pub ended_ms: Option<u64>,
+    /// What was found, or why it failed.
+    pub outcome: Option<Result<String, String>>,
+}
+
+/// A window as it was judged.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Judged {
+    /// What was measured.
+    pub window: Window,
+    /// What it says.
+    pub verdict: Verdict,
+}
+
+/// One release.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Release {
+    /// What was planned.
+    pub planned: Planned,
+    /// Where it stands.
+    pub progress: Progress,
+    /// The list under way: the plan's steps, then perhaps an undo list.
+    pub list: Vec<Step>,
+    /// Position in the list, from 0.
+    pub cursor: usize,
+    /// The step at the cursor has its intent on disk and no outcome.
+    pub open: bool,
+    /// Why it is held, if it is.
+    pub held: Option<String>,
+    /// Why it will be undone once the open step has its outcome.
+    pub interrupted: Option<Cause>,
+    /// Why it is or was undone.
+    pub cause: Option<Cause>,
+    /// Undo steps that failed, with why.
+    pub failures: Vec<(Step, String)>,
+    /// Plan steps that were begun, the failed one included.
+    pub touched: Vec<Step>,
+    /// Share of the new version in force.
+    pub asked: Percent,
+    /// Verdicts of the present observation, oldest first.
+    pub verdicts: Vec<Verdict>,
+    /// Windows of the whole release, oldest first, the newest [`WINDOWS_KEPT`].
+    pub windows: Vec<Judged>,
+    /// Every step that was begun.
+    pub log: Vec<Logged>,
+    /// When it was created, milliseconds since the epoch.
+    pub begun_ms: u64,
+    /// When it ended.
+    pub ended_ms: Option<u64>,
+    /// Causes as recorded at the end.
+    pub causes: Vec<String>,
+}
+
+impl Release {
+    fn new(planned: Planned, at_ms: u64) -> Self {
+        Self {
+            progress: Progress::Forward,
+            list: planned.steps.clone(),
+            cursor: 0,
+            open: false,
+            held: None,
+            interrupted: None,
+            cause: None,
+            failures: Vec::new(),
+            touched: Vec::new(),
+            asked: Percent::NONE,
+            verdicts: Vec::new(),
+            windows: Vec::new(),
+            log: Vec::new(),
+            begun_ms: at_ms,
+            ended_ms: None,
+            causes: Vec::new(),
+            planned,
+        }
+    }
+
+    /// The step at the cursor, if the list is not done.
+    pub fn step(&self) -> Option<Step> {
+        self.list.get(self.cursor).copied()
+    }
+
+    /// Number of steps before the point of no return.
+    pub fn commit(&self) -> usize {
+        self.planned.commit as usize
+    }
+
+    /// The generation that traffic returns to.
+    pub fn home(&self) -> Option<Generation> {
+        match self.planned.kind {
+            Kind::Restart => None,
+            Kind::Release | Kind::Return => self.planned.from.as_ref().map(|from| from.generation),
+        }
+    }
+}
+
+/// A version known to be in the store.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stored {
+    /// Digest of its manifest.
+    pub digest: Sha256,
+    /// Bytes of its files.
+    pub bytes: u64,
+    /// Issuers whose signatures counted.
+    pub signed_by: Vec<String>,
+    /// When it was imported, milliseconds since the epoch.
+    pub at_ms: u64,
+}
+
+/// One model.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Model {
+    /// Its public port.
+    pub port: u16,
+    /// What traffic goes to.
+    pub live: Option<Target>,
+    /// The live version's worker has died and is not replaced yet.
+    pub live_died: bool,
+    /// What was live before the last promotion.
+    pub previous: Option<Target>,
+    /// The release under way, or stuck.
+    pub current: Option<ReleaseId>,
+    /// The newest release.
+    pub last: Option<ReleaseId>,
+    /// Restarts since the last promotion by other means.
+    pub restarts: u32,
+}
+
+/// Everything.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct World {
+    /// Models that were ever released.
+    pub models: BTreeMap<ModelName, Model>,
+    /// Releases under way and the newest ended ones.
+    pub releases: BTreeMap<ReleaseId, Release>,
+    /// Versions in the store.
+    pub versions: BTreeMap<(ModelName, Version), Stored>,
+    last_generation: u32,
+    last_release: u32,
+}
+
+impl World {
+    /// The generation to give next.
+    pub fn next_generation(&self) -> Generation {
+        Generation(self.last_generation + 1)
+    }
+
+    /// The release id to give next.
+    pub fn next_release(&self) -> ReleaseId {
+        ReleaseId::new(self.last_release + 1)
+    }
+
+    /// The release under way on a model, or stuck.
+    pub fn current(&self, model: &ModelName) -> Option<&Release> {
+        self.releases.get(&self.models.get(model)?.current?)
+    }
+
+    /// Takes in one record, written at `at_ms` milliseconds since the epoch.
+    pub fn apply(&mut self, record: &Record, at_ms: u64) {
+        match record {
+            Record::Imported { version, digest, bytes, signed_by, .. } => {
+                let stored = Stored { digest: *digest, bytes: *bytes, signed_by: signed_by.clone(), at_ms };
+                self.versions.insert((version.model.clone(), version.version.clone()), stored);
+            }
+            Record::Planned(planned) => self.plan(planned, at_ms),
+            Record::WorkerDied { model, generation, .. } => {
+                if let Some(model) = self.models.get_mut(model)
+                    && model.live.as_ref().is_some_and(|live| live.generation == *generation)
+                {
+                    model.live_died = true;
+                }
+            }
+            Record::Promoted { release } => self.promote(*release),
+            Record::RollingBack { release, cause, undo, restart } => {
+                self.roll_back(*release, cause, undo);
+                self.replace_stable(*release, *restart);
+            }
+            Record::Ended { release, .. } => self.end(*release, record, at_ms),
+            Record::DaemonStarted { .. }
+            | Record::Refused { .. }
+            | Record::TrustAdded { .. }
+            | Record::TrustRemoved { .. } => {}
+            Record::Intent { release, .. }
+            | Record::Done { release, .. }
+            | Record::Failed { release, .. }
+            | Record::Observed { release, .. }
+            | Record::Held { release, .. }
+            | Record::Resumed { release, .. }
+            | Record::Interrupted { release, .. } => {
+                if let Record::Failed { step, .. } = record {
+                    self.note_failed_start(*release, *step);
+                }
+                if let Some(release) = self.releases.get_mut(release) {
+                    release.apply(record, at_ms);
+                }
+            }
+        }
+    }
+
+    fn plan(&mut self, planned: &Planned, at_ms: u64) {
+        self.last_generation = self.last_generation.max(planned.to.generation.0);
+        self.last_release = self.last_release.max(planned.release.ordinal());
+        let model = self.models.entry(planned.model.clone()).or_default();
+        model.port = planned.port;
+        model.current = Some(planned.release);
+        model.last = Some(planned.release);
+        if planned.kind == Kind::Restart {
+            model.restarts += 1;
+        }
+        self.releases.insert(planned.release, Release::new(planned.clone(), at_ms));
+        self.forget_oldest();
+    }
+
+    fn forget_oldest(&mut self) {
+        let ended =
+            |release: &&Release| matches!(release.progress, Progress::Ended(end) if end != End::Stuck);
+        let ids: Vec<ReleaseId> = self.releases.values().filter(ended).map(|r| r.planned.release).collect();
+        for id in ids.iter().take(ids.len().saturating_sub(ENDED_KEPT)) {
+            self.releases.remove(id);
+        }
+    }
+
+    fn promote(&mut self, id: ReleaseId) {
+        let Some(release) = self.releases.get_mut(&id) else { return };
+        release.progress = Progress::Tidying;
+        let Some(model) = self.models.get_mut(&release.planned.model) else { return };
+        if release.planned.kind != Kind::Restart {
+            model.previous = model.live.take();
+            model.restarts = 0;
+        }
+        model.live = Some(release.planned.to.clone());
+        model.live_died = false;
+    }
+
+    fn roll_back(&mut self, id: ReleaseId, cause: &Cause, undo: &[Step]) {
+        let Some(release) = self.releases.get_mut(&id) else { return };
+        release.progress = Progress::Backward;
+        release.cause.get_or_insert_with(|| cause.clone());
+        release.interrupted = None;
+        release.held = None;
+        release.failures.clear();
+        release.list = undo.to_vec();
+        release.cursor = 0;
+        release.open = false;
+        if let Some(model) = self.models.get_mut(&release.planned.model) {
+            model.current = Some(id);
+        }
+    }
+
+    fn replace_stable(&mut self, id: ReleaseId, restart: Option<Generation>) {
+        let Some(generation) = restart else { return };
+        self.last_generation = self.last_generation.max(generation.0);
+        let Some(release) = self.releases.get_mut(&id) else { return };
+        let Some(model) = self.models.get_mut(&release.planned.model) else { return };
+        for stable in [release.planned.from.as_mut(), model.live.as_mut()].into_iter().flatten() {
+            stable.generation = generation;
+        }
+        model.live_died = false;
+    }
+
+    fn end(&mut self, id: ReleaseId, record: &Record, at_ms: u64) {
+        let Record::Ended { state, causes, .. } = record else { return };
+        let Some(release) = self.releases.get_mut(&id) else { return };
+        release.progress = Progress::Ended(*state);
+        release.ended_ms = Some(at_ms);
+        release.causes.clone_from(causes);
+        if let Some(model) = self.models.get_mut(&release.planned.model)
+            && *state != End::Stuck
+        {
+            model.current = None;
+        }
+    }
+
+    /// A new start of the live version that did not come up leaves the model without a live worker.
+    fn note_failed_start(&mut self, id: ReleaseId, step: Step) {
+        let (Step::CreateCell(generation)
+        | Step::StartWorker(generation)
+        | Step::AwaitReady(generation)
+        | Step::Admit(generation)) = step
+        else {
+            return;
+        };
+        let Some(release) = self.releases.get(&id) else { return };
+        if let Some(model) = self.models.get_mut(&release.planned.model)
+            && model.live.as_ref().is_some_and(|live| live.generation == generation)
+        {
+            model.live_died = true;
+        }
+    }
+}
+
+impl Release {
+    fn apply(&mut self, record: &Record, at_ms: u64) {
+        match record {
+            Record::Intent { step, .. } => self.begin(*step, at_ms),
+            Record::Done { step, detail, .. } => {
+                match step {
+                    Step::Shift(percent) => self.asked = *percent,
+                    Step::Home => self.asked = Percent::NONE,
+                    _ => {}
+                }
+                self.finish(Ok(detail.clone()), at_ms);
+            }
+            Record::Failed { step, why, .. } => {
+                if self.progress != Progress::Forward {
+                    self.failures.push((*step, why.clone()));
+                }
+                self.finish(Err(why.clone()), at_ms);
+            }
+            Record::Observed { window, verdict, .. } => {
+                self.verdicts.push(verdict.clone());
+                self.windows.push(Judged { window: (**window).clone(), verdict: verdict.clone() });
+                if self.windows.len() > WINDOWS_KEPT {
+                    self.windows.remove(0);
+                }
+            }
+            Record::Held { why, .. } => self.held = Some(why.clone()),
+            Record::Resumed { .. } => {
+                self.held = None;
+                self.verdicts.clear();
+            }
+            Record::Interrupted { cause, .. } => {
+                self.interrupted.get_or_insert_with(|| cause.clone());
+            }
+            _ => {}
+        }
+    }
+
+    fn begin(&mut self, step: Step, at_ms: u64) {
+        let undo = self.progress == Progress::Backward;
+        self.open = true;
+        self.verdicts.clear();
+        if self.progress == Progress::Forward {
+            self.touched.push(step);
+        }
+        self.log.push(Logged { step, undo, begun_ms: at_ms, ended_ms: None, outcome: None });
+    }
+
+    fn finish(&mut self, outcome: Result<String, String>, at_ms: u64) {
+        self.open = false;
+        self.cursor += 1;
+        if let Some(logged) = self.log.last_mut() {
+            logged.ended_ms = Some(at_ms);
+            logged.outcome = Some(outcome);
+        }
+    }
+
+    /// The plan in force.
+    pub fn plan(&self) -> &Plan {
+        &self.planned.plan
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests_support {
+    use turnout_manifest::plan::{Objectives, OnBreach, Strategy, Windows};
+    use turnout_manifest::{Percent, Plan};
+
+    /// 5 % and 100 %, three of the last five windows, p95 10 ms, errors 1 %, assertions 0.1 %.
+    pub(crate) fn plan() -> Plan {
+        Plan {
+            strategy: Strategy::Weight,
+            steps: vec![Percent::from_thousandths(5000).unwrap(), Percent::ALL],
+            window_ms: 200,
+            windows: Windows { look_back: 5, consecutive: 3 },
+            objectives: Objectives {
+                p95_us: Some(10_000),
+                error_rate_ppm: Some(10_000),
+                assertion_failures_ppm: Some(1_000),
+                ..Objectives::default()
+            },
+            minimum_requests: 10,
+            patience_ms: 2_000,
+            on_breach: OnBreach::Rollback,
+        }
+    }
+}

@@ -1,0 +1,400 @@
+//! Any order of events and failures: a release ends promoted, rolled back or stuck with both causes, leaves nothing
+//! half done, and traffic is never sent to a worker that is not ready. The machine below is a second, tiny host.
+
+use proptest::prelude::*;
+use std::collections::BTreeSet;
+use turnout_engine::advance::{Start, Wish, proceed};
+use turnout_engine::record::End;
+use turnout_engine::{Event, Figures, Kind, Progress, Record, Release, Step, Window, World, decide};
+use turnout_manifest::plan::{Objectives, OnBreach, Strategy as Splitting, Windows};
+use turnout_manifest::{Generation, ModelName, Percent, Plan, ReleaseId, Sha256};
+
+/// How the machine treats one call.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Fate {
+    Works,
+    FailsClean,
+    FailsHalfDone,
+}
+
+/// What happens between two calls.
+#[derive(Debug, Clone, Copy)]
+enum Incident {
+    Nothing,
+    CandidateDies,
+    StableDies,
+    DaemonRestarts,
+    Operator(Wish),
+}
+
+#[derive(Default)]
+struct Machine {
+    cells: BTreeSet<Generation>,
+    workers: BTreeSet<Generation>,
+    admitted: BTreeSet<Generation>,
+    route: Vec<(Generation, Percent)>,
+}
+
+impl Machine {
+    fn execute(&mut self, release: &Release, step: Step, fate: Fate) -> Result<String, String> {
+        if fate == Fate::FailsClean {
+            return Err("injected".into());
+        }
+        let result = self.perform(release, step);
+        if fate == Fate::FailsHalfDone { Err("injected after the effect".into()) } else { result }
+    }
+
+    fn perform(&mut self, release: &Release, step: Step) -> Result<String, String> {
+        match step {
+            Step::CreateCell(generation) => drop(self.cells.insert(generation)),
+            Step::StartWorker(generation) => {
+                if !self.cells.contains(&generation) {
+                    return Err("no cell".into());
+                }
+                self.workers.insert(generation);
+            }
+            Step::Admit(generation) => {
+                if !self.workers.contains(&generation) {
+                    return Err("no worker".into());
+                }
+                self.admitted.insert(generation);
+            }
+            Step::Shift(percent) => {
+                let candidate = release.planned.to.generation;
+                let home = release.home().map(|home| (home, percent.rest()));
+                self.send(std::iter::once((candidate, percent)).chain(home).collect())?;
+            }
+            Step::Home => self.send(release.home().map(|home| (home, Percent::ALL)).into_iter().collect())?,
+            Step::Dismiss(generation) => drop(self.admitted.remove(&generation)),
+            Step::KillWorker(generation) => drop(self.workers.remove(&generation)),
+            Step::DestroyCell(generation) => {
+                if self.workers.contains(&generation) {
+                    return Err("cell is not empty".into());
+                }
+                self.cells.remove(&generation);
+            }
+            Step::AwaitReady(_) | Step::Observe(_) => unreachable!("waiting steps are not executed"),
+            Step::Snapshot(_) | Step::VerifyFiles | Step::Point | Step::PointHome | Step::Drain(_) => {}
+        }
+        Ok(String::new())
+    }
+
+    /// As the real host does: a route to a worker that cannot serve is refused, and nothing changes.
+    fn send(&mut self, arms: Vec<(Generation, Percent)>) -> Result<(), String> {
+        let serves = |g: &Generation| self.admitted.contains(g) && self.workers.contains(g);
+        if let Some((dead, _)) = arms.iter().find(|(g, percent)| *percent != Percent::NONE && !serves(g)) {
+            return Err(format!("{dead} is not ready"));
+        }
+        self.route = arms;
+        Ok(())
+    }
+
+    fn dies(&mut self, generation: Generation) {
+        self.workers.remove(&generation);
+        self.admitted.remove(&generation);
+    }
+}
+
+struct Run {
+    world: World,
+    machine: Machine,
+    journal: Vec<Record>,
+    model: ModelName,
+}
+
+impl Run {
+    fn new() -> Self {
+        Self {
+            world: World::default(),
+            machine: Machine::default(),
+            journal: Vec::new(),
+            model: "fraud".parse().unwrap(),
+        }
+    }
+
+    fn write(&mut self, records: Vec<Record>) {
+        for record in records {
+            self.world.apply(&record, self.journal.len() as u64);
+            self.journal.push(record);
+        }
+    }
+
+    fn tell(&mut self, event: &Event) {
+        let records = decide(&self.world, event).unwrap_or_default();
+        self.write(records);
+    }
+
+    fn start(&mut self, version: &str, kind: Kind) {
+        let start = Start {
+            model: self.model.clone(),
+            kind,
+            version: version.parse().unwrap(),
+            digest: Sha256::of(version.as_bytes()),
+            signed_by: vec!["risk".into()],
+            plan: plan(),
+            port: 8700,
+            salt: 1,
+            by: "test".into(),
+        };
+        self.tell(&Event::Start(Box::new(start)));
+    }
+
+    fn release(&self) -> Option<&Release> {
+        self.world.current(&self.model).filter(|release| !matches!(release.progress, Progress::Ended(_)))
+    }
+
+    /// Recovery: the fold of the journal is the state, and the open step is done again by the caller.
+    fn daemon_restarts(&mut self) {
+        let mut replayed = World::default();
+        for (at, record) in self.journal.iter().enumerate() {
+            replayed.apply(record, at as u64);
+        }
+        assert_eq!(replayed, self.world, "replay gives the state");
+        self.world = replayed;
+    }
+
+    fn incident(&mut self, incident: Incident) {
+        let Some(release) = self.release() else { return };
+        let (candidate, home) = (release.planned.to.generation, release.home());
+        match incident {
+            Incident::Nothing => {}
+            Incident::CandidateDies => self.kill(Some(candidate)),
+            Incident::StableDies => self.kill(home),
+            Incident::DaemonRestarts => self.daemon_restarts(),
+            Incident::Operator(wish) => {
+                let model = self.model.clone();
+                self.tell(&Event::Operator { model, wish, by: "ops".into(), reason: String::new() });
+            }
+        }
+    }
+
+    fn kill(&mut self, generation: Option<Generation>) {
+        let Some(generation) = generation.filter(|g| self.machine.workers.contains(g)) else { return };
+        self.machine.dies(generation);
+        self.tell(&Event::Died { generation, why: "signal 9".into() });
+    }
+
+    /// One turn: write what is due, or execute or answer the open step.
+    fn turn(&mut self, fate: Fate, good: bool) {
+        if let Some(record) = proceed(&self.world, &self.model) {
+            self.write(vec![record]);
+            return;
+        }
+        let Some(release) = self.release().cloned() else { return };
+        let id = release.planned.release;
+        match release.step() {
+            Some(Step::AwaitReady(generation)) if release.open => {
+                let alive = self.machine.workers.contains(&generation) && fate == Fate::Works;
+                let outcome = if alive { Ok("loaded".into()) } else { Err("did not load".into()) };
+                self.tell(&Event::Ready { generation, outcome });
+            }
+            Some(Step::Observe(_)) if release.open => {
+                let window = Box::new(window(good));
+                self.tell(&Event::Measured { release: id, window });
+                if self.release().is_some_and(|release| release.held.is_some()) {
+                    self.incident(Incident::Operator(Wish::Resume));
+                }
+            }
+            Some(step) if release.open => {
+                let outcome = self.machine.execute(&release, step, fate);
+                let at = u32::try_from(release.cursor).unwrap();
+                self.tell(&Event::Finished { release: id, at, outcome });
+            }
+            _ => self.incident(Incident::Operator(Wish::Resume)),
+        }
+        self.check_route();
+    }
+
+    /// No arm with a share leads to a worker that was never ready; one that just died is left by the kernel itself.
+    fn check_route(&self) {
+        for (generation, percent) in &self.machine.route {
+            let known = self.machine.cells.contains(generation) || *percent == Percent::NONE;
+            assert!(known, "route leads to {generation}, whose cell is gone: {:?}", self.machine.route);
+        }
+    }
+
+    fn finish(&mut self, script: &[(Fate, Incident, bool)]) -> End {
+        let id = self.world.models[&self.model].current.expect("a release was started");
+        for turn in 0..400 {
+            if self.release().is_none() {
+                break;
+            }
+            let (fate, incident, good) =
+                script.get(turn).copied().unwrap_or((Fate::Works, Incident::Nothing, true));
+            self.incident(incident);
+            self.turn(fate, good);
+        }
+        self.ended(id)
+    }
+
+    fn ended(&self, id: ReleaseId) -> End {
+        match self.world.releases[&id].progress {
+            Progress::Ended(end) => end,
+            other => panic!("release does not end: {other:?} at {:?}", self.world.releases[&id].step()),
+        }
+    }
+}
+
+fn plan() -> Plan {
+    Plan {
+        strategy: Splitting::Weight,
+        steps: [5_000, 50_000, 100_000].map(|t| Percent::from_thousandths(t).unwrap()).to_vec(),
+        window_ms: 200,
+        windows: Windows { look_back: 3, consecutive: 2 },
+        objectives: Objectives { error_rate_ppm: Some(10_000), ..Objectives::default() },
+        minimum_requests: 10,
+        patience_ms: 2_000,
+        on_breach: OnBreach::Rollback,
+    }
+}
+
+fn window(good: bool) -> Window {
+    let candidate = Figures { requests: 100, errors: if good { 0 } else { 50 }, ..Figures::default() };
+    Window { at_ms: 1, length_ms: 200, asked: Percent::ALL, candidate, stable: None }
+}
+
+/// A release over a live version, then the whole script, then the invariants of its end.
+fn check(script: &[(Fate, Incident, bool)]) -> End {
+    let mut run = Run::new();
+    run.start("1", Kind::Release);
+    assert_eq!(run.finish(&[]), End::Promoted);
+    run.start("2", Kind::Release);
+    let id = run.world.models[&run.model].current.unwrap();
+    let end = run.finish(script);
+    run.daemon_restarts();
+    let release = &run.world.releases[&id];
+    let candidate = release.planned.to.generation;
+    match end {
+        End::Promoted => {
+            assert_eq!(run.world.models[&run.model].live.as_ref().unwrap().generation, candidate);
+            assert_eq!(run.machine.route[0], (candidate, Percent::ALL));
+        }
+        End::RolledBack | End::Cancelled => {
+            assert!(release.failures.is_empty());
+            assert!(!release.causes.is_empty(), "a rollback says why");
+            let home = release.home().unwrap();
+            assert_eq!(run.machine.route, [(home, Percent::ALL)]);
+            assert!(!run.machine.cells.contains(&candidate) && !run.machine.workers.contains(&candidate));
+        }
+        End::Stuck => assert!(release.causes.len() >= 2, "stuck keeps both causes: {:?}", release.causes),
+    }
+    end
+}
+
+fn fate() -> impl Strategy<Value = Fate> {
+    prop_oneof![8 => Just(Fate::Works), 1 => Just(Fate::FailsClean), 1 => Just(Fate::FailsHalfDone)]
+}
+
+fn incident() -> impl Strategy<Value = Incident> {
+    let wish = prop_oneof![
+        Just(Wish::Rollback),
+        Just(Wish::Cancel),
+        Just(Wish::Promote),
+        Just(Wish::Pause),
+        Just(Wish::Resume)
+    ];
+    prop_oneof![
+        12 => Just(Incident::Nothing),
+        1 => Just(Incident::CandidateDies),
+        1 => Just(Incident::StableDies),
+        2 => Just(Incident::DaemonRestarts),
+        2 => wish.prop_map(Incident::Operator),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 3000, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn any_order_of_events_and_failures_ends_whole(
+        script in prop::collection::vec((fate(), incident(), prop::bool::weighted(0.8)), 0..60)
+    ) {
+        check(&script);
+    }
+}
+
+#[test]
+fn every_pair_of_failures_at_every_step_ends_whole() {
+    let mut ends = BTreeSet::new();
+    for first in 0..40 {
+        for second in first..60 {
+            for (a, b) in [
+                (Fate::FailsClean, Fate::FailsClean),
+                (Fate::FailsClean, Fate::FailsHalfDone),
+                (Fate::FailsHalfDone, Fate::FailsClean),
+                (Fate::FailsHalfDone, Fate::FailsHalfDone),
+            ] {
+                let mut script = vec![(Fate::Works, Incident::Nothing, true); 60];
+                script[first].0 = a;
+                script[second].0 = b;
+                ends.insert(format!("{:?}", check(&script)));
+            }
+        }
+    }
+    assert_eq!(ends.into_iter().collect::<Vec<_>>(), ["Promoted", "RolledBack", "Stuck"]);
+}
+
+#[test]
+fn a_stuck_release_can_be_rolled_back_again() {
+    let mut run = Run::new();
+    run.start("1", Kind::Release);
+    run.finish(&[]);
+    run.start("2", Kind::Release);
+    let id = run.world.models[&run.model].current.unwrap();
+    // The first shift fails half done, then traffic cannot go home.
+    let mut script = vec![(Fate::Works, Incident::Nothing, true); 13];
+    script.extend(vec![(Fate::FailsHalfDone, Incident::Nothing, true); 2]);
+    script.extend(vec![(Fate::FailsClean, Incident::Nothing, true); 2]);
+    let end = run.finish(&script);
+    assert_eq!(end, End::Stuck, "{:?}", run.journal);
+    assert!(
+        run.machine.workers.contains(&run.world.releases[&id].planned.to.generation),
+        "what serves stays up"
+    );
+    let wish = Event::Operator {
+        model: run.model.clone(),
+        wish: Wish::Rollback,
+        by: "ops".into(),
+        reason: String::new(),
+    };
+    run.tell(&wish);
+    assert_eq!(run.finish(&[]), End::RolledBack);
+}
+
+#[test]
+fn a_missed_objective_goes_home_and_names_its_first_window() {
+    let mut run = Run::new();
+    run.start("1", Kind::Release);
+    run.finish(&[]);
+    run.start("2", Kind::Release);
+    let id = run.world.models[&run.model].current.unwrap();
+    let script = vec![(Fate::Works, Incident::Nothing, false); 60];
+    assert_eq!(run.finish(&script), End::RolledBack);
+    let causes = &run.world.releases[&id].causes;
+    assert_eq!(causes, &["error rate 50 % exceeds 1 % (50 of 100 requests) in 2 of the last 2 windows"]);
+}
+
+#[test]
+fn a_second_release_on_a_busy_model_is_refused() {
+    let mut run = Run::new();
+    run.start("1", Kind::Release);
+    let journal = run.journal.len();
+    run.start("2", Kind::Release);
+    assert_eq!(run.journal.len(), journal, "nothing is written");
+}
+
+#[test]
+fn a_dead_live_worker_is_brought_up_again() {
+    let mut run = Run::new();
+    run.start("1", Kind::Release);
+    run.finish(&[]);
+    let live = run.world.models[&run.model].live.clone().unwrap();
+    run.kill(Some(live.generation));
+    let model = run.model.clone();
+    run.tell(&Event::Restart { model, salt: 2 });
+    assert_eq!(run.finish(&[]), End::Promoted);
+    let again = run.world.models[&run.model].live.clone().unwrap();
+    assert_eq!(again.version, live.version);
+    assert_eq!(run.machine.route, [(again.generation, Percent::ALL)]);
+    assert!(!run.machine.cells.contains(&live.generation));
+}
