@@ -322,3 +322,90 @@ pub struct Requirement {
     /// What to do about it, when not `ok`.
     pub remedy: Option<String>,
 }
+
+/// Reply to `GET /v1/releases`, oldest first.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Releases {
+    /// [`SCHEMA`].
+    pub schema: String,
+    /// Every release this journal knows.
+    pub releases: Vec<ReleaseStatus>,
+}
+
+/// Reply to `GET /v1/versions`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Versions {
+    /// [`SCHEMA`].
+    pub schema: String,
+    /// Every version in the store.
+    pub versions: Vec<StoredVersion>,
+}
+
+/// Reply to `GET`, `POST` and `DELETE` of `/v1/trust`: the trust store as it is (then).
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Trust {
+    /// Schema of the trust store, the same as in its file.
+    pub schema: String,
+    /// Every key that counts.
+    pub keys: Vec<TrustedKey>,
+}
+
+/// One key whose signature counts.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct TrustedKey {
+    /// Whose key it is.
+    pub issuer: String,
+    /// Its fingerprint, as envelopes name it.
+    pub key_id: String,
+    /// PEM of the public key.
+    pub public_key: String,
+    /// Models it may sign, globs with `*`.
+    pub models: Vec<String>,
+}
+
+/// One line of `GET /v1/events`: everything as it is now. The first line comes at once, the next ones when something
+/// changed, at most every 100 ms.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Update {
+    /// [`SCHEMA`].
+    pub schema: String,
+    /// When this was the state.
+    pub time_ms: u64,
+    /// The state; with `?model=` only that model's.
+    pub status: Status,
+}
+
+/// Reply to `POST /v1/audit/verify`: every record was read again, its checksum and the tree over all of them hold.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct AuditVerified {
+    /// [`SCHEMA`].
+    pub schema: String,
+    /// Number of records.
+    pub size: u64,
+    /// RFC 6962 root over them, hex.
+    pub root: String,
+    /// Number of segment files.
+    pub segments: u64,
+    /// When the first record was written; absent in an empty journal.
+    pub first_ms: Option<u64>,
+    /// When the last record was written; absent in an empty journal.
+    pub last_ms: Option<u64>,
+}
+
+/// Reply to `GET /v1/audit/snapshots`, oldest first.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Snapshots {
+    /// [`SCHEMA`].
+    pub schema: String,
+    /// Every audit snapshot.
+    pub snapshots: Vec<Snapshot>,
+}
+
+/// Reply to `GET /v1/doctor`, and what `turnoutd doctor --output json` prints.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Doctor {
+    /// [`SCHEMA`].
+    pub schema: String,
+    /// Every requirement with what was found.
+    pub requirements: Vec<Requirement>,
+}
