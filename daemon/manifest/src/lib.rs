@@ -6,9 +6,12 @@
 //! each start of a worker is a *generation*. Nothing here touches a file, a clock or a socket.
 
 pub mod assertion;
+pub mod canonical;
 pub mod contract;
 pub mod digest;
+pub mod envelope;
 pub mod ids;
+pub mod key;
 pub mod manifest;
 pub mod plan;
 pub mod trust;
