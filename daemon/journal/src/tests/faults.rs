@@ -1,0 +1,212 @@
+//! Fails or stops every change to the disk, at every point: what was acknowledged is there after opening again.
+
+use std::fs::{self, File};
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+use std::{cell::Cell, io};
+
+use super::*;
+use crate::disk::{Disk, Point, SystemDisk};
+
+/// What goes wrong.
+#[derive(Clone, Copy, Debug)]
+enum Fault {
+    /// The call fails and changes nothing.
+    Refused(i32),
+    /// A write stops after this many bytes; other calls are refused.
+    Short(usize),
+    /// The call does its work, and then fails: the machine stops, or a sync reports an error too late.
+    Done(i32),
+}
+
+const EIO: i32 = 5;
+const ENOSPC: i32 = 28;
+
+/// Works until a given call at a given point, fails there, and refuses everything after it.
+struct FaultyDisk {
+    point: Point,
+    fault: Fault,
+    /// Calls at the point that still succeed; below zero once it has failed.
+    left: Mutex<i64>,
+    calls_after: Mutex<u32>,
+}
+
+impl FaultyDisk {
+    fn new(point: Point, nth: i64, fault: Fault) -> Arc<FaultyDisk> {
+        Arc::new(FaultyDisk { point, fault, left: Mutex::new(nth), calls_after: Mutex::new(0) })
+    }
+
+    fn failed(&self) -> bool {
+        *self.left.lock().unwrap() < 0
+    }
+
+    /// The fault for this call, if it is the one.
+    fn due(&self, point: Point) -> io::Result<Option<Fault>> {
+        if self.failed() {
+            *self.calls_after.lock().unwrap() += 1;
+            return Err(io::Error::from_raw_os_error(EIO));
+        }
+        if point != self.point {
+            return Ok(None);
+        }
+        let mut left = self.left.lock().unwrap();
+        *left -= 1;
+        Ok((*left < 0).then_some(self.fault))
+    }
+
+    fn call(&self, point: Point, work: &dyn Fn(Option<usize>) -> io::Result<()>) -> io::Result<()> {
+        match self.due(point)? {
+            None => work(None),
+            Some(Fault::Refused(errno)) => Err(io::Error::from_raw_os_error(errno)),
+            Some(Fault::Short(bytes)) => work(Some(bytes)).and(Err(io::Error::from_raw_os_error(ENOSPC))),
+            Some(Fault::Done(errno)) => work(None).and(Err(io::Error::from_raw_os_error(errno))),
+        }
+    }
+}
+
+impl Disk for FaultyDisk {
+    fn write(&self, point: Point, file: &File, (offset, bytes): (u64, &[u8])) -> io::Result<()> {
+        self.call(point, &|short| {
+            let length = short.unwrap_or(bytes.len()).min(bytes.len());
+            SystemDisk.write(point, file, (offset, &bytes[..length]))
+        })
+    }
+
+    fn sync(&self, point: Point, file: &File) -> io::Result<()> {
+        self.call(point, &|short| if short.is_some() { Ok(()) } else { SystemDisk.sync(point, file) })
+    }
+
+    fn rename(&self, point: Point, from: &Path, to: &Path) -> io::Result<()> {
+        self.call(point, &|short| if short.is_some() { Ok(()) } else { SystemDisk.rename(point, from, to) })
+    }
+
+    fn truncate(&self, point: Point, file: &File, length: u64) -> io::Result<()> {
+        self.call(point, &|short| {
+            if short.is_some() { Ok(()) } else { SystemDisk.truncate(point, file, length) }
+        })
+    }
+}
+
+const POINTS: [Point; 15] = [
+    Point::BatchWrite,
+    Point::BatchSync,
+    Point::SealWrite,
+    Point::SealSync,
+    Point::SegmentWrite,
+    Point::SegmentSync,
+    Point::SegmentRename,
+    Point::SegmentDirectorySync,
+    Point::RecoverySync,
+    Point::RecoveryDirectorySync,
+    Point::TornWrite,
+    Point::TornSync,
+    Point::TornDirectorySync,
+    Point::CutTruncate,
+    Point::CutSync,
+];
+
+const FAULTS: [Fault; 6] = [
+    Fault::Refused(EIO),
+    Fault::Refused(ENOSPC),
+    Fault::Short(0),
+    Fault::Short(1),
+    Fault::Short(61),
+    Fault::Done(EIO),
+];
+
+/// Writes until something fails or ten records are in; the number that were acknowledged in all.
+fn write_until_failure(disk: Arc<FaultyDisk>, dir: &Path, acknowledged: &Cell<u64>) {
+    let options = OpenOptions { segment_bytes: SMALL_SEGMENT };
+    let Ok((journal, recovered)) = Journal::open_on(Arc::clone(&disk) as Arc<dyn Disk>, dir, options) else {
+        return;
+    };
+    assert!(recovered.records >= acknowledged.get());
+    while journal.size() < 10 {
+        match journal.append(&body(journal.size())) {
+            Ok(receipt) => acknowledged.set(receipt.seq + 1),
+            Err(error) => {
+                assert!(matches!(error, JournalError::Poisoned { .. }), "{error}");
+                return check_poisoned(&journal, &disk);
+            }
+        }
+    }
+}
+
+fn check_poisoned(journal: &Journal, disk: &FaultyDisk) {
+    let head = journal.head();
+    for _ in 0..3 {
+        assert!(matches!(journal.append(b"{}"), Err(JournalError::Poisoned { .. })));
+    }
+    assert_eq!(*disk.calls_after.lock().unwrap(), 0, "a poisoned journal touches the disk");
+    assert_eq!(journal.head(), head);
+}
+
+/// A journal with four records and a torn end.
+fn torn_journal() -> tempfile::TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    write_records(dir.path(), 4);
+    let last = dir.path().join(segments(dir.path()).last().unwrap());
+    fs::write(&last, [fs::read(&last).unwrap(), vec![0x55; 70]].concat()).unwrap();
+    dir
+}
+
+#[test]
+fn after_a_fault_at_any_point_every_acknowledged_record_is_there_and_writing_goes_on() {
+    for point in POINTS {
+        let mut failures = 0;
+        for fault in FAULTS {
+            for (nth, start) in [(0, tempfile::tempdir().unwrap()), (0, torn_journal()), (1, torn_journal())]
+            {
+                let dir = start.path();
+                let before = if segments(dir).is_empty() { 0 } else { 4 };
+                let acknowledged = Cell::new(before);
+                let disk = FaultyDisk::new(point, nth, fault);
+                write_until_failure(Arc::clone(&disk), dir, &acknowledged);
+                failures += u32::from(disk.failed());
+                let (journal, recovered) = open(dir);
+                let known = acknowledged.get();
+                let case = format!("{point:?} {fault:?} call {nth}: {recovered:?} of {known}");
+                assert!((known..=known + 1).contains(&recovered.records), "{case}");
+                for number in journal.size()..12 {
+                    journal.append(&body(number)).unwrap();
+                }
+                drop(journal);
+                assert_eq!(check_whole(dir).size, 12, "{case}");
+                assert_eq!(check_whole(dir).torn_bytes, 0, "{case}");
+            }
+        }
+        assert!(failures >= 6, "{point:?} was reached {failures} times");
+    }
+}
+
+/// A disk on which writing a batch panics.
+struct PanickingDisk;
+
+impl Disk for PanickingDisk {
+    fn write(&self, point: Point, file: &File, at: (u64, &[u8])) -> io::Result<()> {
+        assert_ne!(point, Point::BatchWrite, "the disk panics, as asked");
+        SystemDisk.write(point, file, at)
+    }
+
+    fn sync(&self, point: Point, file: &File) -> io::Result<()> {
+        SystemDisk.sync(point, file)
+    }
+
+    fn rename(&self, point: Point, from: &Path, to: &Path) -> io::Result<()> {
+        SystemDisk.rename(point, from, to)
+    }
+
+    fn truncate(&self, point: Point, file: &File, length: u64) -> io::Result<()> {
+        SystemDisk.truncate(point, file, length)
+    }
+}
+
+#[test]
+fn a_writer_that_panics_leaves_a_poisoned_journal_not_a_hanging_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let (journal, _) = Journal::open_on(Arc::new(PanickingDisk), dir.path(), OpenOptions::default()).unwrap();
+    let clone = journal.clone();
+    assert!(std::thread::spawn(move || clone.append(b"{}").map(drop)).join().is_err());
+    let Err(JournalError::Poisoned { cause }) = journal.append(b"{}") else { panic!("accepted a record") };
+    assert!(matches!(*cause, JournalError::WriterDied));
+}

@@ -1,0 +1,110 @@
+//! Walks a whole journal from segment to segment, each checked to continue the one before. Needs no lock and no write,
+//! so it works beside a running writer and on a read-only copy.
+
+use std::path::{Path, PathBuf};
+
+use crate::error::{Flaw, JournalError, Result};
+use crate::replay::{End, Record, Replay, Step};
+use crate::segment;
+use crate::tail::{self, Tail};
+
+/// A place in a journal, always at the end of a batch.
+#[derive(Debug)]
+pub(crate) struct Walk {
+    dir: PathBuf,
+    segment: Replay,
+    segments: u64,
+    tail: Tail,
+}
+
+impl Walk {
+    /// Starts at the first record of the segment that holds `seq`, or of the last one.
+    pub(crate) fn open(dir: &Path, seq: u64) -> Result<Walk> {
+        let segments = segment::list(dir)?;
+        let no_journal = || JournalError::NoJournal { dir: dir.to_owned() };
+        let first_seq = segments.iter().copied().take_while(|first| *first <= seq).last();
+        let first_seq = first_seq.or(segments.first().copied()).ok_or_else(no_journal)?;
+        let segment = Replay::open(dir, first_seq)?.ok_or_else(no_journal)?;
+        if segments[0] != 0 {
+            return Err(segment.damage(0, 0, Flaw::SegmentMissing).into());
+        }
+        Ok(Walk { dir: dir.to_owned(), segment, segments: 1, tail: Tail::default() })
+    }
+
+    /// The next committed batch; `None` at the end of the journal as it is now, and later batches when asked again.
+    pub(crate) fn next_batch(&mut self) -> Result<Option<Vec<Record>>> {
+        let mut looked_at = None;
+        loop {
+            match self.segment.step()? {
+                Step::Batch(records) => return Ok(Some(records)),
+                Step::Sealed => {
+                    looked_at = None;
+                    if !self.enter_next_segment()? {
+                        return Ok(None);
+                    }
+                }
+                Step::End(end) => match self.judge(end) {
+                    Ok(tail) => {
+                        self.tail = tail;
+                        return Ok(None);
+                    }
+                    // A writer may have gone on between two reads. What is damage looks the same again.
+                    Err(_) if looked_at != Some(end) => looked_at = Some(end),
+                    Err(error) => return Err(error),
+                },
+            }
+        }
+    }
+
+    /// The segment walked at present.
+    pub(crate) fn segment(&self) -> &Replay {
+        &self.segment
+    }
+
+    /// How many segments were entered.
+    pub(crate) fn segments(&self) -> u64 {
+        self.segments
+    }
+
+    /// What follows the last committed batch, once [`Self::next_batch`] has given `None`.
+    pub(crate) fn tail(&self) -> &Tail {
+        &self.tail
+    }
+
+    fn judge(&self, end: End) -> Result<Tail> {
+        if self.later_segment_exists()? {
+            let (at, what) = match end {
+                End::Clean => (self.segment.offset(), Flaw::NotSealed),
+                End::Torn { broken_at } => (broken_at, Flaw::Frame),
+            };
+            return Err(self.segment.damage(at, self.segment.tree().size(), what).into());
+        }
+        match end {
+            End::Clean => Ok(Tail::default()),
+            End::Torn { broken_at } => tail::examine(&self.segment, broken_at),
+        }
+    }
+
+    /// Goes from a sealed segment into the next; false when there is none yet.
+    fn enter_next_segment(&mut self) -> Result<bool> {
+        let due = self.segment.successor();
+        // Looked for first: a segment that appears after this is the due one or comes after it.
+        let later = self.later_segment_exists()?;
+        let Some(next) = Replay::open(&self.dir, due.first_seq())? else {
+            if later {
+                let seq = due.first_seq();
+                return Err(self.segment.damage(self.segment.offset(), seq, Flaw::SegmentMissing).into());
+            }
+            return Ok(false);
+        };
+        let seq = next.first_seq();
+        next.successor().check_continues(&due).map_err(|what| next.damage(0, seq, what))?;
+        self.segment = next;
+        self.segments += 1;
+        Ok(true)
+    }
+
+    fn later_segment_exists(&self) -> Result<bool> {
+        Ok(segment::list(&self.dir)?.last().is_some_and(|last| *last > self.segment.first_seq()))
+    }
+}
