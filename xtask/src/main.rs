@@ -1,2 +1,86 @@
-//! Placeholder.
-fn main() {}
+//! `cargo xtask VERB`: everything a developer runs, one file per verb. Builds with rustup's stable toolchain alone,
+//! so that `setup` can install whatever the other verbs need.
+
+mod bench;
+mod check;
+mod command;
+mod demo;
+mod ebpf;
+mod layers;
+mod setup;
+mod sources;
+mod test;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+use setup::Need;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+/// Build, check, test and show Turnout.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask", version, disable_help_subcommand = true)]
+struct Arguments {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    /// Install what the other verbs need: Debian packages, bpf-linker, ONNX Runtime, cargo-deny
+    Setup,
+    /// Build the eBPF programs
+    Ebpf,
+    /// Format, lints, layers, documentation, licences and advisories, house rules; all findings at the end
+    Check,
+    /// Only the layers: which crate may use which, and who may use the fenced libraries
+    Layers,
+    /// Set up, build and run every test that needs no booted machine
+    Test {
+        /// Passed on to `cargo test`
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        rest: Vec<String>,
+    },
+    /// Set up, build and walk through a release, a take-over and two rollbacks with live traffic
+    Demo {
+        /// Passed on to the demo: `--keep` leaves the daemon running
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        rest: Vec<String>,
+    },
+    /// Set up, build and measure
+    Bench {
+        /// Passed on to the benchmarks
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        rest: Vec<String>,
+    },
+}
+
+fn main() -> ExitCode {
+    match run(Arguments::parse().verb) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("error: {failure:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(verb: Verb) -> Result<()> {
+    let root = workspace_root();
+    match verb {
+        Verb::Setup => setup::run(&root, &Need::ALL),
+        Verb::Ebpf => setup::run(&root, &Need::EBPF).and_then(|()| ebpf::run(&root)),
+        Verb::Check => check::run(&root),
+        Verb::Layers => layers::run(&root),
+        Verb::Test { rest } => test::run(&root, &rest),
+        Verb::Demo { rest } => demo::run(&root, &rest),
+        Verb::Bench { rest } => bench::run(&root, &rest),
+    }
+}
+
+/// The folder of the workspace: cargo says where this package is, also when the checkout was moved.
+fn workspace_root() -> PathBuf {
+    let package =
+        std::env::var_os("CARGO_MANIFEST_DIR").map_or(env!("CARGO_MANIFEST_DIR").into(), PathBuf::from);
+    package.parent().map(PathBuf::from).unwrap_or(package)
+}

@@ -1,0 +1,98 @@
+//! `setup`: finds out what is missing, says so, and installs it; a second run installs nothing.
+//! How each need is met is in the files beside this one.
+
+mod onnxruntime;
+mod packages;
+mod tools;
+
+use anyhow::{Context, Result};
+use std::path::Path;
+
+pub use onnxruntime::library as onnxruntime_library;
+
+/// Something a verb cannot do without.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Need {
+    /// Compilers and libraries from Debian's own archive.
+    DebianPackages,
+    /// The linker of the eBPF programs.
+    BpfLinker,
+    /// The library that runs models.
+    OnnxRuntime,
+    /// rustfmt and clippy of the toolchain in use.
+    RustComponents,
+    /// The checker of licences, bans and advisories.
+    CargoDeny,
+}
+
+impl Need {
+    /// What `cargo xtask ebpf` needs.
+    pub const EBPF: [Self; 2] = [Self::DebianPackages, Self::BpfLinker];
+    /// What building and running everything needs.
+    pub const BUILD: [Self; 3] = [Self::DebianPackages, Self::BpfLinker, Self::OnnxRuntime];
+    /// What the checks need on top.
+    pub const ALL: [Self; 5] =
+        [Self::DebianPackages, Self::BpfLinker, Self::OnnxRuntime, Self::RustComponents, Self::CargoDeny];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::DebianPackages => "Debian packages",
+            Self::BpfLinker => "bpf-linker",
+            Self::OnnxRuntime => "ONNX Runtime",
+            Self::RustComponents => "clippy and rustfmt",
+            Self::CargoDeny => "cargo-deny",
+        }
+    }
+
+    fn look(self, root: &Path) -> Result<State> {
+        match self {
+            Self::DebianPackages => packages::look(root),
+            Self::BpfLinker => tools::look(root, &tools::BPF_LINKER),
+            Self::OnnxRuntime => onnxruntime::look(root),
+            Self::RustComponents => tools::look_components(root),
+            Self::CargoDeny => tools::look(root, &tools::CARGO_DENY),
+        }
+    }
+
+    fn install(self, root: &Path) -> Result<()> {
+        match self {
+            Self::DebianPackages => packages::install(root),
+            Self::BpfLinker => tools::install(root, &tools::BPF_LINKER),
+            Self::OnnxRuntime => onnxruntime::install(root),
+            Self::RustComponents => tools::install_components(root),
+            Self::CargoDeny => tools::install(root, &tools::CARGO_DENY),
+        }
+    }
+}
+
+/// Whether a need is met.
+pub enum State {
+    /// It is there: what was found.
+    Present(String),
+    /// It is not: what will be installed.
+    Missing(String),
+}
+
+/// Meets the needs in their order, one line per need.
+///
+/// # Errors
+/// The first need that cannot be met, with its remedy.
+pub fn run(root: &Path, needs: &[Need]) -> Result<()> {
+    let mut installed = 0;
+    for need in needs {
+        let name = need.name();
+        match need.look(root)? {
+            State::Present(found) => println!("setup: {name}: {found}: nothing to do"),
+            State::Missing(what) => {
+                println!("setup: {name}: installing {what}");
+                need.install(root).with_context(|| format!("{name} could not be set up"))?;
+                installed += 1;
+            }
+        }
+    }
+    match installed {
+        0 => println!("setup: all there, nothing installed"),
+        count => println!("setup: done, {count} of {} installed", needs.len()),
+    }
+    Ok(())
+}

@@ -1,0 +1,97 @@
+//! Packages from Debian's own archive: what is missing is asked of dpkg, and the index is only refreshed when something is.
+//! Programs and libraries that Debian does not have are left to the other files of this folder.
+
+use super::State;
+use crate::command;
+use anyhow::{Context, Result, bail};
+use std::path::Path;
+
+/// Package and who needs it.
+const PACKAGES: [(&str, &str); 16] = [
+    ("gcc", "linker of Rust programs"),
+    ("g++", "bpf-linker links LLVM, which is C++"),
+    ("libc6-dev", "start-up code of Rust programs"),
+    ("rustc-web", "compiler of the eBPF programs, with its library's source"),
+    ("cargo-web", "builds the eBPF programs"),
+    ("rust-web-src", "source of `core`, built for the eBPF target"),
+    ("llvm-22-dev", "bpf-linker"),
+    ("libzstd-dev", "bpf-linker"),
+    ("zlib1g-dev", "bpf-linker"),
+    ("clang", "headers for libbtrfsutil's bindings"),
+    ("libclang-dev", "libbtrfsutil's bindings"),
+    ("pkg-config", "finds libbtrfsutil"),
+    ("libbtrfsutil-dev", "subvolumes and snapshots"),
+    ("btrfs-progs", "formats the store image"),
+    ("iproute2", "network namespaces of the tests"),
+    ("python3-pip", "fetches the ONNX Runtime wheel"),
+];
+
+/// Says which packages are missing.
+///
+/// # Errors
+/// When this is no Debian system.
+pub fn look(root: &Path) -> Result<State> {
+    let missing = missing(root)?;
+    if missing.is_empty() {
+        return Ok(State::Present(format!("{} installed", PACKAGES.len())));
+    }
+    let reasons: Vec<_> = missing.iter().map(|(name, reason)| format!("{name} ({reason})")).collect();
+    Ok(State::Missing(reasons.join(", ")))
+}
+
+/// Installs the missing packages.
+///
+/// # Errors
+/// When the caller is not root, the archive cannot be reached, or it lacks a package.
+pub fn install(root: &Path) -> Result<()> {
+    let names: Vec<_> = missing(root)?.into_iter().map(|(name, _)| name).collect();
+    if !is_root(root)? {
+        bail!(
+            "installing packages needs root; remedy: run this as root, or `apt-get install {}`",
+            names.join(" ")
+        );
+    }
+    command::run(command::program(root, "apt-get").args(["update", "-q"])).context(
+        "the package index cannot be refreshed; remedy: check the network and /etc/apt/sources.list*",
+    )?;
+    let absent = without_candidate(root, &names)?;
+    if !absent.is_empty() {
+        bail!(
+            "this system's archives have no package {}; remedy: on Debian 12 or 13 enable the security archive \
+             (`deb http://deb.debian.org/debian-security VERSION-security main`) and try again",
+            absent.join(", ")
+        );
+    }
+    let mut apt = command::program(root, "apt-get");
+    apt.args(["install", "-y", "-q", "--no-install-recommends"]).args(&names);
+    command::run(apt.env("DEBIAN_FRONTEND", "noninteractive"))
+        .context("remedy: read apt's own message above; often the network or a held package")
+}
+
+fn missing(root: &Path) -> Result<Vec<(&'static str, &'static str)>> {
+    let mut query = command::program(root, "dpkg-query");
+    query.args(["-W", "-f", "${Package} ${db:Status-Status}\n"]).args(PACKAGES.map(|(name, _)| name));
+    let answer = command::capture(&mut query)
+        .context("this set-up is for Debian 12 and 13; remedy: use one of these")?;
+    let installed =
+        |name: &str| answer.stdout.lines().any(|line| line.strip_suffix(" installed") == Some(name));
+    let provided = |name: &str| name == "pkg-config" && installed("pkgconf");
+    Ok(PACKAGES.into_iter().filter(|(name, _)| !installed(name) && !provided(name)).collect())
+}
+
+/// The packages that no configured archive offers.
+fn without_candidate(root: &Path, names: &[&'static str]) -> Result<Vec<&'static str>> {
+    let mut absent = Vec::new();
+    for name in names {
+        let policy =
+            command::capture(command::program(root, "apt-cache").env("LC_ALL", "C").args(["policy", name]))?;
+        if !policy.stdout.lines().any(|line| line.contains("Candidate:") && !line.contains("(none)")) {
+            absent.push(*name);
+        }
+    }
+    Ok(absent)
+}
+
+fn is_root(root: &Path) -> Result<bool> {
+    Ok(command::capture(command::program(root, "id").arg("-u"))?.stdout.trim() == "0")
+}
