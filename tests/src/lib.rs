@@ -1,1 +1,5 @@
-//! Placeholder.
+//! Whole-product tests over sockets and files: what the scenarios, the demo and the benchmarks share.
+
+mod connection;
+pub mod load;
+pub mod tally;
