@@ -1,5 +1,7 @@
 //! Whole-product tests over sockets and files: what the scenarios, the demo and the benchmarks share.
 
 mod connection;
+pub mod daemon;
 pub mod load;
+pub mod remains;
 pub mod tally;

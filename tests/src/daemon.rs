@@ -1,0 +1,346 @@
+//! Runs a daemon of its own: state, store, socket, ports and cgroup apart from every other. Starts, kills and restarts
+//! it, and clears up after it, also after an earlier run that was killed. What is cleared, and how, is in `remains.rs`.
+
+use crate::remains::Remains;
+use anyhow::{Context, Result, bail};
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+use std::collections::BTreeMap;
+use std::fs::{self, DirBuilder, File};
+use std::ops::RangeInclusive;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+/// Where instances live: on disk, because the store is a file behind a loop device.
+const BASE: &str = "/var/tmp/turnout-instances";
+/// Size of the store's image.
+const STORE_BYTES: u64 = 512 << 20;
+/// Longest wait for the daemon's socket after its start.
+const START_DEADLINE: Duration = Duration::from_secs(30);
+/// Longest wait for the daemon's end after it was asked to stop.
+const STOP_DEADLINE: Duration = Duration::from_secs(20);
+/// How often the socket and the child are looked at meanwhile.
+const LOOK_EVERY: Duration = Duration::from_millis(10);
+/// Lines of the daemon's log that a failure repeats.
+const LOG_LINES: usize = 30;
+
+/// What an instance is made of.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Its name: an instance of the same name that was left behind is cleared first.
+    pub name: String,
+    /// Ports it may give to models.
+    pub ports: RangeInclusive<u16>,
+    /// First user id of its workers.
+    pub worker_uid_base: u32,
+    /// Models with a port of their own.
+    pub models: BTreeMap<String, u16>,
+    /// Folder of the built programs.
+    pub programs: PathBuf,
+    /// The ONNX Runtime library.
+    pub onnxruntime: PathBuf,
+}
+
+/// A daemon of this test's own. Dropping it ends it and clears up.
+#[derive(Debug)]
+pub struct Instance {
+    settings: Settings,
+    remains: Remains,
+    child: Option<Child>,
+    kept: bool,
+}
+
+impl Instance {
+    /// Makes the folder, the cgroup's name and the configuration; starts nothing.
+    ///
+    /// # Errors
+    /// When a program is not built, or an earlier instance of this name cannot be cleared.
+    pub fn create(settings: Settings) -> Result<Self> {
+        for program in ["turnoutd", "turnoutctl", "turnout-launcher", "turnout-worker"] {
+            if !settings.programs.join(program).is_file() {
+                bail!(
+                    "`{program}` is not in `{}`; remedy: `cargo xtask demo` builds it",
+                    settings.programs.display()
+                );
+            }
+        }
+        let folder = Path::new(BASE).join(&settings.name);
+        let remains = Remains { cgroup: cgroup_root()?.join(format!("turnout-{}", settings.name)), folder };
+        own_base()?;
+        if remains.folder.exists() {
+            clear(&remains)
+                .with_context(|| format!("an earlier instance `{}` cannot be cleared", settings.name))?;
+        }
+        fs::create_dir(&remains.folder)
+            .with_context(|| format!("cannot create `{}`", remains.folder.display()))?;
+        let instance = Self { settings, remains, child: None, kept: false };
+        fs::write(instance.config(), instance.configuration())?;
+        Ok(instance)
+    }
+
+    /// Starts the daemon and waits until its socket answers.
+    ///
+    /// # Errors
+    /// When it ends or stays silent; the end of its log is in the message.
+    pub fn start(&mut self) -> Result<()> {
+        let log = File::options().create(true).append(true).open(self.log())?;
+        let mut command = Command::new(self.settings.programs.join("turnoutd"));
+        command.arg("--config").arg(self.config()).stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
+        let mut child = command.spawn().context("cannot start `turnoutd`")?;
+        let deadline = Instant::now() + START_DEADLINE;
+        while UnixStream::connect(self.socket()).is_err() {
+            if let Some(status) = child.try_wait()? {
+                bail!("`turnoutd` ended with {status} before its socket was there\n{}", self.log_end());
+            }
+            if Instant::now() > deadline {
+                self.child = Some(child);
+                bail!("`turnoutd` has no socket after {} s\n{}", START_DEADLINE.as_secs(), self.log_end());
+            }
+            std::thread::sleep(LOOK_EVERY);
+        }
+        self.child = Some(child);
+        Ok(())
+    }
+
+    /// Kills the daemon with SIGKILL; launcher and workers live on.
+    ///
+    /// # Errors
+    /// When it does not run.
+    pub fn kill(&mut self) -> Result<ExitStatus> {
+        let mut child = self.child.take().context("the daemon does not run")?;
+        child.kill()?;
+        Ok(child.wait()?)
+    }
+
+    /// Asks the daemon to stop and waits for its end; launcher and workers live on.
+    ///
+    /// # Errors
+    /// When it does not run or does not end in time.
+    pub fn stop(&mut self) -> Result<ExitStatus> {
+        let child = self.child.as_mut().context("the daemon does not run")?;
+        kill_process(Pid::from_child(child), Signal::TERM)?;
+        let deadline = Instant::now() + STOP_DEADLINE;
+        loop {
+            if let Some(status) = child.try_wait()? {
+                self.child = None;
+                return Ok(status);
+            }
+            if Instant::now() > deadline {
+                bail!("`turnoutd` does not stop within {} s\n{}", STOP_DEADLINE.as_secs(), self.log_end());
+            }
+            std::thread::sleep(LOOK_EVERY);
+        }
+    }
+
+    /// Process id of the daemon, while it runs.
+    pub fn pid(&self) -> Option<u32> {
+        self.child.as_ref().map(Child::id)
+    }
+
+    /// The command line, set to this daemon.
+    pub fn ctl(&self) -> Ctl {
+        Ctl { program: self.settings.programs.join("turnoutctl"), socket: self.socket() }
+    }
+
+    /// A folder of this instance, for what the test itself writes.
+    pub fn folder(&self) -> &Path {
+        &self.remains.folder
+    }
+
+    /// The daemon's control socket.
+    pub fn socket(&self) -> PathBuf {
+        self.folder().join("run/control.sock")
+    }
+
+    /// The last lines of the daemon's log.
+    pub fn log_end(&self) -> String {
+        let text = fs::read_to_string(self.log()).unwrap_or_default();
+        let lines: Vec<_> = text.lines().collect();
+        lines[lines.len().saturating_sub(LOG_LINES)..].join("\n")
+    }
+
+    /// Leaves everything running when this value is dropped; clearing is then for [`clear_by_name`].
+    pub fn keep(mut self) {
+        self.kept = true;
+    }
+
+    fn config(&self) -> PathBuf {
+        self.folder().join("turnoutd.toml")
+    }
+
+    fn log(&self) -> PathBuf {
+        self.folder().join("turnoutd.log")
+    }
+
+    /// The configuration, every place in this instance's own folder.
+    fn configuration(&self) -> String {
+        let Settings { ports, worker_uid_base, models, programs, onnxruntime, .. } = &self.settings;
+        let folder = self.folder();
+        let mut lines = vec![
+            format!("state = {:?}", folder.join("state")),
+            format!("runtime = {:?}", folder.join("run")),
+            format!("socket = {:?}", self.socket()),
+            format!("store_image_bytes = {STORE_BYTES}"),
+            format!("cgroup = {:?}", self.remains.cgroup),
+            "listen = \"127.0.0.1\"".to_owned(),
+            format!("ports = \"{}-{}\"", ports.start(), ports.end()),
+            format!("worker_uid_base = {worker_uid_base}"),
+            format!("worker = {:?}", programs.join("turnout-worker")),
+            format!("launcher = {:?}", programs.join("turnout-launcher")),
+            format!("onnxruntime = {onnxruntime:?}"),
+        ];
+        lines.extend(models.iter().map(|(model, port)| format!("[models.{model}]\nport = {port}")));
+        lines.join("\n") + "\n"
+    }
+}
+
+impl Drop for Instance {
+    fn drop(&mut self) {
+        if self.kept {
+            return;
+        }
+        if let Some(mut child) = self.child.take() {
+            drop(child.kill());
+            drop(child.wait());
+        }
+        if let Err(error) = clear(&self.remains) {
+            eprintln!("warning: instance `{}` is not cleared: {error:#}", self.settings.name);
+        }
+    }
+}
+
+/// Ends and clears an instance that was kept, or left behind by a killed test.
+///
+/// # Errors
+/// What could not be cleared.
+pub fn clear_by_name(name: &str) -> Result<()> {
+    let cgroup = cgroup_root()?.join(format!("turnout-{name}"));
+    clear(&Remains { folder: Path::new(BASE).join(name), cgroup })
+}
+
+fn clear(remains: &Remains) -> Result<()> {
+    remains.clear()?;
+    match fs::remove_dir_all(&remains.folder) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("cannot remove `{}`", remains.folder.display()))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Makes sure the folder of all instances is this user's own: what is in it gets mounted and executed.
+fn own_base() -> Result<()> {
+    match DirBuilder::new().mode(0o711).create(BASE) {
+        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
+        other => return other.with_context(|| format!("cannot create `{BASE}`")),
+    }
+    let found = fs::symlink_metadata(BASE)?;
+    let own =
+        found.is_dir() && found.uid() == rustix::process::geteuid().as_raw() && found.mode() & 0o022 == 0;
+    if !own {
+        bail!("`{BASE}` is not a folder that only this user can write to; remedy: remove it");
+    }
+    Ok(())
+}
+
+/// Where cgroup2 is mounted.
+fn cgroup_root() -> Result<PathBuf> {
+    let table = fs::read_to_string("/proc/self/mountinfo").context("cannot read the mount table")?;
+    let line = table.lines().find(|line| line.contains(" - cgroup2 "));
+    let point = line.and_then(|line| line.split(' ').nth(4)).map(PathBuf::from);
+    point.context("no cgroup2 is mounted; remedy: `mount -t cgroup2 none /sys/fs/cgroup/unified`")
+}
+
+/// `turnoutctl`, set to one daemon.
+#[derive(Debug, Clone)]
+pub struct Ctl {
+    /// The program.
+    pub program: PathBuf,
+    /// The daemon's socket.
+    pub socket: PathBuf,
+}
+
+/// What a command did.
+#[derive(Debug, Clone)]
+pub struct Answered {
+    /// The command as typed, without socket and output format.
+    pub command: String,
+    /// Exit code; absent when it was killed.
+    pub code: Option<i32>,
+    /// The last line of its standard output that is JSON, or null.
+    pub value: Value,
+    /// Its standard output.
+    pub stdout: String,
+    /// Its standard error.
+    pub stderr: String,
+}
+
+impl Ctl {
+    /// Runs a command for its JSON, whatever its exit code.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn run(&self, arguments: &[&str]) -> Result<Answered> {
+        let mut command = Command::new(&self.program);
+        command
+            .arg("--socket")
+            .arg(&self.socket)
+            .args(["--output", "json"])
+            .args(arguments)
+            .stdin(Stdio::null());
+        let output =
+            command.output().with_context(|| format!("cannot start `{}`", self.program.display()))?;
+        let stdout = String::from_utf8_lossy(&output.stdout).into_owned();
+        let whole = serde_json::from_str(&stdout).ok();
+        let last = || stdout.lines().rev().find_map(|line| serde_json::from_str(line).ok());
+        Ok(Answered {
+            command: format!("turnoutctl {}", arguments.join(" ")),
+            code: output.status.code(),
+            value: whole.or_else(last).unwrap_or_default(),
+            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+            stdout,
+        })
+    }
+
+    /// Runs a command that must succeed.
+    ///
+    /// # Errors
+    /// When it does not: with its own message.
+    pub fn ok(&self, arguments: &[&str]) -> Result<Answered> {
+        self.run(arguments)?.expect(0)
+    }
+}
+
+impl Answered {
+    /// This answer, if the command ended with this exit code.
+    ///
+    /// # Errors
+    /// When it ended otherwise: with its own message.
+    pub fn expect(self, code: i32) -> Result<Self> {
+        if self.code == Some(code) {
+            return Ok(self);
+        }
+        let ended = self.code.map_or("a signal".to_owned(), |code| format!("code {code}"));
+        let said = if self.stderr.trim().is_empty() { self.stdout.trim() } else { self.stderr.trim() };
+        bail!("`{}` ended with {ended}, not {code}: {said}", self.command)
+    }
+
+    /// A text in its JSON, by pointer: `/state`.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn text(&self, pointer: &str) -> Result<&str> {
+        let found = self.value.pointer(pointer).and_then(Value::as_str);
+        found.with_context(|| {
+            format!("the answer of `{}` has no text at `{pointer}`: {}", self.command, self.value)
+        })
+    }
+
+    /// A number in its JSON, by pointer, if there is one.
+    pub fn number(&self, pointer: &str) -> Option<u64> {
+        self.value.pointer(pointer).and_then(Value::as_u64)
+    }
+}
