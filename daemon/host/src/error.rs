@@ -38,6 +38,14 @@ pub enum HostError {
         /// The address.
         address: String,
     },
+    /// The machine lacks something that only its owner can add.
+    #[error("{what}: {remedy}")]
+    Unsupported {
+        /// What was found.
+        what: String,
+        /// What to do about it.
+        remedy: &'static str,
+    },
     /// No such version, cell or snapshot.
     #[error("no such {kind} `{name}`")]
     Missing {

@@ -2,12 +2,19 @@
 //! (feature `fake`), which holds plain values and can be told to fail at any call.
 //! Every call can be repeated, and every undo can run when nothing was done.
 
+mod beneath;
 pub mod cells;
 pub mod doctor;
 pub mod error;
+mod image;
+mod linux_store;
+pub mod mounts;
 pub mod pointer;
+mod snapshots;
 pub mod store;
+mod sys;
 pub mod traffic;
+pub mod volume;
 
 pub use error::HostError;
 

@@ -2,6 +2,7 @@
 //! one read-only snapshot of the evidence before and after each release. No path here comes from a client.
 
 use crate::HostError;
+use std::fmt;
 use std::io::Read;
 use std::path::PathBuf;
 use turnout_manifest::manifest::FileEntry;
@@ -14,6 +15,21 @@ pub struct StoredName {
     pub model: ModelName,
     /// Digest of the version's canonical manifest.
     pub digest: Sha256,
+}
+
+impl StoredName {
+    /// The name behind a folder of `versions/`, `None` for a folder that is no version's.
+    pub fn from_folder(folder: &str) -> Option<Self> {
+        let (model, hex) = folder.split_once('@')?;
+        Some(Self { model: model.parse().ok()?, digest: format!("sha256:{hex}").parse().ok()? })
+    }
+}
+
+impl fmt::Display for StoredName {
+    /// The folder's name.
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "{}@{}", self.model, self.digest.hex())
+    }
 }
 
 /// A version as it comes in: everything but the bytes of its files.

@@ -1,0 +1,205 @@
+//! The store's own file system where the host has no Btrfs: a fallocated image, made once, mounted through a loop
+//! device that frees itself. Never a sparse file: when the host's disk fills up, Btrfs on one loses data.
+
+use crate::{HostError, sys};
+use rustix::fs::{FallocateFlags, fallocate, statvfs};
+use rustix::mount::{MountFlags, mount};
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, ErrorKind};
+use std::os::fd::AsFd;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+/// Smallest image, bytes: below it Btrfs has no room for its own copies.
+pub const IMAGE_MIN: u64 = 256 << 20;
+/// Greatest image made without being asked for a size, bytes.
+pub const IMAGE_DEFAULT_MAX: u64 = 8 << 30;
+/// Other processes may take a free loop device first, this many times.
+const LOOP_ATTEMPTS: u32 = 32;
+const MKFS_PLACES: [&str; 3] = ["/usr/sbin/mkfs.btrfs", "/sbin/mkfs.btrfs", "/usr/bin/mkfs.btrfs"];
+const LOOP_CONTROL: &str = "/dev/loop-control";
+
+/// Makes the image. It gets its name when it is whole: what a killed run left is made anew.
+///
+/// # Errors
+/// [`HostError::Unsupported`] without room or without `mkfs.btrfs`, or the kernel's own.
+pub fn create(image: &Path, bytes: Option<u64>) -> Result<(), HostError> {
+    let directory = image.parent().unwrap_or(Path::new("/"));
+    let size = image_size(directory, bytes)?;
+    let unfinished = image.with_extension("img.new");
+    remove_if_there(&unfinished)?;
+    let made = allocate(&unfinished, size)
+        .and_then(|file| format(&unfinished).map(|()| file))
+        .and_then(|file| file.sync_all().map_err(HostError::os("fsync", unfinished.display())))
+        .and_then(|()| fs::rename(&unfinished, image).map_err(HostError::os("rename", image.display())))
+        .and_then(|()| sync_directory(directory));
+    if made.is_err() {
+        remove_if_there(&unfinished)?;
+    }
+    made
+}
+
+/// Mounts the image: on the loop device that has it already, or on a new one.
+///
+/// # Errors
+/// [`HostError::Unsupported`] without loop devices or Btrfs, or the kernel's own.
+pub fn mount_image(image: &Path, point: &Path) -> Result<(), HostError> {
+    if let Some((device, _open)) = attached(image) {
+        return mount_device(&device, point);
+    }
+    // The descriptor keeps the device bound until the mount does.
+    let (device, _open) = attach(image)?;
+    mount_device(&device, point)
+}
+
+/// The file behind a loop device, as the kernel names it: with ` (deleted)` at its end when it has no name any more.
+pub fn backing_file(device: &Path) -> Option<String> {
+    let name = device.file_name()?.to_str()?;
+    let text = fs::read_to_string(format!("/sys/block/{name}/loop/backing_file")).ok()?;
+    Some(text.trim_end_matches('\n').to_owned())
+}
+
+/// Formats a file or device with Btrfs, by the program of btrfs-progs.
+///
+/// # Errors
+/// [`HostError::Unsupported`] where it is not installed or fails.
+pub fn format(file: &Path) -> Result<(), HostError> {
+    let program = mkfs_program()?;
+    let output = Command::new(program)
+        .args(["--quiet", "--nodiscard", "--label", "turnout-store"])
+        .arg(file)
+        .env_clear()
+        .stdin(Stdio::null())
+        .output()
+        .map_err(HostError::os("exec", program))?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let words = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+    Err(HostError::Os {
+        call: "mkfs.btrfs",
+        object: file.display().to_string(),
+        source: io::Error::other(words),
+    })
+}
+
+/// Where `mkfs.btrfs` is.
+///
+/// # Errors
+/// [`HostError::Unsupported`] where it is not installed.
+pub fn mkfs_program() -> Result<&'static str, HostError> {
+    let found = MKFS_PLACES.into_iter().find(|place| Path::new(place).exists());
+    found.ok_or_else(|| HostError::Unsupported {
+        what: "`mkfs.btrfs` is not installed".to_owned(),
+        remedy: "install the package `btrfs-progs`, or put the state directory on Btrfs",
+    })
+}
+
+/// A free loop device bound to this file, with the descriptor that keeps it bound until it is mounted.
+///
+/// # Errors
+/// [`HostError::Unsupported`] without loop devices, or the kernel's own.
+pub fn attach(image: &Path) -> Result<(PathBuf, File), HostError> {
+    let control = open_device(Path::new(LOOP_CONTROL)).map_err(no_loop_devices)?;
+    let file = open_device(image).map_err(HostError::os("open", image.display()))?;
+    let mut last = io::Error::from(ErrorKind::ResourceBusy);
+    for _ in 0..LOOP_ATTEMPTS {
+        let number = sys::loop_get_free(control.as_fd()).map_err(no_loop_devices)?;
+        let device = PathBuf::from(format!("/dev/loop{number}"));
+        let open = open_device(&device).map_err(no_loop_devices)?;
+        match sys::loop_configure(open.as_fd(), file.as_fd()) {
+            Ok(()) => return Ok((device, open)),
+            Err(error) if error.kind() == ErrorKind::ResourceBusy => last = error,
+            Err(error) => return Err(HostError::os("ioctl LOOP_CONFIGURE", device.display())(error)),
+        }
+    }
+    Err(HostError::os("ioctl LOOP_CONFIGURE", image.display())(last))
+}
+
+/// Makes renames in a directory durable.
+///
+/// # Errors
+/// The file system's own.
+pub fn sync_directory(directory: &Path) -> Result<(), HostError> {
+    let synced = File::open(directory).and_then(|open| open.sync_all());
+    synced.map_err(HostError::os("fsync", directory.display()))
+}
+
+fn image_size(directory: &Path, bytes: Option<u64>) -> Result<u64, HostError> {
+    let room = statvfs(directory).map_err(HostError::os("statvfs", directory.display()))?;
+    let free = room.f_bavail * room.f_frsize;
+    let size = bytes.unwrap_or((free / 4).min(IMAGE_DEFAULT_MAX));
+    if size < IMAGE_MIN || size > free {
+        let place = directory.display();
+        return Err(HostError::Unsupported {
+            what: format!("no store image of {size} bytes can be made, `{place}` has {free} bytes free"),
+            remedy: "the image needs 256 MiB or more, a quarter of the free space unless a size is configured: \
+                     free some space, or configure a size that fits",
+        });
+    }
+    Ok(size)
+}
+
+fn allocate(path: &Path, size: u64) -> Result<File, HostError> {
+    let file = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(path);
+    let file = file.map_err(HostError::os("create", path.display()))?;
+    match fallocate(&file, FallocateFlags::empty(), 0, size) {
+        Ok(()) => Ok(file),
+        Err(rustix::io::Errno::OPNOTSUPP) => Err(HostError::Unsupported {
+            what: format!("the file system of `{}` cannot reserve space for an image", path.display()),
+            remedy: "put the state directory on Btrfs, ext4 or XFS",
+        }),
+        Err(error) => Err(HostError::os("fallocate", path.display())(error)),
+    }
+}
+
+fn remove_if_there(path: &Path) -> Result<(), HostError> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != ErrorKind::NotFound => {
+            Err(HostError::os("unlink", path.display())(error))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// A mount that outlived its mount point, under a pointer for instance, still has the image on its device:
+/// Btrfs refuses the same file system on a second one.
+fn attached(image: &Path) -> Option<(PathBuf, File)> {
+    let devices = fs::read_dir("/sys/block").ok()?;
+    for device in devices.flatten().filter(|entry| entry.file_name().as_encoded_bytes().starts_with(b"loop"))
+    {
+        let device = Path::new("/dev").join(device.file_name());
+        // Opened first, so that it cannot free itself between the look and the mount.
+        let Ok(open) = open_device(&device) else { continue };
+        if backing_file(&device).is_some_and(|file| Path::new(&file) == image) {
+            return Some((device, open));
+        }
+    }
+    None
+}
+
+fn mount_device(device: &Path, point: &Path) -> Result<(), HostError> {
+    let flags = MountFlags::NOATIME | MountFlags::NODEV | MountFlags::NOSUID;
+    // Discarding would give the reserved space back to the host, where others can take it.
+    match mount(device, point, c"btrfs", flags, c"nodiscard") {
+        Ok(()) => Ok(()),
+        Err(rustix::io::Errno::NODEV) => Err(HostError::Unsupported {
+            what: "this kernel has no Btrfs".to_owned(),
+            remedy: "load the kernel module `btrfs`, or install a kernel that has it",
+        }),
+        Err(error) => Err(HostError::os("mount", point.display())(error)),
+    }
+}
+
+fn open_device(path: &Path) -> io::Result<File> {
+    OpenOptions::new().read(true).write(true).open(path)
+}
+
+fn no_loop_devices(error: io::Error) -> HostError {
+    HostError::Unsupported {
+        what: format!("no loop device to be had ({error})"),
+        remedy: "load the kernel module `loop`, give the service `/dev/loop-control` and `/dev/loop*`, \
+                 or put the state directory on Btrfs",
+    }
+}

@@ -1,0 +1,167 @@
+//! The mount table of this thread's namespace, read-only detached trees, and throw-away mount namespaces.
+//! Which of them is mounted where is decided by the store and the pointer.
+
+use crate::{HostError, sys};
+use nix::sched::{CloneFlags, unshare};
+use rustix::mount::{MountAttrFlags, MountPropagationFlags, OpenTreeFlags, mount_change, open_tree};
+use std::ffi::OsString;
+use std::fs;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStringExt;
+use std::path::{Path, PathBuf};
+
+/// `self` would be the main thread's namespace, which need not be this thread's.
+const MOUNT_TABLE: &str = "/proc/thread-self/mountinfo";
+
+/// One line of the mount table (proc_pid_mountinfo(5)).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mount {
+    /// Its id.
+    pub id: u64,
+    /// The id of the mount it lies on.
+    pub parent: u64,
+    /// What part of its file system it shows.
+    pub root: PathBuf,
+    /// Where.
+    pub point: PathBuf,
+    /// Mounts of one peer group follow each other.
+    pub peer_group: Option<u64>,
+    /// `btrfs`, `cgroup2`.
+    pub kind: String,
+    /// The device, for file systems that have one.
+    pub source: PathBuf,
+}
+
+/// Every mount this thread can see.
+///
+/// # Errors
+/// [`HostError::Os`] where `/proc` cannot be read.
+pub fn mount_table() -> Result<Vec<Mount>, HostError> {
+    let table = fs::read(MOUNT_TABLE).map_err(HostError::os("read", MOUNT_TABLE))?;
+    Ok(table.split(|&byte| byte == b'\n').filter_map(parse_line).collect())
+}
+
+/// The mounts that lie on this point, whichever covers which.
+///
+/// # Errors
+/// As [`mount_table`].
+pub fn mounts_at(point: &Path) -> Result<Vec<Mount>, HostError> {
+    let mut mounts = mount_table()?;
+    mounts.retain(|mount| mount.point == point);
+    Ok(mounts)
+}
+
+/// Where the cgroup2 tree is mounted.
+pub fn cgroup2_root() -> Option<PathBuf> {
+    mount_table().ok()?.into_iter().find(|mount| mount.kind == "cgroup2").map(|mount| mount.point)
+}
+
+/// A directory as a detached mount that is read-only from its first moment and holds no devices, no set-uid and
+/// no programs. It belongs to no namespace until it is attached, and disappears with its descriptor.
+///
+/// # Errors
+/// The kernel's own.
+pub fn detached_tree(directory: &Path) -> Result<OwnedFd, HostError> {
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+    let tree = open_tree(rustix::fs::CWD, directory, flags)
+        .map_err(HostError::os("open_tree", directory.display()))?;
+    let locked = MountAttrFlags::MOUNT_ATTR_RDONLY
+        | MountAttrFlags::MOUNT_ATTR_NOSUID
+        | MountAttrFlags::MOUNT_ATTR_NODEV
+        | MountAttrFlags::MOUNT_ATTR_NOEXEC;
+    sys::mount_setattr(tree.as_fd(), locked).map_err(HostError::os("mount_setattr", directory.display()))?;
+    Ok(tree)
+}
+
+/// Runs `work` on a thread with a mount namespace of its own, which disappears with its mounts when `work` returns.
+///
+/// # Errors
+/// The kernel's own, or what `work` returns.
+pub fn in_private_namespace<Outcome: Send>(
+    work: impl FnOnce() -> Result<Outcome, HostError> + Send,
+) -> Result<Outcome, HostError> {
+    let body = move || {
+        unshare(CloneFlags::CLONE_NEWNS).map_err(HostError::os("unshare", "mount namespace"))?;
+        mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)
+            .map_err(HostError::os("mount", "/"))?;
+        work()
+    };
+    std::thread::scope(|scope| match scope.spawn(body).join() {
+        Ok(outcome) => outcome,
+        Err(panic) => std::panic::resume_unwind(panic),
+    })
+}
+
+fn parse_line(line: &[u8]) -> Option<Mount> {
+    let mut fields = line.split(|&byte| byte == b' ');
+    let number = |field: &[u8]| std::str::from_utf8(field).ok()?.parse().ok();
+    let id = number(fields.next()?)?;
+    let parent = number(fields.next()?)?;
+    let root = unescape(fields.nth(1)?);
+    let point = unescape(fields.next()?);
+    // Optional fields follow the options and end with a single dash.
+    let mut peer_group = None;
+    for field in fields.by_ref().skip(1).take_while(|&field| field != b"-") {
+        if let Some(group) = field.strip_prefix(b"shared:") {
+            peer_group = number(group);
+        }
+    }
+    let kind = String::from_utf8_lossy(fields.next()?).into_owned();
+    let source = unescape(fields.next()?);
+    Some(Mount { id, parent, root, point, peer_group, kind, source })
+}
+
+/// The kernel writes space, tab, newline, `\` and `#` as `\` and three octal digits.
+fn unescape(field: &[u8]) -> PathBuf {
+    let mut bytes = Vec::with_capacity(field.len());
+    let mut rest = field;
+    while let Some((&first, after)) = rest.split_first() {
+        let octal =
+            after.get(..3).filter(|digits| first == b'\\' && digits.iter().all(|d| (b'0'..b'8').contains(d)));
+        if let Some(digits) = octal {
+            let value = digits.iter().fold(0_u32, |value, digit| value * 8 + u32::from(digit - b'0'));
+            bytes.push(u8::try_from(value & 0xff).expect("masked to one byte"));
+            rest = &after[3..];
+        } else {
+            bytes.push(first);
+            rest = after;
+        }
+    }
+    PathBuf::from(OsString::from_vec(bytes))
+}
+
+/// Whether a path lies on Btrfs.
+///
+/// # Errors
+/// The file system's own.
+pub fn is_btrfs(path: &Path) -> io::Result<bool> {
+    const BTRFS_SUPER_MAGIC: i64 = 0x9123_683e;
+    #[allow(clippy::unnecessary_cast, reason = "the type of `f_type` differs between architectures")]
+    Ok(rustix::fs::statfs(path)?.f_type as i64 == BTRFS_SUPER_MAGIC)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_with_escapes_and_optional_fields_is_read() {
+        let line =
+            br"36 35 98:0 /ver\040sions/a@1 /mnt/a\134b rw,noatime shared:7 master:1 - btrfs /dev/loop3 rw";
+        let mount = parse_line(line).unwrap();
+        assert_eq!((mount.id, mount.parent, mount.peer_group), (36, 35, Some(7)));
+        assert_eq!(mount.root, Path::new("/ver sions/a@1"));
+        assert_eq!(mount.point, Path::new(r"/mnt/a\b"));
+        assert_eq!((mount.kind.as_str(), mount.source.as_path()), ("btrfs", Path::new("/dev/loop3")));
+    }
+
+    #[test]
+    fn lines_cut_anywhere_are_skipped() {
+        let line = b"36 35 98:0 / /mnt rw - btrfs /dev/loop3 rw";
+        for length in 0..line.len() - 13 {
+            assert_eq!(parse_line(&line[..length]), None, "{length}");
+        }
+        assert!(parse_line(line).is_some_and(|mount| mount.peer_group.is_none()));
+    }
+}

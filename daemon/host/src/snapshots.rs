@@ -1,0 +1,162 @@
+//! The auditor's copy: the journal's bytes, the state and the live versions in one subvolume, which is brought up to
+//! date and then snapshotted read-only in one commit. What the evidence says is left to the journal.
+
+use crate::HostError;
+use crate::beneath::{Kind, walk};
+use crate::linux_store::ENVELOPE;
+use crate::store::{Evidence, SnapshotInfo, StoredName};
+use crate::volume::{Volume, btrfs, make_folder, set_mode};
+use btrfsutil::subvolume::{SnapshotFlags, Subvolume};
+use rustix::fs::ioctl_ficlone;
+use std::collections::BTreeSet;
+use std::ffi::{OsStr, OsString};
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, ErrorKind};
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+
+/// Longest name of a snapshot, bytes.
+const NAME_MAX: usize = 64;
+/// The end of a copied segment that must still be the same in the journal, bytes: a torn end that was cut off and
+/// written over shows there.
+const COMPARED: u64 = 64 << 10;
+
+pub(crate) fn take(volume: &Volume, name: &str, evidence: &Evidence) -> Result<SnapshotInfo, HostError> {
+    let path = volume.audit_folder().join(checked_name(name)?);
+    // A thread that died here left the evidence half-way, which the next call mends.
+    let _alone = volume.evidence.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    if path.exists() {
+        return info(&path);
+    }
+    let folder = volume.evidence_folder();
+    copy_journal(&evidence.journal, &folder.join("journal"))?;
+    let state = folder.join("state.json");
+    fs::write(&state, &evidence.state).map_err(HostError::os("write", state.display()))?;
+    share_versions(volume, &evidence.versions)?;
+    let subvolume = btrfs("subvolume open", &folder, Subvolume::get(folder.as_path()))?;
+    btrfs("snapshot create", &path, subvolume.snapshot(path.as_path(), SnapshotFlags::READ_ONLY, None))?;
+    info(&path)
+}
+
+pub(crate) fn list(volume: &Volume) -> Result<Vec<SnapshotInfo>, HostError> {
+    let folder = volume.audit_folder();
+    let mut snapshots = Vec::new();
+    for name in names_in(&folder)? {
+        snapshots.push(info(&folder.join(name))?);
+    }
+    snapshots.sort_by(|one, other| (one.created_ms, &one.name).cmp(&(other.created_ms, &other.name)));
+    Ok(snapshots)
+}
+
+fn info(path: &Path) -> Result<SnapshotInfo, HostError> {
+    let subvolume = btrfs("subvolume open", path, Subvolume::get(path))?;
+    let info = btrfs("subvolume info", path, subvolume.info())?;
+    Ok(SnapshotInfo {
+        name: path.file_name().unwrap_or_default().to_string_lossy().into_owned(),
+        path: path.to_owned(),
+        created_ms: u64::try_from(info.otime.timestamp_millis()).unwrap_or(0),
+        uuid: info.uuid.to_string(),
+    })
+}
+
+fn checked_name(name: &str) -> Result<&str, HostError> {
+    let legal = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-';
+    if !name.is_empty() && name.len() <= NAME_MAX && name.bytes().all(legal) {
+        return Ok(name);
+    }
+    let name: String = name.chars().take(NAME_MAX).collect();
+    Err(HostError::os("snapshot create", name.escape_default())(io::Error::from(ErrorKind::InvalidInput)))
+}
+
+/// Segments only grow, so only new bytes are copied; segments that the journal no longer has are taken out.
+fn copy_journal(journal: &Path, copies: &Path) -> Result<(), HostError> {
+    let is_segment = |name: &OsString| Path::new(name).extension() == Some(OsStr::new("seg"));
+    let segments: BTreeSet<_> = names_in(journal)?.into_iter().filter(is_segment).collect();
+    for name in &segments {
+        copy_segment(&journal.join(name), &copies.join(name))
+            .map_err(HostError::os("copy", journal.join(name).display()))?;
+    }
+    for name in names_in(copies)?.into_iter().filter(|name| !segments.contains(name)) {
+        let copy = copies.join(name);
+        fs::remove_file(&copy).map_err(HostError::os("unlink", copy.display()))?;
+    }
+    Ok(())
+}
+
+/// Copies up to the length seen at first: what is appended meanwhile belongs to the next snapshot.
+fn copy_segment(from: &Path, to: &Path) -> io::Result<()> {
+    let from = File::open(from)?;
+    let to = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(to)?;
+    let length = from.metadata()?.len();
+    let mut have = to.metadata()?.len();
+    if have > length || !same_end(&from, &to, have)? {
+        to.set_len(0)?;
+        have = 0;
+    }
+    let mut block = vec![0; 256 << 10];
+    while have < length {
+        let most = usize::try_from(length - have).map_or(block.len(), |left| left.min(block.len()));
+        let count = from.read_at(&mut block[..most], have)?;
+        if count == 0 {
+            return Err(ErrorKind::UnexpectedEof.into());
+        }
+        to.write_all_at(&block[..count], have)?;
+        have += count as u64;
+    }
+    Ok(())
+}
+
+fn same_end(from: &File, to: &File, have: u64) -> io::Result<bool> {
+    let compared = have.min(COMPARED);
+    let size = usize::try_from(compared).expect("at most 64 KiB");
+    let (mut original, mut copy) = (vec![0; size], vec![0; size]);
+    from.read_exact_at(&mut original, have - compared)?;
+    to.read_exact_at(&mut copy, have - compared)?;
+    Ok(original == copy)
+}
+
+/// Brings `versions/` of the evidence to exactly these. A version never changes, so one that is there is whole.
+fn share_versions(volume: &Volume, live: &[StoredName]) -> Result<(), HostError> {
+    let folder = volume.evidence_folder().join("versions");
+    let wanted: BTreeSet<OsString> = live.iter().map(|name| name.to_string().into()).collect();
+    for name in names_in(&folder)?.into_iter().filter(|name| !wanted.contains(name)) {
+        let gone = folder.join(name);
+        fs::remove_dir_all(&gone).map_err(HostError::os("rmdir", gone.display()))?;
+    }
+    for name in live {
+        let shared = folder.join(name.to_string());
+        if !shared.exists() {
+            // Under another name until it is whole; the next call takes a half one away.
+            let unfinished = folder.join(format!(".{name}"));
+            share_version(&volume.version(name)?, &unfinished)?;
+            fs::rename(&unfinished, &shared).map_err(HostError::os("rename", shared.display()))?;
+        }
+    }
+    Ok(())
+}
+
+fn share_version(version: &Path, into: &Path) -> Result<(), HostError> {
+    make_folder(into, 0o755)?;
+    make_folder(&into.join("files"), 0o755)?;
+    share_file(&version.join(ENVELOPE), &into.join(ENVELOPE))?;
+    let (files, copies) = (version.join("files"), into.join("files"));
+    walk(&files, &mut |path, kind| match kind {
+        Kind::Folder => make_folder(&copies.join(path), 0o755),
+        Kind::File => share_file(&files.join(path), &copies.join(path)),
+    })
+}
+
+/// Both files have the same blocks afterwards; nothing is copied.
+fn share_file(from: &Path, to: &Path) -> Result<(), HostError> {
+    let original = File::open(from).map_err(HostError::os("open", from.display()))?;
+    let copy = File::create(to).map_err(HostError::os("create", to.display()))?;
+    ioctl_ficlone(&copy, &original).map_err(HostError::os("ioctl FICLONE", to.display()))?;
+    set_mode(to, 0o444)
+}
+
+fn names_in(folder: &Path) -> Result<Vec<OsString>, HostError> {
+    let entries = fs::read_dir(folder).and_then(|entries| {
+        entries.map(|entry| entry.map(|entry| entry.file_name())).collect::<io::Result<Vec<_>>>()
+    });
+    entries.map_err(HostError::os("readdir", folder.display()))
+}

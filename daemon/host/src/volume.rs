@@ -1,0 +1,251 @@
+//! The Btrfs volume of the store: found, made or taken over, with its fixed folders. Opening it cleans up after a
+//! killed run. What lies in the folders is left to the store and its snapshots.
+
+use crate::HostError;
+use crate::image;
+use crate::mounts::{detached_tree, is_btrfs, mounts_at};
+use crate::store::StoredName;
+use btrfsutil::subvolume::{DeleteFlags, Subvolume};
+use rustix::fs::statvfs;
+use rustix::mount::{UnmountFlags, unmount};
+use std::fs::{self, Permissions};
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// Smallest part of the volume that imports leave free, bytes: snapshots and deletions need it.
+const RESERVE_MIN: u64 = 64 << 20;
+/// The same as a share of the volume: one part in this many.
+const RESERVE_SHARE: u64 = 10;
+
+/// Where the volume is.
+#[derive(Debug, Clone)]
+pub struct VolumeConfig {
+    /// Its folder: a mount point, or a subvolume where the folder above already is Btrfs.
+    pub root: PathBuf,
+    /// The image that is mounted there otherwise.
+    pub image: PathBuf,
+    /// Size of a new image, bytes; without it a quarter of the free space, at most 8 GiB.
+    pub image_bytes: Option<u64>,
+}
+
+/// The opened volume: the Linux implementation of [`crate::store::Store`].
+#[derive(Debug)]
+pub struct Volume {
+    root: PathBuf,
+    mounted: bool,
+    staged: AtomicU64,
+    /// Held while the evidence changes and is snapshotted.
+    pub(crate) evidence: Mutex<()>,
+}
+
+impl Volume {
+    /// Opens the volume, making or mounting it where needed. What a killed import left is removed. Repeating it is
+    /// no error; one process may have it open at a time.
+    ///
+    /// # Errors
+    /// [`HostError::Unsupported`] with the remedy where the host cannot have one, or the kernel's own.
+    pub fn open(config: &VolumeConfig) -> Result<Self, HostError> {
+        let above = config.root.parent().unwrap_or(Path::new("/"));
+        fs::create_dir_all(above).map_err(HostError::os("mkdir", above.display()))?;
+        // The kernel's tables name mount points and images by their real paths.
+        let root = real_path(&config.root)?;
+        let image = real_path(&config.image)?;
+        let mounted = prepare(&root, &image, config.image_bytes)?;
+        let volume = Self { root, mounted, staged: AtomicU64::new(0), evidence: Mutex::new(()) };
+        volume.make_folders()?;
+        volume.remove_leftovers()?;
+        Ok(volume)
+    }
+
+    /// Unmounts the volume, which frees its loop device; a subvolume of the host's own Btrfs stays.
+    ///
+    /// # Errors
+    /// `EBUSY` while something in it is open or mounted elsewhere.
+    pub fn unmount(self) -> Result<(), HostError> {
+        if !self.mounted {
+            return Ok(());
+        }
+        unmount(&self.root, UnmountFlags::NOFOLLOW).map_err(HostError::os("umount", self.root.display()))
+    }
+
+    /// The files of a stored version as a detached, read-only mount: for a worker's cell.
+    ///
+    /// # Errors
+    /// [`HostError::Missing`], or the kernel's own.
+    pub fn detached_tree(&self, name: &StoredName) -> Result<OwnedFd, HostError> {
+        detached_tree(&self.version(name)?.join("files"))
+    }
+
+    /// The folder of all versions.
+    pub fn versions_folder(&self) -> PathBuf {
+        self.root.join("versions")
+    }
+
+    pub(crate) fn audit_folder(&self) -> PathBuf {
+        self.root.join("audit")
+    }
+
+    pub(crate) fn evidence_folder(&self) -> PathBuf {
+        self.root.join("evidence")
+    }
+
+    /// A name in `incoming/` that no other import has.
+    pub(crate) fn incoming_folder(&self, name: &StoredName) -> PathBuf {
+        let number = self.staged.fetch_add(1, Ordering::Relaxed);
+        self.root.join(format!("incoming/{name}.{number}"))
+    }
+
+    /// The folder of a version that is there.
+    pub(crate) fn version(&self, name: &StoredName) -> Result<PathBuf, HostError> {
+        let folder = self.versions_folder().join(name.to_string());
+        match fs::symlink_metadata(&folder) {
+            Ok(_) => Ok(folder),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                Err(HostError::Missing { kind: "version", name: name.to_string() })
+            }
+            Err(error) => Err(HostError::os("stat", folder.display())(error)),
+        }
+    }
+
+    /// Refuses what would eat into the reserve.
+    pub(crate) fn check_room(&self, bytes: u64) -> Result<(), HostError> {
+        let (free_bytes, needed_bytes) = self.room(bytes)?;
+        if free_bytes < needed_bytes {
+            return Err(HostError::NoSpace { free_bytes, needed_bytes });
+        }
+        Ok(())
+    }
+
+    /// A full disk, met half-way, is told like one that was full from the start.
+    pub(crate) fn explain_full(&self, bytes: u64, error: HostError) -> HostError {
+        let full = |code| code == libc::ENOSPC || code == libc::EDQUOT;
+        match &error {
+            HostError::Os { source, .. } if source.raw_os_error().is_some_and(full) => match self.room(bytes)
+            {
+                Ok((free_bytes, needed_bytes)) => HostError::NoSpace { free_bytes, needed_bytes },
+                Err(_) => error,
+            },
+            _ => error,
+        }
+    }
+
+    fn room(&self, bytes: u64) -> Result<(u64, u64), HostError> {
+        let room = statvfs(&self.root).map_err(HostError::os("statvfs", self.root.display()))?;
+        let reserve = (room.f_blocks * room.f_frsize / RESERVE_SHARE).max(RESERVE_MIN);
+        Ok((room.f_bavail * room.f_frsize, bytes.saturating_add(reserve)))
+    }
+
+    fn make_folders(&self) -> Result<(), HostError> {
+        for (folder, mode) in [("incoming", 0o700), ("versions", 0o755), ("audit", 0o700)] {
+            make_folder(&self.root.join(folder), mode)?;
+        }
+        let evidence = self.evidence_folder();
+        if !evidence.exists() {
+            btrfs("subvolume create", &evidence, Subvolume::create(evidence.as_path(), None))?;
+        }
+        set_mode(&evidence, 0o700)?;
+        for folder in ["journal", "versions"] {
+            make_folder(&evidence.join(folder), 0o755)?;
+        }
+        Ok(())
+    }
+
+    fn remove_leftovers(&self) -> Result<(), HostError> {
+        let incoming = self.root.join("incoming");
+        let entries = fs::read_dir(&incoming).map_err(HostError::os("readdir", incoming.display()))?;
+        for entry in entries {
+            let path = entry.map_err(HostError::os("readdir", incoming.display()))?.path();
+            // Imports make subvolumes; anything else is somebody's own.
+            if Subvolume::is_subvolume(path.as_path()).is_ok() {
+                delete_subvolume(&path)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Names the call and the object of a failed Btrfs operation. The library keeps words where the cause is an error
+/// number; the C library beneath it leaves that in `errno`.
+pub(crate) fn btrfs<Value>(
+    call: &'static str,
+    path: &Path,
+    result: btrfsutil::Result<Value>,
+) -> Result<Value, HostError> {
+    let cause = io::Error::last_os_error();
+    result.map_err(|_| HostError::os(call, path.display())(cause))
+}
+
+/// Deletes a subvolume, read-only or not.
+pub(crate) fn delete_subvolume(path: &Path) -> Result<(), HostError> {
+    let subvolume = btrfs("subvolume open", path, Subvolume::get(path))?;
+    btrfs("subvolume delete", path, subvolume.delete(DeleteFlags::empty()))
+}
+
+/// Makes a folder where there is none, whatever the umask.
+pub(crate) fn make_folder(path: &Path, mode: u32) -> Result<(), HostError> {
+    match fs::create_dir(path) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+            Err(HostError::os("mkdir", path.display())(error))
+        }
+        _ => set_mode(path, mode),
+    }
+}
+
+pub(crate) fn set_mode(path: &Path, mode: u32) -> Result<(), HostError> {
+    fs::set_permissions(path, Permissions::from_mode(mode)).map_err(HostError::os("chmod", path.display()))
+}
+
+/// Makes `root` a folder on Btrfs. Says whether it is a mount of ours.
+fn prepare(root: &Path, image: &Path, image_bytes: Option<u64>) -> Result<bool, HostError> {
+    if taken_over(root)? {
+        return Ok(true);
+    }
+    let above = root.parent().unwrap_or(Path::new("/"));
+    let have_image = image.exists();
+    if !have_image && is_btrfs(above).map_err(HostError::os("statfs", above.display()))? {
+        if !root.exists() {
+            btrfs("subvolume create", root, Subvolume::create(root, None))?;
+        }
+        return Ok(false);
+    }
+    make_folder(root, 0o755)?;
+    if !have_image {
+        image::create(image, image_bytes)?;
+    }
+    image::mount_image(image, root)?;
+    Ok(true)
+}
+
+/// Whether a usable Btrfs is mounted at `root` already. A mount whose image was deleted is taken away.
+fn taken_over(root: &Path) -> Result<bool, HostError> {
+    loop {
+        let mounts = mounts_at(root)?;
+        let Some(top) = mounts.iter().find(|mount| !mounts.iter().any(|other| other.parent == mount.id))
+        else {
+            return Ok(false);
+        };
+        if top.kind != "btrfs" {
+            return Err(HostError::Unsupported {
+                what: format!("another file system ({}) is mounted at `{}`", top.kind, root.display()),
+                remedy: "unmount it, or configure another place for the store",
+            });
+        }
+        let deleted = image::backing_file(&top.source).is_some_and(|file| file.ends_with(" (deleted)"));
+        if !deleted {
+            return Ok(true);
+        }
+        unmount(root, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW)
+            .map_err(HostError::os("umount", root.display()))?;
+    }
+}
+
+/// The real path of something whose folder exists, though it may not itself.
+fn real_path(path: &Path) -> Result<PathBuf, HostError> {
+    let above = path.parent().unwrap_or(Path::new("/"));
+    let real = fs::canonicalize(above).map_err(HostError::os("realpath", above.display()))?;
+    Ok(real.join(path.file_name().unwrap_or_default()))
+}
