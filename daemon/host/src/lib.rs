@@ -7,6 +7,7 @@ pub mod cells;
 pub mod doctor;
 pub mod error;
 mod image;
+pub mod linux_pointer;
 mod linux_store;
 pub mod mounts;
 pub mod pointer;

@@ -1,0 +1,141 @@
+//! Swaps of the pointer while readers hammer it. Each test has a mount namespace of its own, which takes every mount
+//! with it. How a swap is recovered is tested beside its steps.
+#![allow(clippy::unwrap_used, reason = "a test ends at the first surprise")]
+
+use rustix::fs::{CWD, Mode, OFlags, openat};
+use rustix::mount::{MountFlags, mount};
+use std::fs::{self, File};
+use std::io::Read;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+use turnout_host::linux_pointer::{LinuxPointer, Method, PointerConfig};
+use turnout_host::mounts::{in_private_namespace, mount_table};
+use turnout_host::pointer::Pointer;
+use turnout_host::store::StoredName;
+use turnout_manifest::Sha256;
+
+const SWAPS: u8 = 240;
+const READERS: usize = 3;
+
+fn name(byte: u8) -> StoredName {
+    StoredName { model: "fraud".parse().unwrap(), digest: Sha256([byte; 32]) }
+}
+
+fn open_pointer(method: Method) -> LinuxPointer {
+    mount(c"test", c"/run", c"tmpfs", MountFlags::empty(), None).unwrap();
+    for byte in [1, 2] {
+        let files = format!("/run/versions/{}/files", name(byte));
+        fs::create_dir_all(&files).unwrap();
+        for file in ["a", "b"] {
+            fs::write(format!("{files}/{file}"), [byte; 16]).unwrap();
+        }
+    }
+    let config =
+        PointerConfig { dir: "/run/models".into(), versions: "/run/versions".into(), method: Some(method) };
+    LinuxPointer::open(&config).unwrap()
+}
+
+/// One read as a careful reader does it: the folder once, then two files through it. `Err` says what went wrong.
+fn read_once(point: &Path) -> Result<(), String> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY;
+    let folder =
+        openat(CWD, point, flags, Mode::empty()).map_err(|error| format!("gap at the point: {error}"))?;
+    let mut seen = Vec::new();
+    for file in ["files/a", "files/b"] {
+        let file =
+            openat(&folder, file, OFlags::RDONLY, Mode::empty()).map_err(|error| format!("gap: {error}"))?;
+        let mut bytes = Vec::new();
+        File::from(file).read_to_end(&mut bytes).map_err(|error| format!("read: {error}"))?;
+        seen.extend(bytes);
+    }
+    let whole = seen.len() == 32 && seen.iter().all(|byte| *byte == seen[0]);
+    if whole { Ok(()) } else { Err(format!("mix: {seen:?}")) }
+}
+
+fn swaps_without_gap_or_mix(method: Method) {
+    let body = || {
+        let pointer = open_pointer(method);
+        pointer.point(&name(1)).unwrap();
+        let (point, mounts) = (pointer.point_of(&name(1).model), mount_table().unwrap().len());
+        let (stop, reads) = (AtomicBool::new(false), AtomicU64::new(0));
+        let (times, faults) = std::thread::scope(|scope| {
+            let read = || {
+                let mut faults = Vec::new();
+                while !stop.load(Ordering::Relaxed) {
+                    faults.extend(read_once(&point).err());
+                    reads.fetch_add(1, Ordering::Relaxed);
+                }
+                faults
+            };
+            let readers: Vec<_> = (0..READERS).map(|_| scope.spawn(read)).collect();
+            let times = swap_often(&pointer, &reads);
+            stop.store(true, Ordering::Relaxed);
+            (times, readers.into_iter().flat_map(|reader| reader.join().unwrap()).collect::<Vec<_>>())
+        });
+        assert!(faults.is_empty(), "{method:?}: {} faults, first: {}", faults.len(), faults[0]);
+        assert_eq!(mount_table().unwrap().len(), mounts, "{method:?} leaves no mount behind");
+        println!("{method:?}: median swap {:?} beside {reads:?} reads", times[times.len() / 2]);
+        Ok(())
+    };
+    in_private_namespace(body).unwrap();
+}
+
+/// Swaps to and fro, each time after the readers have read again. Returns the sorted durations.
+fn swap_often(pointer: &LinuxPointer, reads: &AtomicU64) -> Vec<Duration> {
+    let mut times = Vec::new();
+    for swap in 0..SWAPS {
+        let before = reads.load(Ordering::Relaxed);
+        let (target, start) = (name(2 - swap % 2), Instant::now());
+        pointer.point(&target).unwrap();
+        times.push(start.elapsed());
+        assert_eq!(pointer.pointed(&target.model).unwrap(), Some(target));
+        while reads.load(Ordering::Relaxed) == before {
+            assert!(start.elapsed() < Duration::from_secs(30), "the readers stand still");
+            std::thread::yield_now();
+        }
+    }
+    times.sort();
+    times
+}
+
+#[test]
+fn readers_meet_no_gap_and_no_mix_when_swapped_beneath() {
+    if Method::Beneath.works() {
+        swaps_without_gap_or_mix(Method::Beneath);
+    } else {
+        println!("skipped: this kernel cannot mount beneath");
+    }
+}
+
+#[test]
+fn readers_meet_no_gap_and_no_mix_when_tucked() {
+    swaps_without_gap_or_mix(Method::Tuck);
+}
+
+#[test]
+fn what_is_shown_is_read_only_and_what_was_opened_stays() {
+    let body = || {
+        let pointer = open_pointer(Method::Tuck);
+        let model = name(1).model;
+        assert_eq!(pointer.pointed(&model).unwrap(), None);
+        pointer.point(&name(1)).unwrap();
+        let point = pointer.point_of(&model);
+        let refused = fs::write(point.join("files/a"), "x").unwrap_err();
+        assert_eq!(refused.kind(), std::io::ErrorKind::ReadOnlyFilesystem);
+        let mut old = File::open(point.join("files/a")).unwrap();
+        pointer.point(&name(2)).unwrap();
+        pointer.point(&name(2)).unwrap();
+        let mut bytes = Vec::new();
+        old.read_to_end(&mut bytes).unwrap();
+        assert_eq!(bytes, [1; 16]);
+        assert!(pointer.point(&name(3)).is_err(), "an unknown version");
+        assert_eq!(pointer.pointed(&model).unwrap(), Some(name(2)));
+        pointer.unpoint(&model).unwrap();
+        pointer.unpoint(&model).unwrap();
+        assert_eq!(pointer.pointed(&model).unwrap(), None);
+        assert!(!point.exists());
+        Ok(())
+    };
+    in_private_namespace(body).unwrap();
+}
