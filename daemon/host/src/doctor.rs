@@ -1,4 +1,9 @@
-//! Is this host ready? Each requirement is probed by trying it, never by version.
+//! Is this host ready? Each requirement is probed by trying it, never by version: on throw-away files and in
+//! throw-away namespaces, so that nothing is left behind.
+
+mod installation;
+mod kernel;
+mod storage;
 
 use std::path::Path;
 
@@ -42,3 +47,205 @@ pub struct Places<'a> {
     /// The ONNX Runtime library.
     pub onnxruntime: &'a Path,
 }
+
+/// Examines the host. Without root most requirements cannot be tried, which is then what is found.
+pub fn examine(places: &Places<'_>) -> Vec<Finding> {
+    let privileged = rustix::process::geteuid().is_root();
+    REQUIREMENTS.iter().map(|requirement| requirement.examine(places, privileged)).collect()
+}
+
+type Outcome = (Standing, String);
+
+/// A requirement before it is tried.
+struct Requirement {
+    name: &'static str,
+    rights: Rights,
+    try_out: fn(&Places<'_>) -> Outcome,
+    why: &'static str,
+    remedy: &'static str,
+}
+
+#[derive(PartialEq, Eq)]
+enum Rights {
+    Anybody,
+    Root,
+}
+
+impl Requirement {
+    fn examine(&self, places: &Places<'_>, privileged: bool) -> Finding {
+        let (standing, found) = if self.rights == Rights::Root && !privileged {
+            (Standing::Degraded, "not tried: only root can".to_owned())
+        } else {
+            (self.try_out)(places)
+        };
+        Finding { name: self.name, standing, found, why: self.why, remedy: self.remedy }
+    }
+}
+
+fn ok(found: impl ToString) -> Outcome {
+    (Standing::Ok, found.to_string())
+}
+
+fn degraded(found: impl ToString) -> Outcome {
+    (Standing::Degraded, found.to_string())
+}
+
+fn missing(found: impl ToString) -> Outcome {
+    (Standing::Missing, found.to_string())
+}
+
+/// An error with its causes, in one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(error.source(), |cause| cause.source());
+    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
+}
+
+/// The directory itself, or the nearest one above it that exists.
+fn nearest(path: &Path) -> &Path {
+    path.ancestors().find(|above| above.is_dir()).unwrap_or(Path::new("/"))
+}
+
+const REQUIREMENTS: [Requirement; 20] = [
+    Requirement {
+        name: "root",
+        rights: Rights::Anybody,
+        try_out: kernel::rights,
+        why: "the daemon mounts models, makes namespaces and loads eBPF programs",
+        remedy: "start it as root; in a container, give it the capabilities that are named",
+    },
+    Requirement {
+        name: "kernel",
+        rights: Rights::Anybody,
+        try_out: kernel::release,
+        why: "the oldest kernel that is tested is 6.1",
+        remedy: "upgrade the kernel to 6.1 or later",
+    },
+    Requirement {
+        name: "btrfs",
+        rights: Rights::Root,
+        try_out: storage::btrfs,
+        why: "versions and audit snapshots are read-only Btrfs subvolumes",
+        remedy: "install `btrfs-progs` and load the kernel modules `btrfs` and `loop`, \
+                 or put the state directory on Btrfs",
+    },
+    Requirement {
+        name: "space",
+        rights: Rights::Anybody,
+        try_out: storage::space,
+        why: "the store's image is allocated whole when it is made",
+        remedy: "free space below the state directory, or configure the size of the image",
+    },
+    Requirement {
+        name: "swap",
+        rights: Rights::Root,
+        try_out: storage::swap,
+        why: "readers of a model's `current` must never meet an empty directory",
+        remedy: "allow mount(2), open_tree(2) and move_mount(2) to the service",
+    },
+    Requirement {
+        name: "namespaces",
+        rights: Rights::Root,
+        try_out: kernel::namespaces,
+        why: "a worker sees its model and nothing else of the host",
+        remedy: "allow new namespaces: `user.max_*_namespaces` in sysctl, or the container's security profile",
+    },
+    Requirement {
+        name: "cgroup2",
+        rights: Rights::Root,
+        try_out: installation::cgroup2,
+        why: "a worker's cgroup is where its limits hold and where the kernel measures it",
+        remedy: "mount cgroup2 and let it have the controllers `cpuset`, `memory` and `pids` \
+                 (`systemd.unified_cgroup_hierarchy=1`)",
+    },
+    Requirement {
+        name: "sk_lookup",
+        rights: Rights::Root,
+        try_out: kernel::sk_lookup,
+        why: "each new connection is given to a version inside the kernel",
+        remedy: "use a kernel with `CONFIG_BPF_SYSCALL` and give the service CAP_BPF and CAP_NET_ADMIN",
+    },
+    Requirement {
+        name: "cgroup_skb",
+        rights: Rights::Root,
+        try_out: kernel::cgroup_skb,
+        why: "latency and errors of a version are measured outside its worker",
+        remedy: "use a kernel with `CONFIG_CGROUP_BPF`",
+    },
+    Requirement {
+        name: "sk_storage",
+        rights: Rights::Root,
+        try_out: kernel::sk_storage,
+        why: "a connection keeps the version it was given and the time of its request",
+        remedy: "use a kernel with `CONFIG_BPF_SYSCALL`, 5.9 or later",
+    },
+    Requirement {
+        name: "bpffs",
+        rights: Rights::Root,
+        try_out: kernel::bpffs,
+        why: "steering is pinned there and goes on without the daemon",
+        remedy: "use a kernel with `CONFIG_BPF_SYSCALL`; lockdown must not forbid it",
+    },
+    Requirement {
+        name: "btf",
+        rights: Rights::Anybody,
+        try_out: kernel::btf,
+        why: "eBPF programs find the kernel's own types through it",
+        remedy: "use a kernel with `CONFIG_DEBUG_INFO_BTF`",
+    },
+    Requirement {
+        name: "landlock",
+        rights: Rights::Anybody,
+        try_out: kernel::landlock,
+        why: "a second wall around a worker's files and network",
+        remedy: "use a kernel with Landlock and name it in the boot option `lsm=`",
+    },
+    Requirement {
+        name: "seccomp",
+        rights: Rights::Anybody,
+        try_out: kernel::seccomp,
+        why: "a worker may make few system calls",
+        remedy: "use a kernel with `CONFIG_SECCOMP_FILTER`",
+    },
+    Requirement {
+        name: "pidfd",
+        rights: Rights::Anybody,
+        try_out: kernel::pidfd,
+        why: "the daemon holds workers by descriptor and takes over their listeners",
+        remedy: "allow pidfd_open(2) and pidfd_getfd(2) to the service",
+    },
+    Requirement {
+        name: "ipv6",
+        rights: Rights::Anybody,
+        try_out: kernel::ipv6,
+        why: "models can be served on IPv6 too",
+        remedy: "enable it (`net.ipv6.conf.all.disable_ipv6=0`), or serve on IPv4 alone",
+    },
+    Requirement {
+        name: "onnxruntime",
+        rights: Rights::Anybody,
+        try_out: installation::onnxruntime,
+        why: "workers run models with it",
+        remedy: "install the ONNX Runtime library, or configure where it is",
+    },
+    Requirement {
+        name: "launcher",
+        rights: Rights::Anybody,
+        try_out: installation::launcher,
+        why: "it makes the cells of workers",
+        remedy: "install the package whole, or configure where `turnout-launcher` is",
+    },
+    Requirement {
+        name: "worker",
+        rights: Rights::Anybody,
+        try_out: installation::worker,
+        why: "it serves one version of a model",
+        remedy: "install the package whole, or configure where `turnout-worker` is",
+    },
+    Requirement {
+        name: "systemd",
+        rights: Rights::Anybody,
+        try_out: installation::systemd,
+        why: "it starts the daemon again and hears when it is ready; Turnout runs without",
+        remedy: "none is needed; on a host with systemd, start the daemon as its service",
+    },
+];

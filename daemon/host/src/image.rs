@@ -117,6 +117,23 @@ pub fn attach(image: &Path) -> Result<(PathBuf, File), HostError> {
     Err(HostError::os("ioctl LOOP_CONFIGURE", image.display())(last))
 }
 
+/// Mounts a device, without devices and set-uid programs, and without access times.
+///
+/// # Errors
+/// [`HostError::Unsupported`] without Btrfs, or the kernel's own.
+pub fn mount_device(device: &Path, point: &Path) -> Result<(), HostError> {
+    let flags = MountFlags::NOATIME | MountFlags::NODEV | MountFlags::NOSUID;
+    // Discarding would give the reserved space back to the host, where others can take it.
+    match mount(device, point, c"btrfs", flags, c"nodiscard") {
+        Ok(()) => Ok(()),
+        Err(rustix::io::Errno::NODEV) => Err(HostError::Unsupported {
+            what: "this kernel has no Btrfs".to_owned(),
+            remedy: "load the kernel module `btrfs`, or install a kernel that has it",
+        }),
+        Err(error) => Err(HostError::os("mount", point.display())(error)),
+    }
+}
+
 /// Makes renames in a directory durable.
 ///
 /// # Errors
@@ -177,19 +194,6 @@ fn attached(image: &Path) -> Option<(PathBuf, File)> {
         }
     }
     None
-}
-
-fn mount_device(device: &Path, point: &Path) -> Result<(), HostError> {
-    let flags = MountFlags::NOATIME | MountFlags::NODEV | MountFlags::NOSUID;
-    // Discarding would give the reserved space back to the host, where others can take it.
-    match mount(device, point, c"btrfs", flags, c"nodiscard") {
-        Ok(()) => Ok(()),
-        Err(rustix::io::Errno::NODEV) => Err(HostError::Unsupported {
-            what: "this kernel has no Btrfs".to_owned(),
-            remedy: "load the kernel module `btrfs`, or install a kernel that has it",
-        }),
-        Err(error) => Err(HostError::os("mount", point.display())(error)),
-    }
 }
 
 fn open_device(path: &Path) -> io::Result<File> {

@@ -94,3 +94,34 @@ pub fn loop_configure(device: BorrowedFd<'_>, file: BorrowedFd<'_>) -> io::Resul
     let result = unsafe { libc::ioctl(device.as_raw_fd(), LOOP_CONFIGURE as _, &raw const config) };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
+/// The kernel's Landlock ABI version.
+/// See <https://man7.org/linux/man-pages/man2/landlock_create_ruleset.2.html>.
+///
+/// # Errors
+/// `ENOSYS` or `EOPNOTSUPP` where there is none.
+pub fn landlock_abi() -> io::Result<u32> {
+    const LANDLOCK_CREATE_RULESET_VERSION: libc::c_uint = 1;
+    // SAFETY: with the version flag the kernel demands a null pointer and size 0, and reads nothing.
+    let version = unsafe {
+        libc::syscall(
+            libc::SYS_landlock_create_ruleset,
+            std::ptr::null::<libc::c_void>(),
+            0_usize,
+            LANDLOCK_CREATE_RULESET_VERSION,
+        )
+    };
+    u32::try_from(version).map_err(|_| io::Error::last_os_error())
+}
+
+/// Whether seccomp filters can refuse a call with an error number.
+/// See <https://man7.org/linux/man-pages/man2/seccomp.2.html>.
+///
+/// # Errors
+/// `ENOSYS` or `EOPNOTSUPP` where they cannot.
+pub fn seccomp_filter_available() -> io::Result<()> {
+    let action: u32 = libc::SECCOMP_RET_ERRNO;
+    // SAFETY: SECCOMP_GET_ACTION_AVAIL reads one u32, which `action` is, and changes nothing.
+    let result =
+        unsafe { libc::syscall(libc::SYS_seccomp, libc::SECCOMP_GET_ACTION_AVAIL, 0_u32, &raw const action) };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}

@@ -9,9 +9,12 @@ use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 use turnout_host::HostError;
+use turnout_host::linux_pointer::{LinuxPointer, PointerConfig};
 use turnout_host::mounts::in_private_namespace;
+use turnout_host::pointer::Pointer;
 use turnout_host::store::{Evidence, ImportOutcome, Incoming, Store, StoredName};
 use turnout_host::volume::{Volume, VolumeConfig};
 use turnout_manifest::Sha256;
@@ -338,6 +341,64 @@ fn a_snapshot_holds_the_evidence_of_its_moment_and_never_changes() {
         for bad in ["", "../x", "a/b", ".", &"x".repeat(65)] {
             assert!(volume.snapshot(bad, &evidence("", &[])).is_err(), "{bad:?}");
         }
+    });
+}
+
+/// Set in the environment of the process that is killed while it imports.
+const KILLED_IN: &str = "TURNOUT_TEST_KILLED_IN";
+
+#[test]
+fn a_killed_import_leaves_nothing() {
+    let sample = Sample::new(1, &[("a/b", 1 << 20), ("c", 10)]);
+    if let Some(place) = std::env::var_os(KILLED_IN).map(PathBuf::from) {
+        let config =
+            VolumeConfig { root: place.join("store"), image: place.join("store.img"), image_bytes: None };
+        // The rest never comes: standard input stays open and empty.
+        let mut stream = sample.stream[..1 << 20].chain(io::stdin());
+        let _ = sample.import_from(&Volume::open(&config).unwrap(), &mut stream);
+        unreachable!("killed before");
+    }
+    with_volume(|place, volume| {
+        drop(volume);
+        let incoming = place.path("store/incoming");
+        let mut process = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "a_killed_import_leaves_nothing"])
+            .env(KILLED_IN, place.path(""))
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .spawn()
+            .unwrap();
+        let deadline = Instant::now() + Duration::from_secs(30);
+        let half_way = || names(&incoming).iter().any(|name| incoming.join(name).join("files/c").exists());
+        while !half_way() {
+            assert!(Instant::now() < deadline && process.try_wait().unwrap().is_none(), "never half-way");
+            std::thread::yield_now();
+        }
+        process.kill().unwrap();
+        process.wait().unwrap();
+        let volume = Volume::open(&place.config()).unwrap();
+        assert_nothing_is_left(&place.path("store"), &volume, &[]);
+        assert_eq!(sample.import(&volume).unwrap(), ImportOutcome::Stored);
+    });
+}
+
+#[test]
+fn a_pointer_shows_a_stored_version_by_name() {
+    with_volume(|place, volume| {
+        let samples = [Sample::new(1, &[("a", 10)]), Sample::new(2, &[("a", 20)])];
+        samples.iter().for_each(|sample| assert_eq!(sample.import(&volume).unwrap(), ImportOutcome::Stored));
+        let config =
+            PointerConfig { dir: place.path("models"), versions: volume.versions_folder(), method: None };
+        let pointer = LinuxPointer::open(&config).unwrap();
+        for sample in samples.iter().chain(&samples) {
+            pointer.point(&sample.name).unwrap();
+            assert_eq!(pointer.pointed(&sample.name.model).unwrap().as_ref(), Some(&sample.name));
+            let current = pointer.point_of(&sample.name.model);
+            assert_eq!(fs::read(current.join("files/a")).unwrap(), sample.stream);
+            assert_eq!(fs::read(current.join("manifest.dsse.json")).unwrap(), ENVELOPE);
+        }
+        pointer.unpoint(&samples[0].name.model).unwrap();
+        volume.unmount().unwrap();
     });
 }
 

@@ -1,0 +1,76 @@
+//! What is installed beside the daemon, and the part of the cgroup tree that it may use.
+
+use super::{Outcome, Places, chain, degraded, missing, nearest, ok};
+use crate::HostError;
+use crate::mounts::cgroup2_root;
+use std::fs::{self, File};
+use std::io::Read;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+const CONTROLLERS: [&str; 3] = ["cpuset", "memory", "pids"];
+
+pub fn cgroup2(places: &Places<'_>) -> Outcome {
+    let Some(root) = places.cgroup.map(|cgroup| nearest(cgroup).to_owned()).or_else(cgroup2_root) else {
+        return missing("no cgroup2 tree is mounted");
+    };
+    if let Err(error) = make_group(&root) {
+        return missing(chain(&error));
+    }
+    let offered = fs::read_to_string(root.join("cgroup.controllers")).unwrap_or_default();
+    let offered: Vec<&str> = offered.split_whitespace().collect();
+    let lacking: Vec<&str> = CONTROLLERS.into_iter().filter(|name| !offered.contains(name)).collect();
+    let place = root.display();
+    if lacking.is_empty() {
+        return ok(format!("groups can be made at `{place}`, with {}", CONTROLLERS.join(", ")));
+    }
+    degraded(format!(
+        "groups can be made at `{place}`, but limits by {} are not enforced",
+        lacking.join(", ")
+    ))
+}
+
+pub fn onnxruntime(places: &Places<'_>) -> Outcome {
+    let path = places.onnxruntime;
+    let mut magic = [0; 4];
+    match File::open(path).and_then(|mut file| file.read_exact(&mut magic)) {
+        Ok(()) if magic == *b"\x7fELF" => ok(path.display()),
+        Ok(()) => missing(format!("`{}` is no shared library", path.display())),
+        Err(error) => missing(format!("`{}`: {error}", path.display())),
+    }
+}
+
+pub fn launcher(places: &Places<'_>) -> Outcome {
+    program(places.launcher)
+}
+
+pub fn worker(places: &Places<'_>) -> Outcome {
+    program(places.worker)
+}
+
+pub fn systemd(_: &Places<'_>) -> Outcome {
+    if std::env::var_os("NOTIFY_SOCKET").is_some() {
+        return ok("runs as its service");
+    }
+    if Path::new("/run/systemd/system").is_dir() {
+        return ok("runs this host; this process is not its service");
+    }
+    degraded("does not run this host (optional)")
+}
+
+/// Makes a group that can be killed whole, and removes it.
+fn make_group(root: &Path) -> Result<(), HostError> {
+    let group: PathBuf = root.join(format!("turnout-probe-{}", std::process::id()));
+    fs::create_dir(&group).map_err(HostError::os("mkdir", group.display()))?;
+    let whole = fs::metadata(group.join("cgroup.kill")).map_err(HostError::os("stat", group.display()));
+    fs::remove_dir(&group).map_err(HostError::os("rmdir", group.display()))?;
+    whole.map(|_| ())
+}
+
+fn program(path: &Path) -> Outcome {
+    match fs::metadata(path) {
+        Ok(found) if found.is_file() && found.permissions().mode() & 0o111 != 0 => ok(path.display()),
+        Ok(_) => missing(format!("`{}` is no program", path.display())),
+        Err(error) => missing(format!("`{}`: {error}", path.display())),
+    }
+}

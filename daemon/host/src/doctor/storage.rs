@@ -1,0 +1,84 @@
+//! Whether versions can be stored and pointed to: a real file system is made and mounted, a real pointer swapped.
+
+use super::{Outcome, Places, chain, degraded, missing, nearest, ok};
+use crate::HostError;
+use crate::image::{IMAGE_DEFAULT_MAX, IMAGE_MIN, attach, format, mount_device};
+use crate::linux_pointer::Method;
+use crate::mounts::{in_private_namespace, is_btrfs};
+use crate::volume::{btrfs as named, delete_subvolume};
+use btrfsutil::subvolume::Subvolume;
+use std::fs::{self, OpenOptions};
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+/// Size of the image that is formatted to see whether it can be, bytes. It is sparse and has no name.
+const PROBE_BYTES: u64 = 128 << 20;
+
+pub fn btrfs(places: &Places<'_>) -> Outcome {
+    let folder = nearest(places.state);
+    let tried = if is_btrfs(folder).unwrap_or(false) {
+        make_subvolume(folder).map(|()| "native, subvolumes can be made")
+    } else {
+        mount_new_image(folder).map(|()| "an image can be formatted and mounted through a loop device")
+    };
+    tried.map_or_else(|error| missing(chain(&error)), ok)
+}
+
+pub fn space(places: &Places<'_>) -> Outcome {
+    if places.state.join("store.img").exists() {
+        return ok("the image is there");
+    }
+    let folder = nearest(places.state);
+    match rustix::fs::statvfs(folder) {
+        Err(error) => missing(format!("`{}`: {error}", folder.display())),
+        Ok(room) => {
+            let free = room.f_bavail * room.f_frsize;
+            let found = format!("{} MiB free at `{}`", free >> 20, folder.display());
+            match free / 4 {
+                ..IMAGE_MIN => missing(found),
+                IMAGE_MIN..IMAGE_DEFAULT_MAX => degraded(format!("{found}, a quarter becomes the image")),
+                _ => ok(found),
+            }
+        }
+    }
+}
+
+pub fn swap(_: &Places<'_>) -> Outcome {
+    if Method::Beneath.works() {
+        return ok("mounts beneath the live one, without a gap");
+    }
+    if Method::Tuck.works() {
+        return ok("by propagation, without a gap; the kernel cannot mount beneath");
+    }
+    if Method::Stack.works() {
+        return degraded("only by stacking: old mounts stay until the daemon starts again");
+    }
+    missing("no way to swap a mount works")
+}
+
+fn make_subvolume(folder: &Path) -> Result<(), HostError> {
+    let path = folder.join(format!(".turnout-probe-{}", std::process::id()));
+    named("subvolume create", &path, Subvolume::create(path.as_path(), None))?;
+    delete_subvolume(&path)
+}
+
+fn mount_new_image(folder: &Path) -> Result<(), HostError> {
+    let failed = |call| HostError::os(call, folder.display());
+    let file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .custom_flags(libc::O_TMPFILE)
+        .mode(0o600)
+        .open(folder)
+        .map_err(failed("open"))?;
+    file.set_len(PROBE_BYTES).map_err(failed("ftruncate"))?;
+    let path = PathBuf::from(format!("/proc/{}/fd/{}", std::process::id(), file.as_raw_fd()));
+    format(&path)?;
+    in_private_namespace(|| {
+        let (device, _open) = attach(&path)?;
+        let point = Path::new("/run");
+        mount_device(&device, point)?;
+        fs::write(point.join("probe"), "probe").map_err(HostError::os("write", device.display()))
+    })
+}
