@@ -187,9 +187,14 @@ fn attached(image: &Path) -> Option<(PathBuf, File)> {
     for device in devices.flatten().filter(|entry| entry.file_name().as_encoded_bytes().starts_with(b"loop"))
     {
         let device = Path::new("/dev").join(device.file_name());
-        // Opened first, so that it cannot free itself between the look and the mount.
-        let Ok(open) = open_device(&device) else { continue };
-        if backing_file(&device).is_some_and(|file| Path::new(&file) == image) {
+        let is_bound = || backing_file(&device).is_some_and(|file| Path::new(&file) == image);
+        if !is_bound() {
+            continue;
+        }
+        // Looked at again once it is open, because only then it cannot free itself.
+        if let Ok(open) = open_device(&device)
+            && is_bound()
+        {
             return Some((device, open));
         }
     }

@@ -386,10 +386,11 @@ mod tests {
         PointerConfig { dir: "/run/models".into(), versions: "/run/versions".into(), method: Some(method) }
     }
 
-    /// In a namespace of its own, with a file system of its own at `/run`.
+    /// In a namespace of its own, with a file system of its own at `/run`, shared as on a host with systemd.
     fn with_versions(check: impl FnOnce() + Send) {
         in_private_namespace(|| {
             mount(c"test", c"/run", c"tmpfs", MountFlags::empty(), None).unwrap();
+            propagate(Path::new("/run"), MountPropagationFlags::SHARED).unwrap();
             for byte in [1, 2] {
                 fs::create_dir_all(format!("/run/versions/{}/files", name(byte))).unwrap();
             }

@@ -70,7 +70,9 @@ pub fn detached_tree(directory: &Path) -> Result<OwnedFd, HostError> {
         | MountAttrFlags::MOUNT_ATTR_NOSUID
         | MountAttrFlags::MOUNT_ATTR_NODEV
         | MountAttrFlags::MOUNT_ATTR_NOEXEC;
-    sys::mount_setattr(tree.as_fd(), locked).map_err(HostError::os("mount_setattr", directory.display()))?;
+    // A clone of a shared mount is in its peer group: what is mounted on the one would appear on the other.
+    sys::mount_setattr(tree.as_fd(), locked, MountPropagationFlags::PRIVATE)
+        .map_err(HostError::os("mount_setattr", directory.display()))?;
     Ok(tree)
 }
 

@@ -2,7 +2,7 @@
 //! What they are used for is left to the callers.
 #![allow(unsafe_code, reason = "the one file of this crate where it is allowed")]
 
-use rustix::mount::MountAttrFlags;
+use rustix::mount::{MountAttrFlags, MountPropagationFlags};
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
@@ -15,14 +15,22 @@ struct MountAttributes {
     user_namespace: u64,
 }
 
-/// Sets attributes on a mount, for instance on a detached tree before it is attached.
+/// Sets attributes and the propagation type of a mount, for instance of a detached tree before it is attached.
 /// See <https://man7.org/linux/man-pages/man2/mount_setattr.2.html>.
 ///
 /// # Errors
 /// The kernel's own.
-pub fn mount_setattr(tree: BorrowedFd<'_>, set: MountAttrFlags) -> io::Result<()> {
-    let attributes =
-        MountAttributes { set: u64::from(set.bits()), clear: 0, propagation: 0, user_namespace: 0 };
+pub fn mount_setattr(
+    tree: BorrowedFd<'_>,
+    set: MountAttrFlags,
+    propagation: MountPropagationFlags,
+) -> io::Result<()> {
+    let attributes = MountAttributes {
+        set: u64::from(set.bits()),
+        clear: 0,
+        propagation: u64::from(propagation.bits()),
+        user_namespace: 0,
+    };
     // SAFETY: the path is a NUL-terminated literal, `attributes` lives through the call and its size is its own.
     let result = unsafe {
         libc::syscall(

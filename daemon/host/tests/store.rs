@@ -56,18 +56,29 @@ impl Sample {
     }
 }
 
+/// A folder named after the test, so that the next run removes what a killed one left.
 struct Place {
-    folder: tempfile::TempDir,
+    folder: PathBuf,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.folder);
+    }
 }
 
 impl Place {
     fn new() -> Self {
         // Below the build folder: a temporary folder may lie in memory.
-        Self { folder: tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap() }
+        let built = fs::canonicalize(env!("CARGO_TARGET_TMPDIR")).unwrap();
+        let folder = built.join(std::thread::current().name().unwrap());
+        let _ = fs::remove_dir_all(&folder);
+        fs::create_dir(&folder).unwrap();
+        Self { folder }
     }
 
     fn path(&self, name: &str) -> PathBuf {
-        fs::canonicalize(self.folder.path()).unwrap().join(name)
+        self.folder.join(name)
     }
 
     fn config(&self) -> VolumeConfig {

@@ -30,6 +30,9 @@ pub fn space(places: &Places<'_>) -> Outcome {
         return ok("the image is there");
     }
     let folder = nearest(places.state);
+    if is_btrfs(folder).unwrap_or(false) {
+        return ok("the host's own Btrfs is used, without an image");
+    }
     match rustix::fs::statvfs(folder) {
         Err(error) => missing(format!("`{}`: {error}", folder.display())),
         Ok(room) => {
