@@ -1,5 +1,12 @@
 //! The launcher's closed list of requests: fixed size, little-endian, one per SOCK_SEQPACKET datagram.
-//! Descriptors travel beside a message as SCM_RIGHTS; which ones is said at each variant.
+//! Descriptors travel beside a message as SCM_RIGHTS; which ones is said at each variant. Bytes: [`Request::encode`]
+//! and its kin in `codec.rs`; sending and receiving: `transport.rs`.
+
+mod codec;
+mod transport;
+
+pub use codec::{WireError, detail, detail_text};
+pub use transport::{DESCRIPTORS_MAX, Received, TransportError, receive, send};
 
 /// Size of every request and every reply, bytes.
 pub const MESSAGE_SIZE: usize = 64;
@@ -13,12 +20,13 @@ pub const DETAIL_MAX: usize = 44;
 /// What the daemon may ask.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Request {
-    /// First request of a connection.
+    /// First request of a connection. Answer: [`Reply::Done`].
     Hello {
         /// [`WIRE_VERSION`].
         version: u32,
     },
-    /// Makes the cell's cgroup and gives it a slot. Answer: [`Reply::Cell`]. Repeating it is no error.
+    /// Makes the cell's cgroup and gives it a slot. Answer: [`Reply::Cell`]. Repeating it is no error; the first
+    /// limits hold.
     CreateCell {
         /// The worker's generation: the cell's name.
         generation: u32,
