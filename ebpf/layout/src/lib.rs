@@ -2,6 +2,8 @@
 //! Keys and values of the eBPF maps, shared by the programs and the host. Plain `repr(C)`, no padding left unnamed,
 //! so that both sides see the same bytes; the layout version is part of the pin path.
 
+pub mod choice;
+
 /// Changes whenever a key or value below changes: maps of another layout are never reused.
 pub const LAYOUT_VERSION: u32 = 1;
 /// Versions that can be measured and steered to at one time.
@@ -54,9 +56,7 @@ pub struct Route {
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Connection {
-    /// When the first byte of the request under way came, ns (bpf_ktime_get_ns); 0 when none is.
-    pub first_in: u64,
-    /// When its last byte so far came.
+    /// When the last byte so far of the request under way came, ns (`bpf_ktime_get_ns`); 0 when it was not seen coming.
     pub last_in: u64,
     /// When the last byte of the answer so far went.
     pub last_out: u64,
@@ -70,8 +70,22 @@ pub struct Connection {
     pub out_end: u32,
     /// What the connection is in the middle of: one of [`phase`].
     pub phase: u32,
-    /// Requests so far, saturating.
-    pub requests: u32,
+    /// What happened on it already: bits of [`seen`].
+    pub seen: u32,
+}
+
+/// What happened on a connection already.
+pub mod seen {
+    /// A byte from the client: `in_end` counts.
+    pub const INPUT: u32 = 1;
+    /// A byte from the worker: `out_end` counts.
+    pub const OUTPUT: u32 = 2;
+    /// The client said it will send no more.
+    pub const CLIENT_END: u32 = 4;
+    /// A request: the connection was counted as opened.
+    pub const REQUEST: u32 = 8;
+    /// The end: if it ever had a request, the connection was counted as closed.
+    pub const END: u32 = 16;
 }
 
 /// Phases of a connection.
@@ -98,7 +112,8 @@ pub mod counter {
     pub const NOT_HTTP: u32 = 4;
     /// Requests whose connection was closed by the worker without a whole answer having begun.
     pub const ABORTED: u32 = 5;
-    /// Requests whose connection was closed by the client before the answer began.
+    /// Requests that the client gave up: it reset the connection, or said it will send no more and the worker then
+    /// closed without an answer. A client that only closes its half and still gets its answer has not gone.
     pub const CLIENT_GONE: u32 = 6;
     /// Connections that made their first request.
     pub const OPENED: u32 = 7;
@@ -141,7 +156,7 @@ pub mod histogram {
 }
 
 const _: () = assert!(size_of::<Route>() == 8 + 64 + 32 + 64 + 16);
-const _: () = assert!(size_of::<Connection>() == 48);
+const _: () = assert!(size_of::<Connection>() == 40);
 const _: () = assert!(histogram::bucket(u64::MAX) < histogram::BUCKETS);
 
 #[cfg(test)]
@@ -151,16 +166,15 @@ mod tests {
 
     #[test]
     fn buckets_are_contiguous_and_at_most_an_eighth_wide() {
+        let octaves = (6..64).flat_map(|exponent| (0..64).map(move |part| (64 + part) << (exponent - 6)));
         let mut last = None;
-        for exponent in 0..63 {
-            for part in 0..64u64 {
-                let value = (1u64 << exponent) + part * ((1u64 << exponent) / 64);
-                let index = bucket(value);
-                assert!(upper_bound(index) >= value, "{value} above its bucket {index}");
-                assert!(last.is_none_or(|l| index == l || index == l + 1), "gap before {value}");
-                assert!(upper_bound(index) as f64 <= value as f64 * 1.125 + 1.0);
-                last = Some(index);
-            }
+        for value in (0..64).chain(octaves) {
+            let value: u64 = value;
+            let index = bucket(value);
+            assert!(upper_bound(index) >= value, "{value} above its bucket {index}");
+            assert!(last.is_none_or(|l| index == l || index == l + 1), "gap before {value}");
+            assert!(upper_bound(index) as f64 <= value as f64 * 1.125 + 1.0);
+            last = Some(index);
         }
     }
 }

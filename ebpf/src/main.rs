@@ -1,0 +1,38 @@
+//! Turnout inside the kernel: the entry points. What they do is in `steer` and `observe`; what they know is in `maps`.
+#![no_std]
+#![no_main]
+
+mod maps;
+mod observe;
+mod segment;
+mod steer;
+
+use aya_ebpf::macros::{cgroup_skb, sk_lookup};
+use aya_ebpf::programs::{SkBuffContext, SkLookupContext};
+
+/// Runs for each new connection of the network namespace.
+#[sk_lookup]
+pub fn steer(context: SkLookupContext) -> u32 {
+    steer::steer(&context)
+}
+
+/// Runs for each packet on its way to a worker.
+#[cgroup_skb(ingress)]
+pub fn request_in(context: SkBuffContext) -> i32 {
+    observe::request_in(&context)
+}
+
+/// Runs for each packet on its way from a worker.
+#[cgroup_skb(egress)]
+pub fn answer_out(context: SkBuffContext) -> i32 {
+    observe::answer_out(&context)
+}
+
+#[panic_handler]
+fn panic(_: &core::panic::PanicInfo) -> ! {
+    loop {}
+}
+
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 11] = *b"Apache-2.0\0";
