@@ -3,8 +3,13 @@
 #![allow(unsafe_code, reason = "the one file of this crate where it is allowed")]
 
 use rustix::mount::{MountAttrFlags, MountPropagationFlags};
+use std::ffi::CString;
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::mem;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use turnout_ebpf_layout::{Connection, Route, RouteKey};
 
 /// `struct mount_attr` of mount_setattr(2).
 #[repr(C)]
@@ -95,7 +100,7 @@ pub fn loop_get_free(control: BorrowedFd<'_>) -> io::Result<u32> {
 /// `EBUSY` when it is no longer free, or the kernel's own.
 pub fn loop_configure(device: BorrowedFd<'_>, file: BorrowedFd<'_>) -> io::Result<()> {
     // SAFETY: LoopConfig is made of integers alone, for which all zeroes is a value.
-    let mut config: LoopConfig = unsafe { std::mem::zeroed() };
+    let mut config: LoopConfig = unsafe { mem::zeroed() };
     config.file = file.as_raw_fd().unsigned_abs();
     config.info.flags = LO_FLAGS_AUTOCLEAR | LO_FLAGS_DIRECT_IO;
     // SAFETY: LOOP_CONFIGURE reads one `struct loop_config`, which `config` is, and keeps no pointer to it.
@@ -132,4 +137,116 @@ pub fn seccomp_filter_available() -> io::Result<()> {
     let result =
         unsafe { libc::syscall(libc::SYS_seccomp, libc::SECCOMP_GET_ACTION_AVAIL, 0_u32, &raw const action) };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+// eBPF
+
+/// A key or value of the layout as the eBPF library wants it.
+#[derive(Debug, Clone, Copy)]
+#[repr(transparent)]
+pub struct Element<T>(pub T);
+
+// SAFETY: `repr(C)`, words only, no padding: every bit pattern is a value.
+unsafe impl aya::Pod for Element<RouteKey> {}
+// SAFETY: as above; the size is asserted in the layout.
+unsafe impl aya::Pod for Element<Route> {}
+// SAFETY: as above; the size is asserted in the layout.
+unsafe impl aya::Pod for Element<Connection> {}
+
+const BPF_OBJ_GET: libc::c_long = 7;
+const BPF_OBJ_GET_INFO_BY_FD: libc::c_long = 15;
+const BPF_LINK_UPDATE: libc::c_long = 29;
+
+/// Opens what is pinned at a path ([bpf(2)](https://man7.org/linux/man-pages/man2/bpf.2.html), `BPF_OBJ_GET`); the
+/// descriptor is close-on-exec. The library opens pinned links too, but does not give their descriptor.
+pub fn pinned_object(path: &Path) -> io::Result<OwnedFd> {
+    #[repr(C)]
+    struct Get {
+        path: u64,
+        fd: u32,
+        flags: u32,
+    }
+    let path = CString::new(path.as_os_str().as_bytes())?;
+    let get = Get { path: path.as_ptr() as u64, fd: 0, flags: 0 };
+    // SAFETY: `get` and the path it names live through the call.
+    let fd = unsafe { libc::syscall(libc::SYS_bpf, BPF_OBJ_GET, &raw const get, size_of::<Get>()) };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the kernel has just given this descriptor to us alone.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as RawFd) })
+}
+
+/// What a link attaches, and where (`struct bpf_link_info`, its first words).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LinkInfo {
+    /// Id of the program.
+    pub program: u32,
+    /// Id of the cgroup, for a cgroup link; 0 once the cgroup is gone.
+    pub cgroup: u64,
+    /// Inode of the network namespace, for a link to one; 0 once it is gone.
+    pub network_namespace: u32,
+}
+
+/// Asks the kernel about a link ([bpf(2)](https://man7.org/linux/man-pages/man2/bpf.2.html), `BPF_OBJ_GET_INFO_BY_FD`).
+pub fn link_info(link: BorrowedFd<'_>) -> io::Result<LinkInfo> {
+    #[repr(C)]
+    #[derive(Default)]
+    struct Info {
+        kind: u32,
+        id: u32,
+        program: u32,
+        padding: u32,
+        place: [u32; 4],
+        rest: [u64; 16],
+    }
+    #[repr(C)]
+    struct Query {
+        fd: u32,
+        size: u32,
+        info: u64,
+    }
+    let mut info = Info::default();
+    let query =
+        Query { fd: link.as_raw_fd() as u32, size: size_of::<Info>() as u32, info: (&raw mut info) as u64 };
+    // SAFETY: `query` names `info` and its size; both live through the call.
+    let result =
+        unsafe { libc::syscall(libc::SYS_bpf, BPF_OBJ_GET_INFO_BY_FD, &raw const query, size_of::<Query>()) };
+    if result < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    let [first, second, ..] = info.place;
+    let cgroup = u64::from(second) << 32 | u64::from(first);
+    Ok(LinkInfo { program: info.program, cgroup, network_namespace: first })
+}
+
+/// Replaces the program of a link, atomically ([bpf(2)](https://man7.org/linux/man-pages/man2/bpf.2.html), `BPF_LINK_UPDATE`).
+pub fn link_update(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::Result<()> {
+    #[repr(C)]
+    struct Update {
+        link: u32,
+        program: u32,
+        flags: u32,
+        expected: u32,
+    }
+    let update =
+        Update { link: link.as_raw_fd() as u32, program: program.as_raw_fd() as u32, flags: 0, expected: 0 };
+    // SAFETY: `update` lives through the call and is as long as said.
+    let result =
+        unsafe { libc::syscall(libc::SYS_bpf, BPF_LINK_UPDATE, &raw const update, size_of::<Update>()) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// Connections that wait to be accepted at a listener ([tcp(7)](https://man7.org/linux/man-pages/man7/tcp.7.html),
+/// `TCP_INFO`).
+pub fn accept_queue(listener: BorrowedFd<'_>) -> io::Result<u32> {
+    // SAFETY: the structure is words only: zeroes are a value.
+    let mut info: libc::tcp_info = unsafe { mem::zeroed() };
+    let mut length = size_of::<libc::tcp_info>() as libc::socklen_t;
+    let value = (&raw mut info).cast();
+    // SAFETY: `value` has room for `length` bytes and lives through the call.
+    let result = unsafe {
+        libc::getsockopt(listener.as_raw_fd(), libc::IPPROTO_TCP, libc::TCP_INFO, value, &raw mut length)
+    };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(info.tcpi_unacked) }
 }

@@ -3,6 +3,7 @@
 
 use crate::HostError;
 use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 use turnout_manifest::plan::Strategy;
 use turnout_manifest::{Generation, Percent};
 
@@ -14,7 +15,7 @@ pub struct Route {
     /// Key of the hash, drawn once a release so that raising a share only adds connections to it.
     pub salt: u64,
     /// Shares that add up to 100 %. The first arm has the low end of the hash interval: put the candidate first.
-    /// A dead listener's connections fall to the other arm.
+    /// A dead listener's connections fall to the other arms in their order, also to one with 0 %.
     pub arms: Vec<(Generation, Percent)>,
 }
 
@@ -59,6 +60,27 @@ pub trait Traffic {
     fn route(&self, port: u16) -> Result<Option<Route>, HostError>;
 }
 
+/// Who lives in which slot: answered by the cells.
+pub trait Tenants: Send + Sync {
+    /// The slot of a generation's cell, below `turnout_ebpf_layout::SLOTS`; `None` when it has no cell.
+    ///
+    /// # Errors
+    /// The host's own.
+    fn slot(&self, generation: Generation) -> Result<Option<u32>, HostError>;
+
+    /// The generation whose cell has this slot.
+    ///
+    /// # Errors
+    /// The host's own.
+    fn generation(&self, slot: u32) -> Result<Option<Generation>, HostError>;
+
+    /// The pidfd of a generation's running worker, whose descriptor 3 is its listener; `None` when none runs.
+    ///
+    /// # Errors
+    /// The host's own.
+    fn worker_pidfd(&self, generation: Generation) -> Result<Option<OwnedFd>, HostError>;
+}
+
 /// What the kernel saw of one generation since it was admitted: running totals.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Sample {
@@ -74,14 +96,37 @@ pub struct Sample {
     pub not_http: u64,
     /// Requests the worker closed the connection on.
     pub aborted: u64,
-    /// Requests the client walked away from.
+    /// Requests the client walked away from before their answer began.
     pub client_gone: u64,
     /// Connections that made their first request.
     pub opened: u64,
     /// Connections that made a request and were closed.
     pub closed: u64,
-    /// Counts per bucket of `turnout_ebpf_layout::histogram`, time to last byte; 512 entries.
+    /// Counts per bucket of `turnout_ebpf_layout::histogram`, time to last byte; 512 entries. An answer counts from
+    /// its first byte on and moves to a higher bucket with its later ones, so a single bucket can fall.
     pub latencies: Vec<u64>,
+}
+
+impl Sample {
+    /// What came since an earlier sample of the same generation. An answer that was under way at the earlier sample
+    /// and has moved to a higher bucket since counts there again: its end belongs to the time in which it ended.
+    #[must_use]
+    pub fn since(&self, earlier: &Self) -> Self {
+        let latencies =
+            self.latencies.iter().zip(&earlier.latencies).map(|(now, then)| now.saturating_sub(*then));
+        Self {
+            requests: self.requests.saturating_sub(earlier.requests),
+            success: self.success.saturating_sub(earlier.success),
+            client_errors: self.client_errors.saturating_sub(earlier.client_errors),
+            server_errors: self.server_errors.saturating_sub(earlier.server_errors),
+            not_http: self.not_http.saturating_sub(earlier.not_http),
+            aborted: self.aborted.saturating_sub(earlier.aborted),
+            client_gone: self.client_gone.saturating_sub(earlier.client_gone),
+            opened: self.opened.saturating_sub(earlier.opened),
+            closed: self.closed.saturating_sub(earlier.closed),
+            latencies: latencies.collect(),
+        }
+    }
 }
 
 /// The measuring.

@@ -1,0 +1,246 @@
+//! The eBPF programs and maps in the kernel: loads, pins, attaches, takes over. Everything lives by its pins, below
+//! `<pin directory>/v<layout>/`, so steering and watching go on without the daemon; a restarted one takes over the
+//! maps as they are and replaces a program only when its instructions differ. What the maps mean is left to others.
+
+use crate::HostError;
+use crate::sys::{self, Element, LinkInfo};
+use aya::maps::{HashMap, Map, MapData, PerCpuArray, SkStorage, SockMap};
+use aya::programs::links::FdLink;
+use aya::programs::{CgroupAttachMode, CgroupSkb, CgroupSkbAttachType, Program, SkLookup, loaded_programs};
+use aya::{Ebpf, EbpfLoader};
+use rustix::fs::{Mode, statfs};
+use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
+use std::error::Error;
+use std::fs::{self, File};
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::path::{Path, PathBuf};
+use turnout_ebpf_layout::{Connection, LAYOUT_VERSION, Route, RouteKey};
+
+static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("TURNOUT_EBPF_OBJECT"));
+
+/// `BPF_FS_MAGIC`.
+const BPFFS: u64 = 0xcafe_4a11;
+/// The network namespace of the calling thread, which may differ from its process'.
+const NETWORK_NAMESPACE: &str = "/proc/thread-self/ns/net";
+const MAPS: [&str; 5] = ["ROUTES", "LISTENERS", "CONNECTIONS", "LATENCIES", "COUNTERS"];
+
+/// The programs, each with where it hangs.
+const PROGRAMS: [(&str, Place); 3] = [
+    ("steer", Place::NetworkNamespace),
+    ("request_in", Place::Cgroup(CgroupSkbAttachType::Ingress)),
+    ("answer_out", Place::Cgroup(CgroupSkbAttachType::Egress)),
+];
+
+#[derive(Clone, Copy)]
+enum Place {
+    NetworkNamespace,
+    Cgroup(CgroupSkbAttachType),
+}
+
+/// The maps, open. Dropping them changes nothing in the kernel.
+pub(crate) struct Maps {
+    pub(crate) routes: HashMap<MapData, Element<RouteKey>, Element<Route>>,
+    pub(crate) listeners: SockMap<MapData>,
+    pub(crate) connections: SkStorage<MapData, Element<Connection>>,
+    pub(crate) latencies: PerCpuArray<MapData, u64>,
+    pub(crate) counters: PerCpuArray<MapData, u64>,
+}
+
+/// Puts the programs in place, or takes over what an earlier daemon left: afterwards each hangs where it should,
+/// once, in this build's form, on maps that kept their content.
+pub(crate) fn open(pin_directory: &Path, cgroup: &Path) -> Result<Maps, HostError> {
+    open_object(OBJECT, pin_directory, cgroup)
+}
+
+/// Takes steering and watching away: the links, the maps, the mount of the pin directory when it is one. No error when
+/// nothing is there.
+///
+/// # Errors
+/// The kernel's own.
+pub fn detach(pin_directory: &Path) -> Result<(), HostError> {
+    let layout = layout_directory(pin_directory);
+    match fs::remove_dir_all(&layout) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            return Err(HostError::os("remove", layout.display())(error));
+        }
+        _ => {}
+    }
+    let is_mount_root = match (fs::metadata(pin_directory), fs::metadata(pin_directory.join(".."))) {
+        (Ok(own), Ok(above)) => own.dev() != above.dev(),
+        _ => false,
+    };
+    if is_mount_root && is_bpffs(pin_directory)? {
+        unmount(pin_directory, UnmountFlags::empty())
+            .map_err(HostError::os("umount", pin_directory.display()))?;
+    }
+    Ok(())
+}
+
+fn open_object(object: &[u8], pin_directory: &Path, cgroup: &Path) -> Result<Maps, HostError> {
+    mount_bpffs(pin_directory)?;
+    let layout = layout_directory(pin_directory);
+    let (map_pins, link_pins) = (layout.join("maps"), layout.join("links"));
+    for directory in [&map_pins, &link_pins] {
+        make_directory(directory)?;
+    }
+    let mut loader = EbpfLoader::new();
+    for name in MAPS {
+        loader.map_pin_path(name, map_pins.join(name));
+    }
+    let mut loaded = loader.load(object).map_err(refused("load the object"))?;
+    for (name, place) in PROGRAMS {
+        let program = loaded.program_mut(name).ok_or_else(|| absent(name))?;
+        settle(program, &link_pins.join(name), &Target::open(place, cgroup)?)?;
+    }
+    Ok(Maps {
+        routes: take(&mut loaded, "ROUTES")?,
+        listeners: take(&mut loaded, "LISTENERS")?,
+        connections: take(&mut loaded, "CONNECTIONS")?,
+        latencies: take(&mut loaded, "LATENCIES")?,
+        counters: take(&mut loaded, "COUNTERS")?,
+    })
+}
+
+fn layout_directory(pin_directory: &Path) -> PathBuf {
+    pin_directory.join(format!("v{LAYOUT_VERSION}"))
+}
+
+/// Makes the directory one on a bpffs, mounting one there when it is not.
+fn mount_bpffs(directory: &Path) -> Result<(), HostError> {
+    make_directory(directory)?;
+    if is_bpffs(directory)? {
+        return Ok(());
+    }
+    let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
+    mount("bpf", directory, "bpf", flags, Some(c"mode=0700"))
+        .map_err(HostError::os("mount bpf", directory.display()))
+}
+
+fn is_bpffs(directory: &Path) -> Result<bool, HostError> {
+    let found = statfs(directory).map_err(HostError::os("statfs", directory.display()))?;
+    Ok(found.f_type as u64 == BPFFS)
+}
+
+fn make_directory(directory: &Path) -> Result<(), HostError> {
+    let mode = (Mode::RUSR | Mode::WUSR | Mode::XUSR).bits();
+    let made = fs::DirBuilder::new().recursive(true).mode(mode).create(directory);
+    made.map_err(HostError::os("mkdir", directory.display()))
+}
+
+/// Where a program is to hang, open.
+struct Target {
+    place: Place,
+    file: File,
+    inode: u64,
+}
+
+impl Target {
+    fn open(place: Place, cgroup: &Path) -> Result<Self, HostError> {
+        let path = match place {
+            Place::NetworkNamespace => Path::new(NETWORK_NAMESPACE),
+            Place::Cgroup(_) => cgroup,
+        };
+        let file = File::open(path).map_err(HostError::os("open", path.display()))?;
+        let inode = file.metadata().map_err(HostError::os("stat", path.display()))?.ino();
+        Ok(Self { place, file, inode })
+    }
+
+    /// Whether the link hangs here. It does not when the cgroup or namespace of its time is gone.
+    fn holds(&self, link: LinkInfo) -> bool {
+        match self.place {
+            Place::NetworkNamespace => u64::from(link.network_namespace) == self.inode,
+            Place::Cgroup(_) => link.cgroup == self.inode,
+        }
+    }
+}
+
+/// Sees to it that this program, and no other form of it, hangs at the target by a pinned link.
+fn settle(program: &mut Program, pin: &Path, target: &Target) -> Result<(), HostError> {
+    let name = pin.display().to_string();
+    load(program).map_err(refused(&format!("load for `{name}`")))?;
+    let Some(link) = pinned(pin)? else { return attach(program, pin, target) };
+    let info = sys::link_info(link.as_fd()).map_err(HostError::os("bpf link info", &name))?;
+    if !target.holds(info) {
+        return attach(program, pin, target);
+    }
+    let own = program.info().map_err(refused("program info"))?;
+    let attached = loaded_programs().filter_map(Result::ok).find(|other| other.id() == info.program);
+    if attached.is_some_and(|attached| attached.tag() == own.tag()) {
+        return Ok(());
+    }
+    let fd = program.fd().map_err(refused("program descriptor"))?;
+    sys::link_update(link.as_fd(), fd.as_fd()).map_err(HostError::os("bpf link update", &name))
+}
+
+fn load(program: &mut Program) -> Result<(), aya::programs::ProgramError> {
+    match program {
+        Program::SkLookup(program) => program.load(),
+        Program::CgroupSkb(program) => program.load(),
+        _ => unreachable!("the object has programs of two kinds"),
+    }
+}
+
+fn pinned(pin: &Path) -> Result<Option<OwnedFd>, HostError> {
+    match sys::pinned_object(pin) {
+        Ok(link) => Ok(Some(link)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(HostError::os("bpf obj get", pin.display())(error)),
+    }
+}
+
+/// Attaches anew and gives the link its pin; a link that had it before goes with it.
+fn attach(program: &mut Program, pin: &Path, target: &Target) -> Result<(), HostError> {
+    let what = format!("attach `{}`", pin.display());
+    let link: FdLink = match target.place {
+        Place::NetworkNamespace => {
+            let program: &mut SkLookup = program.try_into().map_err(refused(&what))?;
+            let id = program.attach(&target.file).map_err(refused(&what))?;
+            program.take_link(id).map_err(refused(&what))?.into()
+        }
+        Place::Cgroup(kind) => {
+            let program: &mut CgroupSkb = program.try_into().map_err(refused(&what))?;
+            let id = program
+                .attach(&target.file, kind, CgroupAttachMode::AllowMultiple)
+                .map_err(refused(&what))?;
+            program.take_link(id).map_err(refused(&what))?.try_into().map_err(refused(&what))?
+        }
+    };
+    let fresh = pin.with_extension("new");
+    match fs::remove_file(&fresh) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            return Err(HostError::os("remove", fresh.display())(error));
+        }
+        _ => {}
+    }
+    link.pin(&fresh).map_err(refused(&format!("pin `{}`", fresh.display())))?;
+    fs::rename(&fresh, pin).map_err(HostError::os("rename", fresh.display()))
+}
+
+fn take<Kind>(loaded: &mut Ebpf, name: &str) -> Result<Kind, HostError>
+where
+    Kind: TryFrom<Map>,
+    Kind::Error: Error,
+{
+    let map = loaded.take_map(name).ok_or_else(|| absent(name))?;
+    Kind::try_from(map).map_err(refused(&format!("map `{name}`")))
+}
+
+fn absent(name: &str) -> HostError {
+    HostError::Ebpf { what: format!("object without `{name}`"), message: "build it again".to_owned() }
+}
+
+/// For `map_err`: the library's errors, with the whole chain in words because some keep the kernel's answer there.
+pub(crate) fn refused<Failure: Error>(what: &str) -> impl FnOnce(Failure) -> HostError {
+    let what = what.to_owned();
+    move |failure| {
+        let mut message = failure.to_string();
+        let mut cause = failure.source();
+        while let Some(inner) = cause {
+            message = format!("{message}: {inner}");
+            cause = inner.source();
+        }
+        HostError::Ebpf { what, message }
+    }
+}

@@ -1,0 +1,308 @@
+//! `Traffic` on Linux: public ports are claimed by bound sockets, listeners of ready workers go into the socket map,
+//! splits are elements of the route map. What the numbers in the maps mean to the kernel is in `turnout_ebpf_layout`.
+
+use crate::HostError;
+use crate::programs::{self, Maps, refused};
+use crate::sys::Element;
+use crate::traffic::{Route, Tenants, Traffic};
+use aya::maps::{MapError, PerCpuArray, PerCpuValues};
+use aya::util::nr_cpus;
+use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, ipproto, socket_with, sockopt};
+use rustix::process::{PidfdGetfdFlags, pidfd_getfd};
+use std::collections::BTreeMap;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use turnout_ebpf_layout::{ADDRESSES, ARMS, Connection, RouteKey, counter, histogram, mode};
+use turnout_ebpf_layout::{Route as RouteElement, choice};
+use turnout_manifest::plan::Strategy;
+use turnout_manifest::{Generation, Percent};
+
+/// The descriptor every worker has its listener at.
+const LISTENER: i32 = 3;
+/// The whole of the hash interval.
+const WHOLE: u64 = 1 << 32;
+
+/// Where steering and watching happen.
+#[derive(Debug, Clone)]
+pub struct TrafficConfig {
+    /// Directory of the pins; a bpffs is mounted there when it does not lie on one.
+    pub pin_directory: PathBuf,
+    /// The cgroup2 directory below which all cells lie.
+    pub cgroup: PathBuf,
+}
+
+/// Steering and watching in the kernel, in the network namespace it was opened in.
+pub struct LinuxTraffic {
+    pub(crate) maps: Mutex<Maps>,
+    pub(crate) tenants: Arc<dyn Tenants>,
+    claims: Mutex<BTreeMap<SocketAddr, OwnedFd>>,
+}
+
+impl LinuxTraffic {
+    /// Loads and attaches the programs, or takes over those of an earlier daemon with their routes and counters.
+    ///
+    /// # Errors
+    /// The kernel's own.
+    pub fn open(config: &TrafficConfig, tenants: Arc<dyn Tenants>) -> Result<Self, HostError> {
+        let maps = programs::open(&config.pin_directory, &config.cgroup)?;
+        Ok(Self { maps: Mutex::new(maps), tenants, claims: Mutex::default() })
+    }
+
+    /// The maps. Every change is a single call into the kernel, so a panic elsewhere leaves nothing half-done.
+    pub(crate) fn maps(&self) -> MutexGuard<'_, Maps> {
+        self.maps.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A duplicate of a worker's listener, for the moment: kept, it would make connections to a dead worker hang.
+    pub(crate) fn listener(&self, generation: Generation) -> Result<Option<OwnedFd>, HostError> {
+        let Some(pidfd) = self.tenants.worker_pidfd(generation)? else { return Ok(None) };
+        match pidfd_getfd(&pidfd, LISTENER, PidfdGetfdFlags::empty()) {
+            Ok(listener) => Ok(listens(&listener).then_some(listener)),
+            Err(rustix::io::Errno::SRCH | rustix::io::Errno::BADF) => Ok(None),
+            Err(error) => Err(HostError::os("pidfd_getfd", generation)(error)),
+        }
+    }
+
+    fn slot(&self, generation: Generation) -> Result<u32, HostError> {
+        self.tenants.slot(generation)?.ok_or_else(|| missing("cell", generation))
+    }
+
+    fn element(&self, addresses: &[SocketAddr], route: &Route) -> Result<RouteElement, HostError> {
+        let bounds = bounds(&route.arms)?;
+        let mut element = RouteElement {
+            salt: route.salt,
+            upto: [WHOLE; ARMS],
+            slot: [0; ARMS],
+            addresses: [[0; 4]; ADDRESSES],
+            address_count: 0,
+            arm_count: route.arms.len() as u32,
+            mode: match route.strategy {
+                Strategy::Weight => mode::WEIGHT,
+                Strategy::SourceHash => mode::SOURCE_HASH,
+            },
+            reserved: 0,
+        };
+        element.upto[..bounds.len()].copy_from_slice(&bounds);
+        for (slot, (generation, _)) in element.slot.iter_mut().zip(&route.arms) {
+            *slot = self.slot(*generation)?;
+        }
+        limit(&mut element, addresses)?;
+        Ok(element)
+    }
+}
+
+impl Traffic for LinuxTraffic {
+    fn claim(&self, addresses: &[SocketAddr]) -> Result<(), HostError> {
+        port_of(addresses)?;
+        let both = addresses.iter().any(SocketAddr::is_ipv4);
+        let mut claims = self.claims.lock().unwrap_or_else(PoisonError::into_inner);
+        for address in addresses {
+            if !claims.contains_key(address) {
+                claims.insert(*address, hold(address, both)?);
+            }
+        }
+        Ok(())
+    }
+
+    fn admit(&self, generation: Generation, port: u16) -> Result<(), HostError> {
+        let slot = self.slot(generation)?;
+        let listener = self.listener(generation)?.ok_or_else(|| missing("worker", generation))?;
+        let mut maps = self.maps();
+        let tag = Connection { slot, port: port.into(), ..Connection::default() };
+        let tagged = match maps.connections.get(&listener, 0) {
+            Ok(found) => Some(found.0),
+            Err(MapError::KeyNotFound) => None,
+            Err(error) => return Err(refused("read tag")(error)),
+        };
+        if tagged != Some(tag) {
+            zero(&mut maps.counters, slot, counter::COUNT)?;
+            zero(&mut maps.latencies, slot, histogram::BUCKETS)?;
+            maps.connections.insert(&listener, Element(tag), 0).map_err(refused("tag listener"))?;
+        }
+        maps.listeners.set(slot, &listener, 0).map_err(refused("admit listener"))
+    }
+
+    fn dismiss(&self, generation: Generation) -> Result<(), HostError> {
+        let Some(slot) = self.tenants.slot(generation)? else { return Ok(()) };
+        let cleared = self.maps().listeners.clear_index(&slot);
+        // An empty slot of a socket map is EINVAL to the kernel.
+        absent_is_fine(cleared, &[libc::ENOENT, libc::EINVAL]).map_err(refused("dismiss listener"))
+    }
+
+    fn set_route(&self, addresses: &[SocketAddr], route: &Route) -> Result<(), HostError> {
+        let key = RouteKey { port: port_of(addresses)?.into() };
+        let element = self.element(addresses, route)?;
+        self.maps().routes.insert(Element(key), Element(element), 0).map_err(refused("set route"))
+    }
+
+    fn clear_route(&self, addresses: &[SocketAddr]) -> Result<(), HostError> {
+        let key = RouteKey { port: port_of(addresses)?.into() };
+        let removed = self.maps().routes.remove(&Element(key));
+        absent_is_fine(removed, &[libc::ENOENT]).map_err(refused("clear route"))
+    }
+
+    fn route(&self, port: u16) -> Result<Option<Route>, HostError> {
+        let element = match self.maps().routes.get(&Element(RouteKey { port: port.into() }), 0) {
+            Ok(element) => element.0,
+            Err(MapError::KeyNotFound) => return Ok(None),
+            Err(error) => return Err(refused("read route")(error)),
+        };
+        let mut arms = Vec::new();
+        let mut from = 0;
+        for (&upto, &slot) in element.upto.iter().zip(&element.slot).take(element.arm_count as usize) {
+            if let Some(generation) = self.tenants.generation(slot)? {
+                arms.push((generation, share(from, upto)));
+            }
+            from = upto;
+        }
+        let strategy =
+            if element.mode == mode::SOURCE_HASH { Strategy::SourceHash } else { Strategy::Weight };
+        Ok(Some(Route { strategy, salt: element.salt, arms }))
+    }
+}
+
+pub(crate) fn missing(kind: &'static str, generation: Generation) -> HostError {
+    HostError::Missing { kind, name: generation.to_string() }
+}
+
+/// Whether a worker's descriptor really is a listening socket: it may have put anything there.
+fn listens(descriptor: &OwnedFd) -> bool {
+    let is_tcp = sockopt::socket_protocol(descriptor) == Ok(Some(ipproto::TCP));
+    is_tcp && sockopt::socket_acceptconn(descriptor) == Ok(true)
+}
+
+/// A socket that is bound to the address and never listens, so that nobody else's can. Bound with SO_REUSEADDR,
+/// because connections of workers still live on the port after a restart of the daemon; then without, because that
+/// is what keeps others from listening.
+fn hold(address: &SocketAddr, beside_ipv4: bool) -> Result<OwnedFd, HostError> {
+    let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+    let socket = socket_with(family, SocketType::STREAM, SocketFlags::CLOEXEC, Some(ipproto::TCP))
+        .map_err(HostError::os("socket", address))?;
+    sockopt::set_socket_reuseaddr(&socket, true).map_err(HostError::os("setsockopt", address))?;
+    if address.is_ipv6() {
+        sockopt::set_ipv6_v6only(&socket, beside_ipv4).map_err(HostError::os("setsockopt", address))?;
+    }
+    bind(&socket, address).map_err(|error| match error {
+        rustix::io::Errno::ADDRINUSE => HostError::AddressInUse { address: address.to_string() },
+        other => HostError::os("bind", address)(other),
+    })?;
+    sockopt::set_socket_reuseaddr(&socket, false).map_err(HostError::os("setsockopt", address))?;
+    Ok(socket)
+}
+
+fn port_of(addresses: &[SocketAddr]) -> Result<u16, HostError> {
+    match addresses {
+        [first, rest @ ..] if rest.iter().all(|address| address.port() == first.port()) => Ok(first.port()),
+        _ => Err(unfit("addresses", "they must be at least one and share a port")),
+    }
+}
+
+/// Limits the route to these addresses; `[::]` is every one.
+fn limit(element: &mut RouteElement, addresses: &[SocketAddr]) -> Result<(), HostError> {
+    if addresses.iter().any(|address| address.is_ipv6() && address.ip().is_unspecified()) {
+        return Ok(());
+    }
+    if addresses.len() > ADDRESSES {
+        return Err(unfit("addresses", &format!("a route has at most {ADDRESSES}")));
+    }
+    for (place, address) in element.addresses.iter_mut().zip(addresses) {
+        *place = words(address.ip());
+    }
+    element.address_count = addresses.len() as u32;
+    Ok(())
+}
+
+fn words(address: IpAddr) -> [u32; 4] {
+    match address {
+        IpAddr::V4(address) => choice::mapped(u32::from_ne_bytes(address.octets())),
+        IpAddr::V6(address) => {
+            let bytes = address.octets();
+            std::array::from_fn(|i| u32::from_ne_bytes([0, 1, 2, 3].map(|j| bytes[4 * i + j])))
+        }
+    }
+}
+
+/// Upper bounds of the arms in the hash interval.
+fn bounds(arms: &[(Generation, Percent)]) -> Result<Vec<u64>, HostError> {
+    if arms.is_empty() || arms.len() > ARMS {
+        return Err(unfit("route", &format!("it must have 1 to {ARMS} arms")));
+    }
+    let mut sum = 0;
+    let all = u64::from(Percent::ALL.thousandths());
+    let bounds = arms.iter().map(|(_, share)| {
+        sum += u64::from(share.thousandths());
+        sum * WHOLE / all
+    });
+    let bounds: Vec<u64> = bounds.collect();
+    if sum == all { Ok(bounds) } else { Err(unfit("route", "its shares must add up to 100 %")) }
+}
+
+/// The share of an interval, rounded to what it was made of.
+fn share(from: u64, upto: u64) -> Percent {
+    let all = u64::from(Percent::ALL.thousandths());
+    let thousandths = (upto.saturating_sub(from) * all + WHOLE / 2) / WHOLE;
+    Percent::from_thousandths(thousandths as u32).unwrap_or(Percent::ALL)
+}
+
+fn unfit(what: &str, message: &str) -> HostError {
+    HostError::Ebpf { what: what.to_owned(), message: message.to_owned() }
+}
+
+fn absent_is_fine(result: Result<(), MapError>, absent: &[i32]) -> Result<(), MapError> {
+    match result {
+        Err(MapError::KeyNotFound) => Ok(()),
+        Err(MapError::SyscallError(error))
+            if error.io_error.raw_os_error().is_some_and(|code| absent.contains(&code)) =>
+        {
+            Ok(())
+        }
+        other => other,
+    }
+}
+
+fn zero(
+    values: &mut PerCpuArray<aya::maps::MapData, u64>,
+    slot: u32,
+    per_slot: u32,
+) -> Result<(), HostError> {
+    let cpus = nr_cpus().map_err(|(path, error): (_, io::Error)| HostError::os("read", path)(error))?;
+    for index in slot * per_slot..(slot + 1) * per_slot {
+        let zeroes = PerCpuValues::try_from(vec![0; cpus]).map_err(HostError::os("cpus", cpus))?;
+        values.set(index, zeroes, 0).map_err(refused("zero counters"))?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shares_survive_the_way_into_the_kernel_and_back() {
+        for shares in
+            [&[0, 100_000][..], &[5_000, 95_000], &[1, 99_999], &[33_333, 33_333, 33_334], &[100_000]]
+        {
+            let percents = shares.iter().map(|&s| Percent::from_thousandths(s).unwrap());
+            let arms: Vec<_> = percents.map(|percent| (Generation(1), percent)).collect();
+            let bounds = bounds(&arms).unwrap();
+            assert_eq!(bounds.last(), Some(&WHOLE));
+            let mut from = 0;
+            for (upto, (_, percent)) in bounds.iter().zip(&arms) {
+                assert_eq!(share(from, *upto), *percent);
+                from = *upto;
+            }
+        }
+    }
+
+    #[test]
+    fn shares_that_do_not_make_a_whole_are_refused() {
+        for shares in [&[][..], &[99_999], &[50_000, 60_000], &[0; 9]] {
+            let percents = shares.iter().map(|&s| Percent::from_thousandths(s).unwrap());
+            let arms: Vec<_> = percents.map(|percent| (Generation(1), percent)).collect();
+            assert!(bounds(&arms).is_err(), "{shares:?}");
+        }
+    }
+}
