@@ -27,7 +27,7 @@ pub(crate) struct Place {
     pub(crate) segment_bytes: u64,
 }
 
-/// A record on its way to the disk: its bytes are `frame`, its body starts after the head.
+/// A record on its way to the disk.
 pub(crate) struct Pending {
     pub(crate) seq: u64,
     pub(crate) time_ns: i64,
@@ -40,7 +40,6 @@ pub(crate) struct Active {
     path: PathBuf,
     file: File,
     length: u64,
-    /// The tree before this segment's first record, and so its number.
     first_seq: u64,
     log_id: Hash,
     tree: Tree,

@@ -47,6 +47,6 @@ pub use proof::{consistency_proof, inclusion_proof, verify_consistency, verify_i
 pub use reader::Reader;
 pub use recover::{Cut, Recovered};
 pub use replay::Record;
-pub use tree::{Hash, Tree, raw_leaf, record_leaf};
+pub use tree::{Hash, Tree, TreeHead, raw_leaf, record_leaf};
 pub use verify::{Verified, verify};
-pub use writer::{Head, Journal, OpenOptions, Receipt};
+pub use writer::{Journal, OpenOptions, Receipt};

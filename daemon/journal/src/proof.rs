@@ -1,7 +1,7 @@
 //! RFC 6962 proofs: that a record is in a tree, and that one tree is the beginning of another.
 //! Making a proof takes the leaf hashes of the whole tree; checking takes a few dozen hashes.
 
-use crate::tree::{Hash, node};
+use crate::tree::{Hash, TreeHead, node};
 
 /// Audit path of leaf `index` in the tree of these leaves, lowest sibling first; `None` when there is no such leaf.
 pub fn inclusion_proof(leaves: &[Hash], index: u64) -> Option<Vec<Hash>> {
@@ -19,13 +19,13 @@ pub fn consistency_proof(leaves: &[Hash], old_size: u64) -> Option<Vec<Hash>> {
     Some(path)
 }
 
-/// Whether `path` proves that `leaf` is number `index` of the tree with this size and root.
-pub fn verify_inclusion(leaf: Hash, index: u64, (size, root): (u64, Hash), path: &[Hash]) -> bool {
-    if index >= size {
+/// Whether `path` proves that `leaf` is number `index` of this tree.
+pub fn verify_inclusion(leaf: Hash, index: u64, tree: TreeHead, path: &[Hash]) -> bool {
+    if index >= tree.size {
         return false;
     }
     // RFC 9162 section 2.1.3.2: `position` and `last` walk up from the leaf level together.
-    let (mut position, mut last) = (index, size - 1);
+    let (mut position, mut last) = (index, tree.size - 1);
     let mut hash = leaf;
     for sibling in path {
         if last == 0 {
@@ -40,28 +40,24 @@ pub fn verify_inclusion(leaf: Hash, index: u64, (size, root): (u64, Hash), path:
         position >>= 1;
         last >>= 1;
     }
-    last == 0 && hash == root
+    last == 0 && hash == tree.root
 }
 
-/// Whether `path` proves that the old tree is the beginning of the new one; each is given as size and root.
-pub fn verify_consistency(
-    (old_size, old_root): (u64, Hash),
-    (size, root): (u64, Hash),
-    path: &[Hash],
-) -> bool {
-    if old_size == 0 || old_size > size {
+/// Whether `path` proves that the old tree is the beginning of the new one.
+pub fn verify_consistency(old: TreeHead, new: TreeHead, path: &[Hash]) -> bool {
+    if old.size == 0 || old.size > new.size {
         return false;
     }
-    if old_size == size {
-        return path.is_empty() && old_root == root;
+    if old.size == new.size {
+        return path.is_empty() && old.root == new.root;
     }
     // RFC 9162 section 2.1.4.2: an old tree that is one perfect subtree is its own first node.
     let (first, rest) = match path {
-        _ if old_size.is_power_of_two() => (old_root, path),
+        _ if old.size.is_power_of_two() => (old.root, path),
         [first, rest @ ..] => (*first, rest),
         [] => return false,
     };
-    let (mut position, mut last) = (old_size - 1, size - 1);
+    let (mut position, mut last) = (old.size - 1, new.size - 1);
     while position & 1 == 1 {
         position >>= 1;
         last >>= 1;
@@ -81,7 +77,7 @@ pub fn verify_consistency(
         position >>= 1;
         last >>= 1;
     }
-    last == 0 && old_hash == old_root && hash == root
+    last == 0 && old_hash == old.root && hash == new.root
 }
 
 /// On the right border a node without a sibling moves up unchanged.
@@ -154,6 +150,10 @@ mod tests {
         (0..count).map(|n| raw_leaf(&n.to_be_bytes())).collect()
     }
 
+    fn head(size: u64, root: Hash) -> TreeHead {
+        TreeHead { size, root }
+    }
+
     fn hex(path: &[Hash]) -> Vec<String> {
         path.iter().map(Hash::to_string).collect()
     }
@@ -196,15 +196,15 @@ mod tests {
             let index = pick.index(leaves.len()) as u64;
             let (leaf, root) = (leaves[index as usize], naive_root(&leaves));
             let path = inclusion_proof(&leaves, index).unwrap();
-            prop_assert!(verify_inclusion(leaf, index, (size, root), &path));
-            prop_assert!(!verify_inclusion(raw_leaf(b"other"), index, (size, root), &path));
-            prop_assert!(!verify_inclusion(leaf, index, (size, raw_leaf(b"other")), &path));
-            prop_assert!(!verify_inclusion(leaf, size, (size, root), &path));
+            prop_assert!(verify_inclusion(leaf, index, head(size, root), &path));
+            prop_assert!(!verify_inclusion(raw_leaf(b"other"), index, head(size, root), &path));
+            prop_assert!(!verify_inclusion(leaf, index, head(size, raw_leaf(b"other")), &path));
+            prop_assert!(!verify_inclusion(leaf, size, head(size, root), &path));
             let longer = [path.clone(), vec![leaf]].concat();
-            prop_assert!(!verify_inclusion(leaf, index, (size, root), &longer));
+            prop_assert!(!verify_inclusion(leaf, index, head(size, root), &longer));
             if let Some((_, shorter)) = path.split_last() {
-                prop_assert!(!verify_inclusion(leaf, index, (size, root), shorter));
-                prop_assert!(!verify_inclusion(leaf, index ^ 1, (size, root), &path));
+                prop_assert!(!verify_inclusion(leaf, index, head(size, root), shorter));
+                prop_assert!(!verify_inclusion(leaf, index ^ 1, head(size, root), &path));
             }
         }
 
@@ -212,13 +212,13 @@ mod tests {
         fn a_consistency_proof_holds_for_its_two_trees_only(size in 1_u64..90, pick: prop::sample::Index) {
             let leaves = numbered(size);
             let old_size = pick.index(leaves.len()) as u64 + 1;
-            let old = (old_size, naive_root(&leaves[..old_size as usize]));
-            let new = (size, naive_root(&leaves));
+            let old = head(old_size, naive_root(&leaves[..old_size as usize]));
+            let new = head(size, naive_root(&leaves));
             let path = consistency_proof(&leaves, old_size).unwrap();
             prop_assert!(verify_consistency(old, new, &path));
-            prop_assert!(!verify_consistency((old_size, raw_leaf(b"other")), new, &path));
-            prop_assert!(!verify_consistency(old, (size, raw_leaf(b"other")), &path));
-            let longer = [path, vec![new.1]].concat();
+            prop_assert!(!verify_consistency(head(old_size, raw_leaf(b"other")), new, &path));
+            prop_assert!(!verify_consistency(old, head(size, raw_leaf(b"other")), &path));
+            let longer = [path, vec![new.root]].concat();
             prop_assert!(!verify_consistency(old, new, &longer));
         }
     }

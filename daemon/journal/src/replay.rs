@@ -96,6 +96,9 @@ impl Replay {
         if header.first_seq() != first_seq {
             return Err(damage(Flaw::Name).into());
         }
+        if first_seq == 0 && header.last_trailer != Hash::ZERO {
+            return Err(damage(Flaw::Link).into());
+        }
         let Header { log_id, tree, last_trailer, .. } = header;
         let done = Done { first_seq, log_id, offset: length as u64, tree, last_trailer, sealed: false };
         Ok(Some(Replay { name, path, window, done }))

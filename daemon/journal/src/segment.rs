@@ -16,6 +16,8 @@ pub(crate) const HEADER_BYTES: usize = 128;
 const MAGIC: [u8; 8] = *b"TURNOUTJ";
 const VERSION: u32 = 1;
 const CRC_BYTES: usize = 4;
+/// No log gets this long, so numbers can be added without a check.
+const MAX_RECORDS: u64 = 1 << 62;
 
 /// What a segment says about itself and all before it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -56,6 +58,9 @@ impl Header {
         }
         let log_id = Hash::from(fields.take::<32>()?);
         let first_seq = u64::from_be_bytes(fields.take()?);
+        if first_seq > MAX_RECORDS {
+            return None;
+        }
         let root = Hash::from(fields.take::<32>()?);
         let last_trailer = Hash::from(fields.take::<32>()?);
         let created_ns = i64::from_be_bytes(fields.take()?);
@@ -73,7 +78,7 @@ impl Header {
     /// Most bytes a header can take.
     pub(crate) const MAX_BYTES: usize = HEADER_BYTES + 64 * Hash::BYTES;
 
-    /// What is wrong with this header where `before` is all that precedes it; the first segment has nothing before it.
+    /// What is wrong with this header where `before` is all that precedes it.
     pub(crate) fn check_continues(&self, before: &Header) -> std::result::Result<(), Flaw> {
         if self.log_id != before.log_id {
             return Err(Flaw::ForeignLog);

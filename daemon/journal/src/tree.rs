@@ -66,6 +66,15 @@ pub(crate) fn node(left: Hash, right: Hash) -> Hash {
     Hash(Sha256::new().chain_update([0x01]).chain_update(left.0).chain_update(right.0).finalize().into())
 }
 
+/// Size and root of a tree at one moment: what a checkpoint states and proofs are checked against.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TreeHead {
+    /// Number of leaves.
+    pub size: u64,
+    /// RFC 6962 root over them.
+    pub root: Hash,
+}
+
 /// A growing tree that remembers one hash per set bit of its size, whatever its size.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Tree {
@@ -104,6 +113,11 @@ impl Tree {
             subtree = node(left, subtree);
         }
         self.peaks.push(subtree);
+    }
+
+    /// Size and root.
+    pub fn head(&self) -> TreeHead {
+        TreeHead { size: self.size, root: self.root() }
     }
 
     /// Root hash; of the empty tree the hash of nothing.

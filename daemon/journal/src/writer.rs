@@ -13,7 +13,7 @@ use crate::disk::{Disk, SystemDisk};
 use crate::error::{JournalError, Result};
 use crate::frame::{HEAD_BYTES, MAX_BATCH_BYTES, MAX_BODY_BYTES};
 use crate::recover::{self, Recovered};
-use crate::tree::Hash;
+use crate::tree::{Hash, TreeHead};
 
 /// How a journal is written.
 #[derive(Clone, Debug)]
@@ -38,15 +38,6 @@ pub struct Receipt {
     pub time_ns: i64,
 }
 
-/// The durable part of the journal.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Head {
-    /// Number of records.
-    pub size: u64,
-    /// RFC 6962 root over them.
-    pub root: Hash,
-}
-
 /// A journal opened for writing. Clones write to the same journal; the last one dropped releases its lock.
 #[derive(Clone)]
 pub struct Journal {
@@ -64,7 +55,7 @@ struct Shared {
 struct Front {
     queue: VecDeque<Group>,
     next_seq: u64,
-    head: Head,
+    head: TreeHead,
     /// The writer's seat: the caller that takes the value out writes for all, and puts it back.
     seat: Option<Active>,
     poisoned: Option<Arc<JournalError>>,
@@ -96,7 +87,7 @@ impl Journal {
         let directory = Arc::new(File::open(dir).map_err(JournalError::io("open", dir))?);
         let place = Place { dir: dir.to_owned(), directory, disk, segment_bytes: options.segment_bytes };
         let (active, recovered) = recover::recover(place)?;
-        let head = Head { size: recovered.records, root: recovered.root };
+        let head = active.tree().head();
         let queue = VecDeque::new();
         let front = Front { queue, next_seq: head.size, head, seat: Some(active), poisoned: None };
         let shared = Shared { front: Mutex::new(front), changed: Condvar::new(), _lock: lock };
@@ -131,7 +122,7 @@ impl Journal {
     }
 
     /// The durable part: size and root belong together.
-    pub fn head(&self) -> Head {
+    pub fn head(&self) -> TreeHead {
         self.shared.front().head
     }
 
@@ -201,7 +192,7 @@ impl Shared {
             front = self.front();
             match written {
                 Ok(()) => {
-                    front.head = Head { size: seat.tree().size(), root: seat.tree().root() };
+                    front.head = seat.tree().head();
                     front.seat = Some(seat);
                 }
                 Err(error) => front.poisoned = Some(Arc::new(error)),

@@ -7,7 +7,8 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::Flaw;
-use crate::frame::{Head, Kind, SEAL_BYTES, encode};
+use crate::frame::{Head, Kind, SEAL_BYTES, Seal, TRAILER_BYTES, Trailer, encode};
+use crate::segment::Header;
 
 fn damage_of(dir: &Path) -> crate::Damage {
     match verify(dir) {
@@ -177,5 +178,56 @@ fn altered_removed_and_reordered_batches_with_valid_checksums_are_found() {
             Journal::open(dir.path(), OpenOptions::default()),
             Err(JournalError::Damaged(damage)) if damage.what == flaw
         ));
+    }
+}
+
+/// Puts a body made from the old one into the frame at this offset, with a valid checksum.
+fn forge(bytes: &mut Vec<u8>, at: usize, change: &dyn Fn(&[u8]) -> Vec<u8>) {
+    let frame = crate::frame::Frame::parse(&bytes[at..]).unwrap();
+    let (head, body) = (frame.head, change(frame.body()));
+    let mut forged = Vec::new();
+    encode(head.kind, (head.seq, head.time_ns), &body, &mut forged);
+    bytes.splice(at..at + head.frame_bytes(), forged);
+}
+
+/// Checks that verifying finds `flaw` and opening refuses, once `change` is made to this segment.
+fn check_forged(segment: usize, flaw: Flaw, change: &dyn Fn(&mut Vec<u8>)) {
+    let dir = written();
+    let path = dir.path().join(&segments(dir.path())[segment]);
+    let mut bytes = fs::read(&path).unwrap();
+    change(&mut bytes);
+    fs::write(&path, bytes).unwrap();
+    assert_eq!(damage_of(dir.path()).what, flaw);
+    let opened = Journal::open(dir.path(), OpenOptions::default());
+    // Opening does not read sealed batches again; their seal and the next header still have to agree.
+    let in_sealed_batch = matches!(flaw, Flaw::Chain | Flaw::Batch);
+    assert_eq!(matches!(opened, Err(JournalError::Damaged(_))), !in_sealed_batch, "{flaw}");
+}
+
+fn with_trailer(body: &[u8], change: &dyn Fn(Trailer) -> Trailer) -> Vec<u8> {
+    change(Trailer::parse(body).unwrap()).to_body()
+}
+
+#[test]
+fn forged_trailers_seals_and_headers_with_valid_checksums_are_found() {
+    let other = crate::Hash::of(b"other");
+    let last_trailer = |bytes: &[u8]| bytes.len() - SEAL_BYTES - TRAILER_BYTES;
+    let trailer = |change: fn(Trailer) -> Trailer| {
+        move |bytes: &mut Vec<u8>| forge(bytes, last_trailer(bytes), &|body| with_trailer(body, &change))
+    };
+    check_forged(0, Flaw::Chain, &trailer(|old| Trailer { previous: old.root, ..old }));
+    check_forged(0, Flaw::Batch, &trailer(|old| Trailer { first_seq: old.first_seq + 1, ..old }));
+    let seal = |change: fn(Seal) -> Seal| {
+        move |bytes: &mut Vec<u8>| {
+            forge(bytes, bytes.len() - SEAL_BYTES, &|body| change(Seal::parse(body).unwrap()).to_body());
+        }
+    };
+    check_forged(0, Flaw::Seal, &seal(|old| Seal { records: old.records + 1, ..old }));
+    check_forged(0, Flaw::Seal, &seal(|old| Seal { root: old.last_trailer, ..old }));
+    for segment in [0, 1] {
+        check_forged(segment, Flaw::Link, &|bytes| {
+            let (header, length) = Header::parse(bytes).unwrap();
+            bytes.splice(..length, Header { last_trailer: other, ..header }.encode());
+        });
     }
 }
