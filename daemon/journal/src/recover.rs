@@ -28,7 +28,8 @@ pub struct Recovered {
     pub records: u64,
     /// RFC 6962 root over them.
     pub root: Hash,
-    /// What an interrupted write had left at the end, now cut off and kept aside. No record in it was acknowledged.
+    /// What an interrupted write had left at the end, now cut off and kept aside. Unless the disk itself lost bytes, no
+    /// record in it was acknowledged.
     pub cut: Option<Cut>,
 }
 
@@ -62,8 +63,7 @@ pub(crate) fn recover(place: Place) -> Result<(Active, Recovered)> {
     let Some(last) = segments.last().copied() else { return create_log(place) };
     let file = flush(&place, last)?;
     check_sealed(&place.dir, &segments)?;
-    let missing = || JournalError::NoJournal { dir: place.dir.clone() };
-    let mut segment = Replay::open(&place.dir, last)?.ok_or_else(missing)?;
+    let mut segment = open_listed(&place.dir, last)?;
     let tail = loop {
         match segment.step()? {
             Step::Batch(_) => {}
