@@ -36,21 +36,32 @@ pub enum IdError {
     Release(String),
 }
 
-fn checked_name(
+/// The rule that one kind of name keeps to.
+struct NameRule {
     kind: &'static str,
-    value: &str,
     max: usize,
-    extra: &str,
+    /// Allowed beside ASCII letters and digits, but not first.
+    extra: &'static str,
     alphabet: &'static str,
-) -> Result<String, IdError> {
-    let legal = |c: char| c.is_ascii_alphanumeric() || extra.contains(c);
-    let begins = value.chars().next().is_some_and(|c| c.is_ascii_alphanumeric());
-    if begins && value.len() <= max && value.chars().all(legal) {
-        return Ok(value.to_owned());
-    }
-    let value = value.chars().take(80).collect::<String>().escape_default().to_string();
-    Err(IdError::Name { kind, value, max, alphabet })
 }
+
+impl NameRule {
+    fn check(&self, value: &str) -> Result<String, IdError> {
+        let Self { kind, max, extra, alphabet } = *self;
+        let legal = |c: char| c.is_ascii_alphanumeric() || extra.contains(c);
+        let begins = value.chars().next().is_some_and(|c| c.is_ascii_alphanumeric());
+        if begins && value.len() <= max && value.chars().all(legal) {
+            return Ok(value.to_owned());
+        }
+        let value = value.chars().take(80).collect::<String>().escape_default().to_string();
+        Err(IdError::Name { kind, value, max, alphabet })
+    }
+}
+
+const MODEL_NAME: NameRule =
+    NameRule { kind: "model name", max: MODEL_NAME_MAX, extra: "-_", alphabet: "a-z A-Z 0-9 - _" };
+const VERSION: NameRule =
+    NameRule { kind: "version", max: VERSION_MAX, extra: ".+-_", alphabet: "a-z A-Z 0-9 . + - _" };
 
 macro_rules! text_id {
     ($name:ident) => {
@@ -88,7 +99,7 @@ text_id!(ModelName);
 impl FromStr for ModelName {
     type Err = IdError;
     fn from_str(text: &str) -> Result<Self, IdError> {
-        checked_name("model name", text, MODEL_NAME_MAX, "-_", "a-z A-Z 0-9 - _").map(Self)
+        MODEL_NAME.check(text).map(Self)
     }
 }
 
@@ -101,7 +112,7 @@ text_id!(Version);
 impl FromStr for Version {
     type Err = IdError;
     fn from_str(text: &str) -> Result<Self, IdError> {
-        checked_name("version", text, VERSION_MAX, ".+-_", "a-z A-Z 0-9 . + - _").map(Self)
+        VERSION.check(text).map(Self)
     }
 }
 

@@ -8,16 +8,24 @@
 pub mod assertion;
 pub mod canonical;
 pub mod contract;
+pub mod description;
 pub mod digest;
+mod document;
+pub mod element;
 pub mod envelope;
 pub mod ids;
 pub mod key;
 pub mod manifest;
 pub mod plan;
+pub mod problem;
+pub mod section;
 pub mod trust;
+pub mod yaml;
 
+pub use description::Description;
 pub use digest::Sha256;
 pub use ids::{Generation, ModelName, Percent, ReleaseId, Version, VersionRef};
 pub use manifest::Manifest;
 pub use plan::Plan;
+pub use problem::{Problem, Problems};
 pub use trust::CheckResult;

@@ -1,9 +1,14 @@
-//! The manifest: what one version is, file by file, and what it promises.
+//! The manifest: what one version is, file by file, and what it promises. From bytes to a checked value, or to
+//! everything that is wrong with them. Whether anybody signed it is left to `trust`.
 
 use crate::assertion::Assertion;
+use crate::canonical::{self, CanonicalError, Value};
 use crate::contract::Contract;
 use crate::digest::Sha256;
+use crate::document::{Node, Place, Reader};
 use crate::ids::{ModelName, Version, VersionRef};
+use crate::problem::{Problem, Problems};
+use crate::section::{self, FILES_MAX, MEMORY_DEFAULT, Sections, THREADS_DEFAULT, all};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -61,9 +66,116 @@ pub struct Manifest {
 /// The schema name that [`Manifest::schema`] must hold.
 pub const SCHEMA: &str = "turnout.manifest/v1";
 
+const KEYS: &[&str] =
+    &["schema", "model", "version", "files", "runtime", "contract", "assertions", "baseline", "annotations"];
+
 impl Manifest {
+    /// Reads the canonical JSON of a manifest.
+    ///
+    /// # Errors
+    /// Everything that is wrong with it; one problem alone if it is not canonical JSON.
+    pub fn from_canonical(bytes: &[u8]) -> Result<Self, Problems> {
+        let value = canonical::parse_canonical(bytes).map_err(|error| {
+            Problems(vec![Problem::new("", error.to_string(), "sign the manifest again with `turnoutctl`")])
+        })?;
+        Self::from_value(value)
+    }
+
+    /// Reads a manifest from strict JSON.
+    ///
+    /// # Errors
+    /// Everything that is wrong with it.
+    pub fn from_value(value: Value) -> Result<Self, Problems> {
+        let root = Node::from(value);
+        let mut reader = Reader::default();
+        let manifest = read(&mut reader, &root);
+        reader.finish().unless_any(manifest)
+    }
+
+    /// The canonical JSON: what is signed.
+    ///
+    /// # Errors
+    /// [`CanonicalError`] when a number or the whole is too large.
+    pub fn to_canonical(&self) -> Result<Vec<u8>, CanonicalError> {
+        canonical::to_canonical(self)
+    }
+
     /// `model@version`.
     pub fn reference(&self) -> VersionRef {
         VersionRef { model: self.model.clone(), version: self.version.clone() }
     }
+
+    /// Everything that is wrong with these values, however they came together.
+    pub fn problems(&self) -> Vec<Problem> {
+        let mut problems = Problems::default();
+        if self.schema != SCHEMA {
+            problems.push("schema", "another schema", format!("write `{SCHEMA}`"));
+        }
+        section::check_files(&self.files, &mut problems);
+        section::check_runtime(&self.runtime, &mut problems);
+        section::check_model_file(&self.runtime, &self.files, &mut problems);
+        self.contract.check(&mut problems);
+        crate::assertion::check_all(&self.assertions, &self.contract, &mut problems);
+        section::check_baseline(&self.baseline, &mut problems);
+        section::check_annotations(&self.annotations, &mut problems);
+        problems.0
+    }
+}
+
+fn read(reader: &mut Reader, root: &Node) -> Option<Manifest> {
+    let group = reader.group(&Place::root(root), KEYS)?;
+    let schema = group.require(reader, "schema").and_then(|place| reader.choice(&place, &[(SCHEMA, SCHEMA)]));
+    let sections = Sections::read(reader, &group);
+    let runtime = group.require(reader, "runtime").and_then(|place| read_runtime(reader, &place));
+    let files = group.require(reader, "files").and_then(|place| {
+        let items = reader.list(&place, FILES_MAX)?;
+        all(items.iter().map(|item| read_file(reader, item)))
+    });
+
+    let mut found = Problems::default();
+    sections.check(&mut found);
+    if let Some(files) = &files {
+        section::check_files(files, &mut found);
+    }
+    if let Some(runtime) = &runtime {
+        section::check_runtime(runtime, &mut found);
+    }
+    if let (Some(runtime), Some(files)) = (&runtime, &files) {
+        section::check_model_file(runtime, files, &mut found);
+    }
+    reader.locate(root, found.0);
+
+    Some(Manifest {
+        schema: schema?.to_owned(),
+        model: sections.model?,
+        version: sections.version?,
+        files: files?,
+        runtime: runtime?,
+        contract: sections.contract?,
+        assertions: sections.assertions?,
+        baseline: sections.baseline?,
+        annotations: sections.annotations?,
+    })
+}
+
+fn read_runtime(reader: &mut Reader, place: &Place<'_>) -> Option<Runtime> {
+    let group = reader.group(place, &["model_file", "threads", "memory_bytes"])?;
+    let model_file = group.require(reader, "model_file").and_then(|place| reader.text(&place));
+    let threads = group.require(reader, "threads").and_then(|place| reader.integer(&place));
+    let memory_bytes = group.require(reader, "memory_bytes").and_then(|place| reader.integer(&place));
+    // A part that could not be read has left its problem behind; the others can be checked all the same.
+    Some(Runtime {
+        model_file: model_file?,
+        threads: threads.unwrap_or(THREADS_DEFAULT),
+        memory_bytes: memory_bytes.unwrap_or(MEMORY_DEFAULT),
+    })
+}
+
+fn read_file(reader: &mut Reader, place: &Place<'_>) -> Option<FileEntry> {
+    let group = reader.group(place, &["path", "size", "sha256"])?;
+    let path = group.require(reader, "path").and_then(|place| reader.text(&place));
+    let size = group.require(reader, "size").and_then(|place| reader.integer(&place));
+    let sha256 =
+        group.require(reader, "sha256").and_then(|place| reader.parsed(&place, "hash the file again"));
+    Some(FileEntry { path: path?, size: size?, sha256: sha256? })
 }
