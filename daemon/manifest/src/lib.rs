@@ -20,6 +20,7 @@ pub mod plan;
 pub mod problem;
 pub mod section;
 pub mod trust;
+pub mod trust_store;
 pub mod yaml;
 
 pub use description::Description;
@@ -28,4 +29,4 @@ pub use ids::{Generation, ModelName, Percent, ReleaseId, Version, VersionRef};
 pub use manifest::Manifest;
 pub use plan::Plan;
 pub use problem::{Problem, Problems};
-pub use trust::CheckResult;
+pub use trust::{CheckResult, TrustStore, Verdict, VerifiedManifest};

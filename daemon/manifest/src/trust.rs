@@ -1,6 +1,44 @@
-//! Whose signature counts for which model, and what that makes of a manifest: valid, untrusted or rejected.
+//! What the trusted keys make of a signed manifest: valid, untrusted or rejected, with the list of checks.
+//! The signature is checked over the raw bytes before any of them is parsed as a manifest.
+//! Which keys are trusted is said by `trust_store`; where files are kept is left to others.
 
+use crate::canonical;
+use crate::digest::Sha256;
+use crate::document::printable;
+use crate::envelope::{Envelope, MANIFEST_TYPE};
+use crate::key::KeyId;
+use crate::manifest::{FileEntry, Manifest};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
+use std::fmt;
+use std::io;
+
+pub use crate::trust_store::{ModelGlob, TrustError, TrustStore, TrustedKey};
+
+/// Greatest number of differing files that a check names.
+const FILES_NAMED_MAX: usize = 16;
+
+/// What a signed manifest is worth. A worse one beats a better one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Verdict {
+    /// All of it holds.
+    Valid,
+    /// Nothing is wrong with it, but nobody who counts for this model has signed it.
+    Untrusted,
+    /// It is malformed, altered, or not what its signer signed. No operator can override this.
+    Rejected,
+}
+
+impl fmt::Display for Verdict {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.pad(match self {
+            Self::Valid => "valid",
+            Self::Untrusted => "untrusted",
+            Self::Rejected => "rejected",
+        })
+    }
+}
 
 /// How a check ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -10,17 +48,266 @@ pub enum Outcome {
     Pass,
     /// It does not hold.
     Fail,
-    /// It was not made, because an earlier one failed.
+    /// It was not made, because an earlier one failed or its subject was not at hand.
     Skipped,
 }
 
 /// One check of a verification, as it is printed and recorded.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CheckResult {
-    /// Its stable name: `envelope`, `signature`, `canonical`, `manifest`, `trust`, `files`.
+    /// Its stable name: `envelope`, `payload-type`, `signature`, `canonical`, `manifest`, `trust`, `files`.
     pub name: String,
     /// How it ended.
     pub result: Outcome,
     /// What was found, for people.
     pub detail: String,
+}
+
+/// A manifest whose signature, form and trust have been checked. Only [`verify`] makes one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VerifiedManifest {
+    manifest: Manifest,
+    digest: Sha256,
+    signed_by: Vec<String>,
+    key_ids: Vec<KeyId>,
+}
+
+impl VerifiedManifest {
+    /// The manifest.
+    pub fn manifest(&self) -> &Manifest {
+        &self.manifest
+    }
+
+    /// SHA-256 of the signed payload: the name of the version's content.
+    pub fn digest(&self) -> Sha256 {
+        self.digest
+    }
+
+    /// The issuers whose signatures counted, each once.
+    pub fn signed_by(&self) -> &[String] {
+        &self.signed_by
+    }
+
+    /// The distinct keys whose signatures counted.
+    pub fn key_ids(&self) -> &[KeyId] {
+        &self.key_ids
+    }
+}
+
+/// What came of a verification.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Verification {
+    /// The word.
+    pub verdict: Verdict,
+    /// Every check, in the order in which they were made.
+    pub checks: Vec<CheckResult>,
+    /// SHA-256 of the payload, once there is one.
+    pub digest: Option<Sha256>,
+    /// Issuers whose signatures hold, whether or not they count for this model.
+    pub signed_by: Vec<String>,
+    manifest: Option<Manifest>,
+    verified: Option<VerifiedManifest>,
+}
+
+impl Verification {
+    /// The manifest, once a signature of a known key holds and it is well-formed; it may still be untrusted.
+    pub fn manifest(&self) -> Option<&Manifest> {
+        self.manifest.as_ref()
+    }
+
+    /// The manifest as something to act on, if and only if the verdict is valid.
+    pub fn into_verified(self) -> Option<VerifiedManifest> {
+        self.verified.filter(|_| self.verdict == Verdict::Valid)
+    }
+
+    /// The same with the result of comparing the files; a failed one rejects the whole.
+    pub fn with_files(mut self, files: CheckResult) -> Self {
+        if files.result == Outcome::Fail {
+            self.verdict = Verdict::Rejected;
+            self.verified = None;
+        }
+        self.checks.retain(|check| check.name != files.name);
+        self.checks.push(files);
+        self
+    }
+}
+
+const CHECKS: [&str; 7] =
+    ["envelope", "payload-type", "signature", "canonical", "manifest", "trust", "files"];
+
+/// Verifies a signed manifest: envelope, payload type and signature over the raw bytes, and only then its content.
+/// A signature of a known key that fails rejects it; those of unknown keys neither help nor harm.
+pub fn verify(envelope_bytes: &[u8], trust: &TrustStore) -> Verification {
+    let mut verification = Verification {
+        verdict: Verdict::Valid,
+        checks: Vec::new(),
+        digest: None,
+        signed_by: Vec::new(),
+        manifest: None,
+        verified: None,
+    };
+    match examine(envelope_bytes, trust, &mut verification) {
+        Ok(verified) => verification.verified = Some(verified),
+        Err(Refusal { verdict, check, detail }) => {
+            verification.verdict = verdict;
+            verification.note(check, Outcome::Fail, detail);
+        }
+    }
+    for name in &CHECKS[verification.checks.len()..] {
+        let detail = if *name == "files" { "not compared" } else { "not made: an earlier check failed" };
+        verification.note(name, Outcome::Skipped, detail);
+    }
+    verification
+}
+
+/// Holds files against the manifest: none missing, none more, each of the stated length and digest. `present` are the
+/// paths that exist; `read` gives digest and length of one of them.
+pub fn check_files(
+    manifest: &Manifest,
+    present: &BTreeSet<String>,
+    read: &mut dyn FnMut(&FileEntry) -> io::Result<(Sha256, u64)>,
+) -> CheckResult {
+    let listed: BTreeSet<&str> = manifest.files.iter().map(|file| file.path.as_str()).collect();
+    let mut wrong: Vec<String> = present
+        .iter()
+        .filter(|path| !listed.contains(path.as_str()))
+        .map(|path| format!("`{}` is not in the manifest", printable(path)))
+        .collect();
+    for file in &manifest.files {
+        let path = printable(&file.path);
+        if !present.contains(&file.path) {
+            wrong.push(format!("`{path}` is missing"));
+            continue;
+        }
+        match read(file) {
+            Err(error) => wrong.push(format!("`{path}` cannot be read: {error}")),
+            Ok((_, size)) if size != file.size => {
+                wrong.push(format!("`{path}` has {size} bytes in place of {}", file.size));
+            }
+            Ok((digest, _)) if digest != file.sha256 => {
+                wrong.push(format!("`{path}` has digest {digest} in place of {}", file.sha256));
+            }
+            Ok(_) => {}
+        }
+    }
+    let name = "files".to_owned();
+    if wrong.is_empty() {
+        let detail = format!("{} files are as signed", manifest.files.len());
+        return CheckResult { name, result: Outcome::Pass, detail };
+    }
+    let more = wrong.len().saturating_sub(FILES_NAMED_MAX);
+    wrong.truncate(FILES_NAMED_MAX);
+    let tail = if more > 0 { format!("; and {more} more") } else { String::new() };
+    CheckResult { name, result: Outcome::Fail, detail: wrong.join("; ") + &tail }
+}
+
+/// A check that failed, and what that makes of the whole.
+struct Refusal {
+    verdict: Verdict,
+    check: &'static str,
+    detail: String,
+}
+
+fn rejected(check: &'static str, detail: impl Into<String>) -> Refusal {
+    Refusal { verdict: Verdict::Rejected, check, detail: detail.into() }
+}
+
+fn untrusted(check: &'static str, detail: impl Into<String>) -> Refusal {
+    Refusal { verdict: Verdict::Untrusted, check, detail: detail.into() }
+}
+
+impl Verification {
+    fn note(&mut self, name: &str, result: Outcome, detail: impl Into<String>) {
+        self.checks.push(CheckResult { name: name.to_owned(), result, detail: detail.into() });
+    }
+}
+
+fn examine(bytes: &[u8], trust: &TrustStore, so_far: &mut Verification) -> Result<VerifiedManifest, Refusal> {
+    let envelope = Envelope::parse(bytes).map_err(|error| rejected("envelope", chain(&error)))?;
+    let digest = Sha256::of(envelope.payload());
+    so_far.digest = Some(digest);
+    let count = envelope.signatures().len();
+    so_far.note(
+        "envelope",
+        Outcome::Pass,
+        format!("{count} signature(s) over {} bytes", envelope.payload().len()),
+    );
+
+    if envelope.payload_type() != MANIFEST_TYPE {
+        let detail = format!("`{}` is not `{MANIFEST_TYPE}`", envelope.payload_type());
+        return Err(rejected("payload-type", detail));
+    }
+    so_far.note("payload-type", Outcome::Pass, MANIFEST_TYPE);
+
+    let signers = known_signers(&envelope, trust)?;
+    so_far.signed_by = issuers(&signers);
+    let names: Vec<String> = signers.iter().map(|key| format!("{} ({})", key.issuer, key.key_id)).collect();
+    so_far.note("signature", Outcome::Pass, format!("ECDSA P-256 of {}", names.join(", ")));
+
+    let value = canonical::parse_canonical(envelope.payload())
+        .map_err(|error| rejected("canonical", chain(&error)))?;
+    so_far.note("canonical", Outcome::Pass, "the payload is canonical JSON");
+
+    let manifest = Manifest::from_value(value)
+        .map_err(|problems| rejected("manifest", problems.to_string().replace('\n', "; ")))?;
+    so_far.note(
+        "manifest",
+        Outcome::Pass,
+        format!("{}, {} file(s)", manifest.reference(), manifest.files.len()),
+    );
+    so_far.manifest = Some(manifest.clone());
+
+    let counted: Vec<&TrustedKey> = signers.into_iter().filter(|key| key.covers(&manifest.model)).collect();
+    let signed_by = issuers(&counted);
+    if counted.is_empty() {
+        let detail = format!(
+            "no signer may sign model `{}`: widen its models with `turnoutctl trust add`, or have another sign",
+            manifest.model
+        );
+        return Err(untrusted("trust", detail));
+    }
+    so_far.note(
+        "trust",
+        Outcome::Pass,
+        format!("{} may sign model `{}`", signed_by.join(", "), manifest.model),
+    );
+    let key_ids = counted.iter().map(|key| key.key_id).collect();
+    Ok(VerifiedManifest { manifest, digest, signed_by, key_ids })
+}
+
+/// The known keys among the signers, every one of whose signatures holds. A rule for several signers (threshold,
+/// roles) would count these keys: they are distinct, as the envelope allows each key once and the store each key once.
+fn known_signers<'a>(envelope: &Envelope, trust: &'a TrustStore) -> Result<Vec<&'a TrustedKey>, Refusal> {
+    let signed_bytes = envelope.signed_bytes();
+    let mut signers = Vec::new();
+    for signature in envelope.signatures() {
+        let Some(key) = trust.find(signature.key_id) else { continue };
+        if !key.public_key.verifies(&signed_bytes, &signature.signature) {
+            let detail = format!("the signature of {} ({}) does not hold", key.issuer, key.key_id);
+            return Err(rejected("signature", detail));
+        }
+        signers.push(key);
+    }
+    if signers.is_empty() {
+        let ids: Vec<String> = envelope.signatures().iter().map(|s| s.key_id.to_string()).collect();
+        let detail = format!("no trusted key among {}: add one with `turnoutctl trust add`", ids.join(", "));
+        return Err(untrusted("signature", detail));
+    }
+    Ok(signers)
+}
+
+/// Their names in order, each once.
+fn issuers(keys: &[&TrustedKey]) -> Vec<String> {
+    let names: BTreeSet<&String> = keys.iter().map(|key| &key.issuer).collect();
+    names.into_iter().cloned().collect()
+}
+
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(inner) = cause {
+        text.push_str(&format!(": {inner}"));
+        cause = inner.source();
+    }
+    text
 }
