@@ -126,7 +126,7 @@ pub(crate) fn check_all(assertions: &[Assertion], contract: &Contract, problems:
 }
 
 impl CompiledAssertion {
-    /// True if integers of the output need a look at all; floats always do.
+    /// True if an output of this element type needs a look at all.
     pub fn concerns(&self, datatype: Datatype) -> bool {
         match self.check {
             CompiledCheck::Finite | CompiledCheck::SumsToOne { .. } => datatype.is_float(),

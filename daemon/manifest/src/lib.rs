@@ -19,6 +19,7 @@ pub mod manifest;
 pub mod plan;
 pub mod problem;
 pub mod section;
+mod strict_json;
 pub mod trust;
 pub mod trust_store;
 pub mod yaml;
