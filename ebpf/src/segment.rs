@@ -9,6 +9,8 @@ use core::ptr::addr_of;
 const TCP: u8 = 6;
 const TCP_HEADER: usize = 20;
 const IPV6_HEADER: usize = 40;
+/// The least that a TCP packet has: both headers of IPv4, or the header of IPv6.
+const HEADERS_MIN: usize = 40;
 /// IPv6 extension headers that are skipped: hop-by-hop, routing, destination options.
 const EXTENSIONS: [u8; 3] = [0, 43, 60];
 const EXTENSIONS_MAX: usize = 2;
@@ -34,9 +36,10 @@ impl Segment {
     #[inline(always)]
     pub fn read(context: &SkBuffContext) -> Option<Self> {
         let packet = Packet::of(context.skb.skb);
-        let header = match packet.byte(0)? >> 4 {
-            4 if packet.byte(9)? == TCP => usize::from(packet.byte(0)? & 15) * 4,
-            6 => packet.behind_ipv6()?,
+        let ip = packet.bytes::<HEADERS_MIN>(0)?;
+        let header = match ip[0] >> 4 {
+            4 if ip[9] == TCP => usize::from(ip[0] & 15) * 4,
+            6 => packet.behind_ipv6(ip[6])?,
             _ => return None,
         };
         let tcp = packet.bytes::<TCP_HEADER>(header)?;
@@ -124,15 +127,10 @@ impl Packet {
         Some(unsafe { &*(from as *const [u8; N]) })
     }
 
-    #[inline(always)]
-    fn byte(&self, offset: usize) -> Option<u8> {
-        self.bytes::<1>(offset).map(|byte| byte[0])
-    }
-
     /// Offset of the TCP header behind an IPv6 header and at most [`EXTENSIONS_MAX`] extension headers.
     #[inline(always)]
-    fn behind_ipv6(&self) -> Option<usize> {
-        let mut next = self.byte(6)?;
+    fn behind_ipv6(&self, first: u8) -> Option<usize> {
+        let mut next = first;
         let mut offset = IPV6_HEADER;
         for _ in 0..EXTENSIONS_MAX {
             if next != EXTENSIONS[0] && next != EXTENSIONS[1] && next != EXTENSIONS[2] {

@@ -44,25 +44,26 @@ pub fn steer(context: &SkLookupContext) -> u32 {
     sk_action::SK_DROP
 }
 
+/// Reads both forms of the addresses and then chooses: reads in branches would be merged by the compiler into one read
+/// through a moved pointer, which the verifier refuses.
 #[inline(always)]
 fn flow(lookup: *mut bpf_sk_lookup, local_port: u32) -> Flow {
-    let remote_port = u32::from(u16::from_be(word!(lookup, remote_port)));
-    if word!(lookup, family) == AF_INET {
-        let (remote, local) = (mapped(word!(lookup, remote_ip4)), mapped(word!(lookup, local_ip4)));
-        return Flow { remote, local, remote_port, local_port };
-    }
-    let remote = [
+    let (remote4, local4) = (word!(lookup, remote_ip4), word!(lookup, local_ip4));
+    let remote6 = [
         word!(lookup, remote_ip6[0]),
         word!(lookup, remote_ip6[1]),
         word!(lookup, remote_ip6[2]),
         word!(lookup, remote_ip6[3]),
     ];
-    let local = [
+    let local6 = [
         word!(lookup, local_ip6[0]),
         word!(lookup, local_ip6[1]),
         word!(lookup, local_ip6[2]),
         word!(lookup, local_ip6[3]),
     ];
+    let is_ipv4 = word!(lookup, family) == AF_INET;
+    let (remote, local) = if is_ipv4 { (mapped(remote4), mapped(local4)) } else { (remote6, local6) };
+    let remote_port = u32::from(u16::from_be(word!(lookup, remote_port)));
     Flow { remote, local, remote_port, local_port }
 }
 

@@ -202,12 +202,16 @@ fn attach(program: &mut Program, pin: &Path, target: &Target) -> Result<(), Host
         Place::Cgroup(kind) => {
             let program: &mut CgroupSkb = program.try_into().map_err(refused(&what))?;
             let id = program
-                .attach(&target.file, kind, CgroupAttachMode::AllowMultiple)
+                // No mode: the kernel's links always share a cgroup with others, and it refuses the flag that says so.
+                .attach(&target.file, kind, CgroupAttachMode::default())
                 .map_err(refused(&what))?;
             program.take_link(id).map_err(refused(&what))?.try_into().map_err(refused(&what))?
         }
     };
-    let fresh = pin.with_extension("new");
+    // A bpffs knows no names with a dot.
+    let mut fresh = pin.as_os_str().to_owned();
+    fresh.push("-next");
+    let fresh = PathBuf::from(fresh);
     match fs::remove_file(&fresh) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
             return Err(HostError::os("remove", fresh.display())(error));

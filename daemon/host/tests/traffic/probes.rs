@@ -1,0 +1,224 @@
+//! What the kernel saw of a version: exact counts, whole times, and nothing a worker can hide.
+
+use crate::scene::*;
+use std::io::Write;
+use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::thread;
+use std::time::Duration;
+use turnout_ebpf_layout::histogram;
+use turnout_host::traffic::{Probes, Sample, Traffic};
+use turnout_manifest::plan::Strategy;
+
+/// Lower bounds are exact: nothing makes an answer faster. Upper bounds leave room for a busy machine.
+const SLACK: Duration = Duration::from_secs(2);
+
+/// How many answers took `least` to `least + SLACK`.
+fn within(sample: &Sample, least: Duration) -> u64 {
+    let least_bucket = histogram::bucket(least.as_nanos() as u64);
+    let most_bucket = histogram::bucket((least + SLACK).as_nanos() as u64);
+    sample.latencies[least_bucket as usize..=most_bucket as usize].iter().sum()
+}
+
+#[test]
+fn answers_are_counted_by_class() {
+    let mut scene = Scene::new();
+    let traffic = scene.single("127.0.0.1:0");
+    let mut stream = TcpStream::connect(public()).unwrap();
+    for (status, times) in [(200, 5), (204, 1), (302, 2), (404, 3), (500, 4), (503, 1)] {
+        for _ in 0..times {
+            assert_eq!(ask(&mut stream, &format!("status/{status}")).unwrap().0, status);
+        }
+    }
+    let seen = traffic.sample(STABLE).unwrap();
+    assert_eq!([seen.requests, seen.success, seen.client_errors, seen.server_errors], [16, 8, 3, 5]);
+    assert_eq!(
+        [seen.opened, seen.closed, seen.not_http, seen.aborted],
+        [1, 0, 0, 0],
+        "one connection kept alive"
+    );
+    drop(stream);
+    let seen = sample_when(&traffic, |sample| sample.closed == 1);
+    assert_eq!([seen.opened, seen.aborted, seen.client_gone], [1, 0, 0]);
+}
+
+#[test]
+fn time_runs_to_the_last_byte_also_on_a_connection_that_then_idles() {
+    let wait = Duration::from_millis(80);
+    for path in ["slow/80", "late/80"] {
+        let mut scene = Scene::new();
+        let traffic = scene.single("127.0.0.1:0");
+        let mut stream = TcpStream::connect(public()).unwrap();
+        for _ in 0..4 {
+            ask(&mut stream, path).unwrap();
+        }
+        let seen = traffic.sample(STABLE).unwrap();
+        assert_eq!([within(&seen, wait), seen.latencies.iter().sum()], [4, 4], "{path}");
+        assert!(ask(&mut stream, "").is_ok());
+        let fast = traffic.sample(STABLE).unwrap().since(&seen);
+        assert_eq!([fast.requests, fast.latencies.iter().sum()], [1, 1], "{path}");
+    }
+}
+
+#[test]
+fn an_answer_of_many_segments_counts_once() {
+    let mut scene = Scene::new();
+    let traffic = scene.single("127.0.0.1:0");
+    for _ in 0..20 {
+        assert_eq!(ask_once(public(), "large/500000").unwrap().1.len(), 500_000);
+    }
+    let seen = sample_when(&traffic, |sample| sample.closed == 20);
+    assert_eq!([seen.requests, seen.success, seen.latencies.iter().sum()], [20, 20, 20]);
+}
+
+#[test]
+fn a_slow_client_is_no_slow_version() {
+    let mut scene = Scene::new();
+    let traffic = scene.single("127.0.0.1:0");
+    let mut stream = TcpStream::connect(public()).unwrap();
+    stream.set_nodelay(true).unwrap();
+    stream.write_all(b"POST /slow/20 HTTP/1.1\r\ncontent-length: 6\r\n\r\nabc").unwrap();
+    thread::sleep(Duration::from_millis(300));
+    stream.write_all(b"def").unwrap();
+    assert_eq!(answer(&mut stream).unwrap().0, 200);
+    let seen = traffic.sample(STABLE).unwrap();
+    assert_eq!([seen.requests, seen.success], [1, 1]);
+    let fast = histogram::bucket(250_000_000) as usize;
+    assert_eq!(
+        seen.latencies[..fast].iter().sum::<u64>(),
+        1,
+        "the clock starts with the last byte of the request"
+    );
+}
+
+#[test]
+fn interim_answers_are_no_answers() {
+    let mut scene = Scene::new();
+    let traffic = scene.single("127.0.0.1:0");
+    let mut stream = TcpStream::connect(public()).unwrap();
+    stream
+        .write_all(b"POST /continue/60 HTTP/1.1\r\nexpect: 100-continue\r\ncontent-length: 4\r\n\r\n")
+        .unwrap();
+    assert_eq!(answer(&mut stream).unwrap().0, 100);
+    stream.write_all(b"body").unwrap();
+    assert_eq!(answer(&mut stream).unwrap().0, 200);
+    let seen = traffic.sample(STABLE).unwrap();
+    assert_eq!([seen.requests, seen.success, within(&seen, Duration::from_millis(60))], [1, 1, 1]);
+    assert_eq!(ask(&mut stream, "both").unwrap().0, 100);
+    assert_eq!(answer(&mut stream).unwrap().0, 503);
+    let seen = traffic.sample(STABLE).unwrap();
+    assert_eq!(
+        [seen.requests, seen.success, seen.server_errors],
+        [2, 1, 1],
+        "the final one in the same segment"
+    );
+}
+
+#[test]
+fn a_body_that_is_answered_early_is_one_request() {
+    let mut scene = Scene::new();
+    let traffic = scene.single("127.0.0.1:0");
+    let mut stream = TcpStream::connect(public()).unwrap();
+    stream.write_all(b"POST /early-status HTTP/1.1\r\ncontent-length: 8\r\n\r\n").unwrap();
+    assert_eq!(answer(&mut stream).unwrap().0, 200);
+    stream.write_all(b"{\"a\": 1}").unwrap();
+    ask(&mut stream, "").unwrap();
+    let seen = traffic.sample(STABLE).unwrap();
+    assert_eq!([seen.requests, seen.success], [2, 2]);
+}
+
+#[test]
+fn what_is_no_http_is_an_error() {
+    let mut scene = Scene::new();
+    let traffic = scene.single("127.0.0.1:0");
+    let mut stream = TcpStream::connect(public()).unwrap();
+    stream.write_all(b"GET /garbage HTTP/1.1\r\n\r\n").unwrap();
+    stream.peek(&mut [0]).unwrap();
+    let seen = traffic.sample(STABLE).unwrap();
+    assert_eq!([seen.requests, seen.success, seen.not_http], [1, 0, 1]);
+}
+
+#[test]
+fn requests_without_an_answer_are_the_fault_of_who_left_first() {
+    let mut scene = Scene::new();
+    let traffic = scene.single("127.0.0.1:0");
+    for _ in 0..10 {
+        assert!(ask_once(public(), "abort").is_err());
+    }
+    let seen = sample_when(&traffic, |sample| sample.closed == 10);
+    assert_eq!([seen.requests, seen.aborted, seen.client_gone], [10, 10, 0]);
+
+    let mut impatient = TcpStream::connect(public()).unwrap();
+    impatient.write_all(b"GET /slow/200 HTTP/1.1\r\n\r\n").unwrap();
+    sample_when(&traffic, |sample| sample.requests == 11);
+    drop_with_reset(impatient);
+    let seen = sample_when(&traffic, |sample| sample.closed == 11);
+    assert_eq!([seen.aborted, seen.client_gone, seen.success], [10, 1, 0]);
+
+    let mut half_closed = TcpStream::connect(public()).unwrap();
+    half_closed.write_all(b"GET /slow/20 HTTP/1.1\r\n\r\n").unwrap();
+    half_closed.shutdown(Shutdown::Write).unwrap();
+    assert_eq!(answer(&mut half_closed).unwrap().0, 200);
+    let seen = sample_when(&traffic, |sample| sample.closed == 12);
+    assert_eq!(
+        [seen.success, seen.aborted, seen.client_gone],
+        [1, 10, 1],
+        "a half-closed client gets its answer"
+    );
+}
+
+#[test]
+fn a_killed_worker_aborts_what_it_had_in_hand() {
+    let mut scene = Scene::new();
+    let traffic = scene.single("127.0.0.1:0");
+    let mut waiting: Vec<_> = (0..5).map(|_| TcpStream::connect(public()).unwrap()).collect();
+    for stream in &mut waiting {
+        stream.write_all(b"GET /slow/60000 HTTP/1.1\r\n\r\n").unwrap();
+    }
+    sample_when(&traffic, |sample| sample.requests == 5);
+    scene.kill(STABLE);
+    let seen = sample_when(&traffic, |sample| sample.aborted > 4);
+    assert_eq!([seen.requests, seen.aborted, seen.closed], [5, 5, 5]);
+}
+
+#[test]
+fn direct_connections_do_not_count() {
+    let mut scene = Scene::new();
+    let traffic = scene.single("127.0.0.1:9999");
+    let direct = SocketAddr::from(([127, 0, 0, 1], 9999));
+    for _ in 0..20 {
+        assert_eq!(ask_once(direct, "").unwrap().0, 200);
+    }
+    assert_eq!(ask_once(public(), "").unwrap().0, 200);
+    let seen = sample_when(&traffic, |sample| sample.closed == 1);
+    assert_eq!([seen.requests, seen.opened], [1, 1]);
+}
+
+#[test]
+fn ipv6_and_ipv4_are_measured_alike_at_one_listener() {
+    for listener in ["[::ffff:127.0.0.1]:0", "[::]:0"] {
+        let mut scene = Scene::new();
+        let traffic = scene.single(listener);
+        for address in ["[::1]:8700", "127.0.0.1:8700"] {
+            for path in ["status/200", "status/500", "late/10"] {
+                ask_once(address.parse().unwrap(), path).unwrap();
+            }
+        }
+        let seen = sample_when(&traffic, |sample| sample.closed == 6);
+        assert_eq!([seen.requests, seen.success, seen.server_errors], [6, 4, 2], "{listener}");
+        assert!(within(&seen, Duration::from_millis(10)) >= 2, "{listener}");
+    }
+}
+
+#[test]
+fn a_new_generation_in_the_same_slot_starts_at_zero() {
+    let mut scene = Scene::new();
+    let traffic = scene.pair(Strategy::Weight, 0);
+    ask_once(public(), "").unwrap();
+    traffic.admit(STABLE, PORT).unwrap();
+    let seen = traffic.sample(STABLE).unwrap();
+    assert_eq!([seen.requests, seen.latencies.iter().sum()], [1, 1], "admitted again, nothing changes");
+    scene.replace(STABLE, "127.0.0.1:0");
+    traffic.admit(STABLE, PORT).unwrap();
+    let seen = traffic.sample(STABLE).unwrap();
+    assert_eq!([seen.requests, seen.opened, seen.latencies.iter().sum()], [0, 0, 0]);
+}
