@@ -248,3 +248,91 @@ pub(crate) fn refused<Failure: Error>(what: &str) -> impl FnOnce(Failure) -> Hos
         HostError::Ebpf { what, message }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use nix::sched::{CloneFlags, unshare};
+    use rustix::mount::{MountPropagationFlags, mount_change};
+
+    /// A pin directory in mount and network namespaces of its own, and a cgroup, which the test removes.
+    struct Place {
+        directory: tempfile::TempDir,
+        cgroup: PathBuf,
+    }
+
+    impl Place {
+        fn new(name: &str) -> Self {
+            unshare(CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS).expect("this test needs root");
+            mount_change("/", MountPropagationFlags::REC | MountPropagationFlags::PRIVATE).unwrap();
+            let mounts = fs::read_to_string("/proc/self/mounts").unwrap();
+            let tree = mounts.lines().find(|line| line.split(' ').nth(2) == Some("cgroup2"));
+            let tree = tree.expect("this test needs cgroup2").split(' ').nth(1).unwrap();
+            let cgroup = Path::new(tree).join(format!("turnout-test-programs-{name}"));
+            // What a killed run has left.
+            let _ = fs::remove_dir(&cgroup);
+            fs::create_dir(&cgroup).unwrap();
+            Self { directory: tempfile::tempdir().unwrap(), cgroup }
+        }
+
+        fn open(&self, object: &[u8]) {
+            open_object(object, &self.pins(), &self.cgroup).unwrap_or_else(|error| panic!("{error}"));
+        }
+
+        fn pins(&self) -> PathBuf {
+            self.directory.path().join("bpf")
+        }
+
+        fn link(&self, name: &str) -> OwnedFd {
+            sys::pinned_object(&layout_directory(&self.pins()).join("links").join(name)).unwrap()
+        }
+    }
+
+    impl Drop for Place {
+        fn drop(&mut self) {
+            let _ = fs::remove_dir(&self.cgroup);
+        }
+    }
+
+    /// This build's object with another constant in the hash of `steer`.
+    fn another_build() -> Vec<u8> {
+        let mut object = OBJECT.to_vec();
+        let constant = 0x7f4a_7c15_u32.to_le_bytes();
+        let places: Vec<usize> =
+            (0..object.len() - 4).filter(|at| object[*at..].starts_with(&constant)).collect();
+        assert!(!places.is_empty(), "the hash has another constant now");
+        places.into_iter().for_each(|at| object[at] ^= 2);
+        object
+    }
+
+    #[test]
+    fn only_a_program_of_another_build_is_replaced_and_its_link_stays() {
+        let place = Place::new("build");
+        place.open(OBJECT);
+        let links = PROGRAMS.map(|(name, _)| place.link(name));
+        let attached = || [0, 1, 2].map(|i| sys::link_info(links[i].as_fd()).unwrap().program);
+        let first = attached();
+        place.open(OBJECT);
+        assert_eq!(attached(), first);
+        place.open(&another_build());
+        let second = attached();
+        assert_ne!(second[0], first[0]);
+        assert_eq!(second[1..], first[1..]);
+        place.open(OBJECT);
+        assert_ne!(attached()[0], second[0]);
+    }
+
+    #[test]
+    fn programs_follow_to_another_network_and_a_cgroup_made_anew() {
+        let place = Place::new("move");
+        place.open(OBJECT);
+        fs::remove_dir(&place.cgroup).unwrap();
+        fs::create_dir(&place.cgroup).unwrap();
+        unshare(CloneFlags::CLONE_NEWNET).unwrap();
+        place.open(OBJECT);
+        for (name, kind) in PROGRAMS {
+            let link = sys::link_info(place.link(name).as_fd()).unwrap();
+            assert!(Target::open(kind, &place.cgroup).unwrap().holds(link), "{name}: {link:?}");
+        }
+    }
+}

@@ -177,6 +177,16 @@ fn changing_the_split_under_load_loses_no_connection() {
 }
 
 #[test]
+fn syn_cookies_lead_to_the_listener_that_gave_them() {
+    let mut scene = Scene::new();
+    let _traffic = scene.pair(Strategy::Weight, 50_000);
+    std::fs::write("/proc/sys/net/ipv4/tcp_syncookies", "2").unwrap();
+    for _ in 0..500 {
+        assert_eq!(ask_once(public(), "").unwrap().0, 200);
+    }
+}
+
+#[test]
 fn a_dead_listener_falls_over_and_two_dead_ones_refuse_at_once() {
     let mut scene = Scene::new();
     let _traffic = scene.pair(Strategy::Weight, 50_000);
