@@ -181,6 +181,31 @@ fn a_killed_worker_aborts_what_it_had_in_hand() {
 }
 
 #[test]
+fn a_request_that_comes_with_the_handshake_is_counted_and_spoils_no_later_one() {
+    let mut scene = Scene::new();
+    // Client and server, no cookies needed, every listener (ip-sysctl, tcp_fastopen).
+    std::fs::write("/proc/sys/net/ipv4/tcp_fastopen", "1543").unwrap();
+    let traffic = scene.single("127.0.0.1:0");
+    for _ in 0..10 {
+        assert_eq!(ask_with_handshake(public(), "status/500").unwrap().0, 500);
+    }
+    let handshakes = std::fs::read_to_string("/proc/thread-self/net/netstat").unwrap();
+    assert_eq!(fast_opens(&handshakes), 10, "the kernel really carried the data in the handshake");
+    assert_eq!(ask_once(public(), "").unwrap().0, 200);
+    let seen = sample_when(&traffic, |sample| sample.closed == 11);
+    assert_eq!([seen.requests, seen.opened, seen.server_errors, seen.success], [11, 11, 10, 1]);
+    assert_eq!(seen.latencies.iter().sum::<u64>(), 1, "when they came is not known");
+}
+
+/// `TCPFastOpenPassive` of a netstat table: a line of names, a line of numbers.
+fn fast_opens(table: &str) -> u64 {
+    let mut lines = table.lines().filter(|line| line.starts_with("TcpExt:")).map(|line| line.split(' '));
+    let (names, numbers) = (lines.next().unwrap(), lines.next().unwrap());
+    let found = names.zip(numbers).find(|(name, _)| *name == "TCPFastOpenPassive");
+    found.unwrap().1.parse().unwrap()
+}
+
+#[test]
 fn direct_connections_do_not_count() {
     let mut scene = Scene::new();
     let traffic = scene.single("127.0.0.1:9999");

@@ -3,6 +3,7 @@
 use crate::worker;
 use nix::sched::{CloneFlags, unshare};
 use rustix::mount::{MountPropagationFlags, mount_change};
+use rustix::net::sendto;
 use rustix::net::{
     AddressFamily, SendFlags, SocketFlags, SocketType, bind, connect, ipproto, send, socket_with, sockopt,
 };
@@ -165,6 +166,15 @@ pub fn connect_from(source: IpAddr, to: SocketAddr) -> io::Result<TcpStream> {
     bind(&socket, &SocketAddr::new(source, 0))?;
     connect(&socket, &to)?;
     Ok(socket.into())
+}
+
+/// Asks within the handshake of a new connection (TCP Fast Open).
+pub fn ask_with_handshake(to: SocketAddr, path: &str) -> io::Result<(u16, String)> {
+    const MSG_FASTOPEN: SendFlags = SendFlags::from_bits_retain(0x2000_0000);
+    let kind = (SocketType::STREAM, SocketFlags::CLOEXEC);
+    let socket = socket_with(AddressFamily::INET, kind.0, kind.1, Some(ipproto::TCP))?;
+    sendto(&socket, format!("GET /{path} HTTP/1.1\r\n\r\n").as_bytes(), MSG_FASTOPEN, &to)?;
+    answer(&mut TcpStream::from(socket))
 }
 
 /// Asks on a new connection, which then vanishes without a trace (reset), so that ports do not run out.
