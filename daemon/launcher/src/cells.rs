@@ -1,0 +1,313 @@
+//! Every cell with its slot, cgroup and worker, and what may be done with it. The table dies with the launcher: nothing
+//! of it is on disk, and the kernel's own state is the cgroups.
+
+use crate::cell::{self, FIRST_NAMESPACES, PARKED, Recipe, Worker, become_worker};
+use crate::cgroup::{CellGroup, CgroupError, Hierarchy, Limits};
+use crate::sys::{self, Forked};
+use crate::wait::wait;
+use rustix::event::PollFlags;
+use rustix::io::{Errno, fcntl_dupfd_cloexec};
+use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+use rustix::pipe::{PipeFlags, pipe_with};
+use rustix::process::{Signal, WaitId, WaitIdOptions, pidfd_send_signal, waitid};
+use std::collections::BTreeMap;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
+use turnout_launcher_wire::{Cell, Failure, MESSAGE_SIZE, Reply, SLOTS, Shortfall, WorkerState};
+
+/// How long a cell may take to build; a path on a dead network mount must not stop the launcher.
+const START_DEADLINE: Duration = Duration::from_secs(10);
+/// How long a killed process may take to end.
+const END_DEADLINE: Duration = Duration::from_secs(5);
+/// What a child that failed exits with; nobody reads it.
+const FAILED: i32 = 127;
+
+/// Why a request could not be done.
+#[derive(Debug, thiserror::Error)]
+pub enum CellsError {
+    /// All slots are taken.
+    #[error("no free slot")]
+    Slots,
+    /// There is no such cell.
+    #[error("no such cell")]
+    NoCell,
+    /// A limit is zero.
+    #[error("a limit is zero")]
+    Limits,
+    /// The cgroup refused.
+    #[error("cgroup")]
+    Cgroup(#[from] CgroupError),
+    /// The process, its link or its pipe could not be made.
+    #[error("{0}")]
+    Process(&'static str, #[source] Errno),
+    /// The new process failed at a step.
+    #[error("a step failed")]
+    Step(Reply),
+}
+
+/// All cells.
+pub struct Cells {
+    hierarchy: Hierarchy,
+    recipe: Recipe,
+    uid_base: u32,
+    cells: BTreeMap<u32, Entry>,
+}
+
+/// A worker that runs, as its daemon needs it.
+pub struct Started {
+    /// The answer.
+    pub reply: Reply,
+    /// Its pidfd and the daemon's end of its link.
+    pub descriptors: [OwnedFd; 2],
+}
+
+struct Entry {
+    slot: u32,
+    limits: Limits,
+    group: CellGroup,
+    process: Process,
+}
+
+enum Process {
+    Running { pid: u32, pidfd: OwnedFd, link: OwnedFd },
+    Not(WorkerState),
+}
+
+impl Cells {
+    /// An empty table.
+    pub fn new(hierarchy: Hierarchy, recipe: Recipe, uid_base: u32) -> Self {
+        Self { hierarchy, recipe, uid_base, cells: BTreeMap::new() }
+    }
+
+    /// Makes a cell; one that is there stays as it is.
+    ///
+    /// # Errors
+    /// [`CellsError`].
+    pub fn create(&mut self, generation: u32, limits: Limits) -> Result<Reply, CellsError> {
+        if !self.cells.contains_key(&generation) {
+            if limits.memory_bytes == 0 || limits.pids_max == 0 {
+                return Err(CellsError::Limits);
+            }
+            let taken = |slot: &u32| self.cells.values().any(|entry| entry.slot == *slot);
+            let slot = (0..SLOTS).find(|slot| !taken(slot)).ok_or(CellsError::Slots)?;
+            let group = self.hierarchy.create_cell(generation, limits)?;
+            let process = Process::Not(WorkerState::None);
+            self.cells.insert(generation, Entry { slot, limits, group, process });
+        }
+        self.described(generation)
+    }
+
+    /// Starts a worker; one that runs is answered as if it had just been started.
+    ///
+    /// # Errors
+    /// [`CellsError`]; no process is left.
+    pub fn start(&mut self, generation: u32, model: &OwnedFd) -> Result<Started, CellsError> {
+        if let Some(started) = self.adopt(generation)? {
+            return Ok(started);
+        }
+        let entry = self.cells.get_mut(&generation).ok_or(CellsError::NoCell)?;
+        let uid = self.uid_base + entry.slot;
+        let (link, theirs) =
+            socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
+                .map_err(process("link"))?;
+        let worker = Worker { uid, limits: entry.limits, model: model.as_fd(), link: theirs.as_fd() };
+        let (pid, pidfd) = launch(&self.recipe, &worker, &entry.group)?;
+        entry.process = Process::Running { pid, pidfd, link };
+        self.adopt(generation)?.ok_or(CellsError::NoCell)
+    }
+
+    /// The descriptors of a worker, `None` when none runs.
+    ///
+    /// # Errors
+    /// [`CellsError`].
+    pub fn adopt(&mut self, generation: u32) -> Result<Option<Started>, CellsError> {
+        let shortfall = self.shortfall();
+        let entry = self.cells.get_mut(&generation).ok_or(CellsError::NoCell)?;
+        entry.reap();
+        let Process::Running { pid, pidfd, link } = &entry.process else { return Ok(None) };
+        let duplicate = |descriptor: &OwnedFd| fcntl_dupfd_cloexec(descriptor, 0).map_err(process("dup"));
+        let descriptors = [duplicate(pidfd)?, duplicate(link)?];
+        Ok(Some(Started {
+            reply: Reply::Started { cell: entry.cell(generation), pid: *pid, shortfall },
+            descriptors,
+        }))
+    }
+
+    /// What a cell's worker does.
+    ///
+    /// # Errors
+    /// [`CellsError::NoCell`].
+    pub fn described(&mut self, generation: u32) -> Result<Reply, CellsError> {
+        let entry = self.cells.get_mut(&generation).ok_or(CellsError::NoCell)?;
+        entry.reap();
+        Ok(Reply::Cell(entry.cell(generation)))
+    }
+
+    /// Kills all that runs in a cell and waits until it is gone.
+    ///
+    /// # Errors
+    /// [`CellsError`].
+    pub fn kill(&mut self, generation: u32) -> Result<Reply, CellsError> {
+        if let Some(entry) = self.cells.get_mut(&generation) {
+            entry.kill()?;
+        }
+        Ok(Reply::Done)
+    }
+
+    /// Removes an empty cell.
+    ///
+    /// # Errors
+    /// [`CellsError::Cgroup`] while a worker runs in it.
+    pub fn destroy(&mut self, generation: u32) -> Result<Reply, CellsError> {
+        if let Some(entry) = self.cells.get_mut(&generation) {
+            entry.reap();
+            entry.group.remove()?;
+            self.cells.remove(&generation);
+        }
+        Ok(Reply::Done)
+    }
+
+    /// The cell with this ordinal, in the order of generations.
+    ///
+    /// # Errors
+    /// None.
+    pub fn at(&mut self, index: u32) -> Result<Reply, CellsError> {
+        match self.cells.keys().nth(index as usize).copied() {
+            Some(generation) => self.described(generation),
+            None => Ok(Reply::Done),
+        }
+    }
+
+    /// Ends and removes everything; goes on after a failure and returns the first.
+    ///
+    /// # Errors
+    /// [`CellsError`].
+    pub fn end(&mut self) -> Result<Reply, CellsError> {
+        let mut first = Ok(Reply::Done);
+        for (_, mut entry) in std::mem::take(&mut self.cells) {
+            let ended = entry.kill().and_then(|()| Ok(entry.group.remove()?));
+            first = first.and_then(|done| ended.map(|()| done));
+        }
+        self.hierarchy.give_back();
+        first
+    }
+
+    /// What becomes readable when a worker ends.
+    pub fn pidfds(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        self.cells.values().filter_map(|entry| match &entry.process {
+            Process::Running { pidfd, .. } => Some(pidfd.as_fd()),
+            Process::Not(_) => None,
+        })
+    }
+
+    /// Takes note of every worker that has ended.
+    pub fn reap(&mut self) {
+        self.cells.values_mut().for_each(Entry::reap);
+    }
+
+    fn shortfall(&self) -> u32 {
+        let controllers = self.hierarchy.controllers();
+        [
+            (controllers.memory, Shortfall::CgroupMemory),
+            (controllers.pids, Shortfall::CgroupPids),
+            (controllers.cpuset, Shortfall::CgroupCpuset),
+            (self.recipe.landlock_abi >= 4, Shortfall::Landlock),
+        ]
+        .into_iter()
+        .filter(|(held, _)| !held)
+        .fold(0, |bits, (_, shortfall)| bits | shortfall as u32)
+    }
+}
+
+impl CellsError {
+    /// As the launcher tells it.
+    pub fn reply(&self) -> Reply {
+        let failure = match self {
+            Self::Slots => Failure::Slots,
+            Self::NoCell => Failure::NoCell,
+            Self::Limits => Failure::Request,
+            Self::Cgroup(CgroupError::Os { path, .. }) => {
+                let name = path.components().rev().take(2).map(|part| part.as_os_str().to_string_lossy());
+                let name = name.collect::<Vec<_>>().into_iter().rev().collect::<Vec<_>>().join("/");
+                return Reply::failed(Failure::Cgroup, cell::errno(self), &name);
+            }
+            Self::Cgroup(_) => Failure::Cgroup,
+            Self::Process(..) => Failure::Clone,
+            Self::Step(reply) => return *reply,
+        };
+        Reply::failed(failure, cell::errno(self), &self.to_string())
+    }
+}
+
+impl Entry {
+    fn cell(&self, generation: u32) -> Cell {
+        let worker = match &self.process {
+            Process::Running { .. } => WorkerState::Running,
+            Process::Not(state) => *state,
+        };
+        Cell { generation, slot: self.slot, worker }
+    }
+
+    fn reap(&mut self) {
+        if let Process::Running { pidfd, .. } = &self.process
+            && let Some(state) = ended(pidfd)
+        {
+            self.process = Process::Not(state);
+        }
+    }
+
+    fn kill(&mut self) -> Result<(), CellsError> {
+        self.group.kill()?;
+        if let Process::Running { pidfd, .. } = &self.process {
+            wait(pidfd, PollFlags::IN, END_DEADLINE).map_err(process("poll"))?;
+        }
+        self.reap();
+        Ok(())
+    }
+}
+
+/// Makes the process and waits until it is the worker, or says why not.
+fn launch(recipe: &Recipe, worker: &Worker<'_>, group: &CellGroup) -> Result<(u32, OwnedFd), CellsError> {
+    let (report, told) = pipe_with(PipeFlags::CLOEXEC).map_err(process("pipe"))?;
+    // Above the numbers on which the worker's descriptors are put.
+    let told = fcntl_dupfd_cloexec(told, PARKED).map_err(process("dup"))?;
+    let (pid, pidfd) = match sys::clone_into(FIRST_NAMESPACES, group.as_fd()).map_err(process("clone3"))? {
+        Forked::Child => {
+            let error = become_worker(recipe, worker);
+            let _ = rustix::io::write(&told, &error.reply().encode());
+            sys::exit_now(FAILED)
+        }
+        Forked::Parent { pid, pidfd } => (pid, pidfd),
+    };
+    drop(told);
+    // The pipe closes when the child executes the worker.
+    let mut reply = [0; MESSAGE_SIZE];
+    let length = match wait(&report, PollFlags::IN, START_DEADLINE) {
+        Ok(true) => rustix::io::read(&report, &mut reply),
+        Ok(false) => Err(Errno::TIMEDOUT),
+        Err(errno) => Err(errno),
+    };
+    if length == Ok(0) {
+        return Ok((pid, pidfd));
+    }
+    let _ = pidfd_send_signal(&pidfd, Signal::KILL);
+    let _ = wait(&pidfd, PollFlags::IN, END_DEADLINE);
+    let _ = ended(&pidfd);
+    length.map_err(process("start"))?;
+    Err(CellsError::Step(Reply::decode(&reply).unwrap_or(Reply::failed(Failure::Clone, 0, "no report"))))
+}
+
+/// How a child ended, `None` while it runs. Asking takes the zombie away.
+fn ended(pidfd: &OwnedFd) -> Option<WorkerState> {
+    let status =
+        waitid(WaitId::PidFd(pidfd.as_fd()), WaitIdOptions::EXITED | WaitIdOptions::NOHANG).ok()??;
+    let byte = |number: i32| u8::try_from(number & 0xff).unwrap_or(u8::MAX);
+    match (status.exit_status(), status.terminating_signal()) {
+        (Some(code), _) => Some(WorkerState::Exited(byte(code))),
+        (None, signal) => Some(WorkerState::Killed(byte(signal.unwrap_or_default()))),
+    }
+}
+
+fn process(what: &'static str) -> impl FnOnce(Errno) -> CellsError {
+    move |errno| CellsError::Process(what, errno)
+}

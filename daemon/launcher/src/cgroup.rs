@@ -1,0 +1,289 @@
+//! The instance's delegated cgroup and the cells below it: `launcher` for the launcher itself, because a cgroup with
+//! controllers below it may hold no process, and `cell-<generation>` for each cell.
+
+use crate::wait::wait;
+use rustix::event::{PollFlags, Timespec, poll};
+use rustix::fs::{FlockOperation, Mode, OFlags, flock, open};
+use rustix::io::Errno;
+use std::fs;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+/// How long killed processes may take to go.
+const EMPTY_DEADLINE: Duration = Duration::from_secs(5);
+/// How long a cgroup whose last process has just gone may refuse to be removed before it is asked again.
+const REMOVE_PAUSE: Timespec = Timespec { tv_sec: 0, tv_nsec: 1_000_000 };
+/// Magic number of the cgroup2 file system.
+const CGROUP2_MAGIC: i64 = 0x6367_7270;
+const LAUNCHER: &str = "launcher";
+const CELL: &str = "cell-";
+
+/// A failed operation on a cgroup.
+#[derive(Debug, thiserror::Error)]
+pub enum CgroupError {
+    /// The directory is not part of a cgroup2 file system.
+    #[error("`{0}` is not on a cgroup2 file system")]
+    NotCgroup2(PathBuf),
+    /// Another launcher holds this cgroup.
+    #[error("another launcher owns `{0}`")]
+    Owned(PathBuf),
+    /// A file or directory of the hierarchy refused.
+    #[error("cgroup `{path}`")]
+    Os {
+        /// Which.
+        path: PathBuf,
+        /// The OS error.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// What a cell may use, as asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Greatest memory, bytes.
+    pub memory_bytes: u64,
+    /// Most processes and threads.
+    pub pids_max: u32,
+    /// CPUs 0 to 63, one bit each; 0 is all.
+    pub cpus: u64,
+}
+
+/// Which controllers the cells have.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Controllers {
+    /// `memory.max` and its kin.
+    pub memory: bool,
+    /// `pids.max`.
+    pub pids: bool,
+    /// `cpuset.cpus`.
+    pub cpuset: bool,
+}
+
+/// The instance's cgroup, owned by this process as long as the value lives.
+#[derive(Debug)]
+pub struct Hierarchy {
+    path: PathBuf,
+    controllers: Controllers,
+    home: Option<PathBuf>,
+    _owned: OwnedFd,
+}
+
+/// One cell's cgroup.
+#[derive(Debug)]
+pub struct CellGroup {
+    path: PathBuf,
+    directory: OwnedFd,
+}
+
+impl Hierarchy {
+    /// Takes the cgroup, made when missing: moves this process into its `launcher` sub-cgroup, enables the controllers,
+    /// and ends what an earlier launcher left, whose workers nobody can speak to any more.
+    ///
+    /// # Errors
+    /// [`CgroupError`].
+    pub fn take(path: &Path) -> Result<Self, CgroupError> {
+        fs::create_dir_all(path).map_err(os(path))?;
+        let kind = rustix::fs::statfs(path).map_err(os(path))?.f_type;
+        if kind != CGROUP2_MAGIC {
+            return Err(CgroupError::NotCgroup2(path.to_owned()));
+        }
+        let owned = open_directory(path)?;
+        flock(&owned, FlockOperation::NonBlockingLockExclusive).map_err(|errno| match errno {
+            Errno::WOULDBLOCK => CgroupError::Owned(path.to_owned()),
+            errno => os(path)(errno),
+        })?;
+        let home = own_cgroup(path);
+        let launcher = path.join(LAUNCHER);
+        fs::create_dir_all(&launcher).map_err(os(&launcher))?;
+        write(&launcher.join("cgroup.procs"), "0")?;
+        let controllers = enable_controllers(path);
+        let hierarchy = Self { path: path.to_owned(), controllers, home, _owned: owned };
+        hierarchy.end_leftovers()?;
+        Ok(hierarchy)
+    }
+
+    /// Which controllers its cells have.
+    pub fn controllers(&self) -> Controllers {
+        self.controllers
+    }
+
+    /// Makes a cell's cgroup with its limits.
+    ///
+    /// # Errors
+    /// [`CgroupError`]; the cgroup then does not exist.
+    pub fn create_cell(&self, generation: u32, limits: Limits) -> Result<CellGroup, CgroupError> {
+        let path = self.path.join(format!("{CELL}{generation}"));
+        fs::create_dir(&path).map_err(os(&path))?;
+        self.limit(&path, limits).and_then(|()| CellGroup::open(path.clone())).inspect_err(|_| {
+            let _ = fs::remove_dir(&path);
+        })
+    }
+
+    /// Gives the cgroup back as far as the kernel lets: what stays is an empty directory.
+    pub fn give_back(&self) {
+        let Some(home) = &self.home else { return };
+        for controller in ["-memory", "-pids", "-cpuset"] {
+            let _ = write(&self.path.join("cgroup.subtree_control"), controller);
+        }
+        let _ = write(&home.join("cgroup.procs"), "0");
+        let _ = fs::remove_dir(self.path.join(LAUNCHER));
+        let _ = fs::remove_dir(&self.path);
+    }
+
+    fn limit(&self, path: &Path, limits: Limits) -> Result<(), CgroupError> {
+        if self.controllers.memory {
+            write(&path.join("memory.max"), &limits.memory_bytes.to_string())?;
+            write(&path.join("memory.oom.group"), "1")?;
+            let swap = path.join("memory.swap.max");
+            // A kernel without swap support has no such file.
+            if swap.exists() {
+                write(&swap, "0")?;
+            }
+        }
+        if self.controllers.pids {
+            write(&path.join("pids.max"), &limits.pids_max.to_string())?;
+        }
+        if self.controllers.cpuset && limits.cpus != 0 {
+            write(&path.join("cpuset.cpus"), &cpu_list(limits.cpus))?;
+        }
+        Ok(())
+    }
+
+    fn end_leftovers(&self) -> Result<(), CgroupError> {
+        for entry in fs::read_dir(&self.path).map_err(os(&self.path))? {
+            let entry = entry.map_err(os(&self.path))?;
+            if entry.file_name().to_string_lossy().starts_with(CELL) {
+                let group = CellGroup::open(entry.path())?;
+                group.kill()?;
+                group.remove()?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl CellGroup {
+    fn open(path: PathBuf) -> Result<Self, CgroupError> {
+        let directory = open_directory(&path)?;
+        Ok(Self { path, directory })
+    }
+
+    /// Kills every process in it and waits until they are gone; a zombie that awaits its parent is gone.
+    ///
+    /// # Errors
+    /// [`CgroupError`], `TimedOut` within it when they do not go.
+    pub fn kill(&self) -> Result<(), CgroupError> {
+        // Absent before 5.14, which also lacks what the cells need.
+        write(&self.path.join("cgroup.kill"), "1")?;
+        let events = self.path.join("cgroup.events");
+        let watched = open(&events, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).map_err(os(&events))?;
+        let deadline = Instant::now() + EMPTY_DEADLINE;
+        while fs::read_to_string(&events).map_err(os(&events))?.contains("populated 1") {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Err(os(&self.path)(io::ErrorKind::TimedOut));
+            }
+            wait(&watched, PollFlags::PRI, left).map_err(os(&events))?;
+            drain(&watched).map_err(os(&events))?;
+        }
+        Ok(())
+    }
+
+    /// Removes it. It must be empty.
+    ///
+    /// # Errors
+    /// [`CgroupError`], `ResourceBusy` within it when a process lives in it.
+    pub fn remove(&self) -> Result<(), CgroupError> {
+        let deadline = Instant::now() + EMPTY_DEADLINE;
+        loop {
+            match fs::remove_dir(&self.path) {
+                Ok(()) => return Ok(()),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+                // The kernel takes the last dying task off the list a moment after it reports the cgroup empty.
+                Err(error) if error.kind() == io::ErrorKind::ResourceBusy && !self.populated() => {
+                    if Instant::now() >= deadline {
+                        return Err(os(&self.path)(error));
+                    }
+                    let _ = poll(&mut [], Some(&REMOVE_PAUSE));
+                }
+                Err(error) => return Err(os(&self.path)(error)),
+            }
+        }
+    }
+
+    fn populated(&self) -> bool {
+        fs::read_to_string(self.path.join("cgroup.events")).is_ok_and(|events| events.contains("populated 1"))
+    }
+}
+
+impl AsFd for CellGroup {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.directory.as_fd()
+    }
+}
+
+/// Enables what the parent offers and says what the kernel took: a missing controller is reported with each cell.
+fn enable_controllers(path: &Path) -> Controllers {
+    let control = path.join("cgroup.subtree_control");
+    for controller in ["+memory", "+pids", "+cpuset"] {
+        let _ = write(&control, controller);
+    }
+    let enabled = fs::read_to_string(&control).unwrap_or_default();
+    let has = |name: &str| enabled.split_ascii_whitespace().any(|enabled| enabled == name);
+    Controllers { memory: has("memory"), pids: has("pids"), cpuset: has("cpuset") }
+}
+
+/// The cgroup this process is in, as a directory of the hierarchy that holds `inside`.
+fn own_cgroup(inside: &Path) -> Option<PathBuf> {
+    let is_cgroup = |path: &Path| rustix::fs::statfs(path).is_ok_and(|stat| stat.f_type == CGROUP2_MAGIC);
+    let mount = inside.ancestors().take_while(|path| is_cgroup(path)).last()?;
+    let own = fs::read_to_string("/proc/self/cgroup").ok()?;
+    let own = own.lines().find_map(|line| line.strip_prefix("0::/"))?;
+    Some(mount.join(own)).filter(|path| path.is_dir())
+}
+
+/// The kernel's list format of a mask: `0,2,3`.
+fn cpu_list(mask: u64) -> String {
+    let cpus = (0..64).filter(|cpu| mask & (1 << cpu) != 0).map(|cpu: u32| cpu.to_string());
+    cpus.collect::<Vec<_>>().join(",")
+}
+
+fn open_directory(path: &Path) -> Result<OwnedFd, CgroupError> {
+    open(path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).map_err(os(path))
+}
+
+/// Reading the events file is what rearms its readiness.
+fn drain(watched: &OwnedFd) -> Result<(), Errno> {
+    let mut bytes = [0; 256];
+    rustix::io::pread(watched, &mut bytes, 0).map(drop)
+}
+
+fn write(path: &Path, text: &str) -> Result<(), CgroupError> {
+    fs::write(path, text).map_err(os(path))
+}
+
+fn os<Source: Into<io::Error>>(path: &Path) -> impl FnOnce(Source) -> CgroupError {
+    let path = path.to_owned();
+    move |source| CgroupError::Os { path, source: source.into() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mask_becomes_the_kernels_list() {
+        for (mask, list) in [(0b1, "0"), (0b1101, "0,2,3"), (1 << 63, "63")] {
+            assert_eq!(cpu_list(mask), list);
+        }
+    }
+
+    #[test]
+    fn a_directory_outside_cgroup2_is_refused() {
+        let directory = tempfile::tempdir().unwrap();
+        assert!(matches!(Hierarchy::take(directory.path()), Err(CgroupError::NotCgroup2(_))));
+    }
+}

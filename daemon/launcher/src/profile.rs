@@ -1,0 +1,207 @@
+//! The system calls a worker may make, as data, each with who needs it. Anything else is answered with EPERM.
+
+use libc::c_long;
+
+/// When a call is allowed.
+#[derive(Debug, Clone, Copy)]
+pub enum Rule {
+    /// Always.
+    Always,
+    /// When this argument has none of these bits.
+    Without(u8, u64),
+    /// When this argument is one of these.
+    OneOf(u8, &'static [u64]),
+}
+
+/// One allowed call.
+#[derive(Debug, Clone, Copy)]
+pub struct Allowed {
+    /// Its number.
+    pub call: c_long,
+    /// When.
+    pub rule: Rule,
+    /// Who needs it.
+    #[cfg_attr(not(test), expect(dead_code, reason = "read by people, and by a test that none is empty"))]
+    pub needed_by: &'static str,
+}
+
+/// Flags of clone(2) that make a namespace.
+const NEW_NAMESPACES: u64 = (libc::CLONE_NEWNS
+    | libc::CLONE_NEWCGROUP
+    | libc::CLONE_NEWUTS
+    | libc::CLONE_NEWIPC
+    | libc::CLONE_NEWUSER
+    | libc::CLONE_NEWPID
+    | libc::CLONE_NEWNET) as u64;
+
+const THREADS: &str = "threads of the worker and of the runtime (pthread_create, std::sync)";
+const LOADER: &str = "the ELF loader, and dlopen of the runtime";
+const MEMORY: &str = "the allocator, and the runtime's arenas and mapped models";
+const FILES: &str = "reading the model and the runtime's CPU detection";
+const SOCKETS: &str = "accepting and serving connections, and the link";
+const EVENTS: &str = "tokio's event loop";
+const CLOCK: &str = "time-outs and sleeping";
+const SIGNALS: &str = "the runtimes' handlers for stack overflow and abort";
+const IDENTITY: &str = "libc and the runtime ask who and where they are";
+const LOCKING: &str = "the worker's own, tighter filter after loading";
+
+const fn always(call: c_long, needed_by: &'static str) -> Allowed {
+    Allowed { call, rule: Rule::Always, needed_by }
+}
+
+/// The list.
+pub const ALLOWED: &[Allowed] = &[
+    always(
+        libc::SYS_execve,
+        "the launcher's last step; afterwards Landlock leaves only the cell's own programs",
+    ),
+    always(libc::SYS_brk, MEMORY),
+    always(libc::SYS_mmap, MEMORY),
+    always(libc::SYS_munmap, MEMORY),
+    always(libc::SYS_mprotect, MEMORY),
+    always(libc::SYS_mremap, MEMORY),
+    always(libc::SYS_madvise, MEMORY),
+    always(libc::SYS_openat, LOADER),
+    always(libc::SYS_read, LOADER),
+    always(libc::SYS_pread64, LOADER),
+    always(libc::SYS_close, LOADER),
+    always(libc::SYS_fstat, LOADER),
+    always(libc::SYS_newfstatat, LOADER),
+    always(libc::SYS_set_tid_address, LOADER),
+    always(libc::SYS_prlimit64, LOADER),
+    always(libc::SYS_getrandom, "hash maps, the allocator's tokens"),
+    always(libc::SYS_statx, FILES),
+    always(libc::SYS_lseek, FILES),
+    always(libc::SYS_readv, FILES),
+    always(libc::SYS_getdents64, FILES),
+    always(libc::SYS_readlinkat, FILES),
+    always(libc::SYS_faccessat, FILES),
+    always(libc::SYS_faccessat2, FILES),
+    always(libc::SYS_getcwd, FILES),
+    always(libc::SYS_fadvise64, FILES),
+    always(libc::SYS_fstatfs, FILES),
+    always(libc::SYS_statfs, FILES),
+    Allowed { call: libc::SYS_clone, rule: Rule::Without(0, NEW_NAMESPACES), needed_by: THREADS },
+    always(
+        libc::SYS_clone3,
+        "libc tries it for threads; a second filter answers ENOSYS, and libc goes on with clone",
+    ),
+    always(libc::SYS_set_robust_list, THREADS),
+    always(libc::SYS_rseq, THREADS),
+    always(libc::SYS_futex, THREADS),
+    always(libc::SYS_sched_yield, THREADS),
+    always(libc::SYS_sched_getaffinity, THREADS),
+    always(libc::SYS_getcpu, THREADS),
+    always(libc::SYS_membarrier, THREADS),
+    always(libc::SYS_exit, THREADS),
+    always(libc::SYS_exit_group, THREADS),
+    Allowed {
+        call: libc::SYS_prctl,
+        rule: Rule::OneOf(
+            0,
+            &[
+                libc::PR_SET_NAME as u64,
+                libc::PR_GET_NAME as u64,
+                libc::PR_SET_NO_NEW_PRIVS as u64,
+                PR_SET_VMA,
+            ],
+        ),
+        needed_by: "names of threads and of the allocator's areas, and the worker's own filter",
+    },
+    always(libc::SYS_seccomp, LOCKING),
+    always(libc::SYS_rt_sigaction, SIGNALS),
+    always(libc::SYS_rt_sigprocmask, SIGNALS),
+    always(libc::SYS_rt_sigreturn, SIGNALS),
+    always(libc::SYS_sigaltstack, SIGNALS),
+    always(libc::SYS_tgkill, SIGNALS),
+    always(libc::SYS_restart_syscall, "the kernel itself, after a stop"),
+    always(libc::SYS_accept4, SOCKETS),
+    always(libc::SYS_recvfrom, SOCKETS),
+    always(libc::SYS_recvmsg, SOCKETS),
+    always(libc::SYS_sendto, SOCKETS),
+    always(libc::SYS_sendmsg, SOCKETS),
+    always(libc::SYS_write, SOCKETS),
+    always(libc::SYS_writev, SOCKETS),
+    always(libc::SYS_shutdown, SOCKETS),
+    always(libc::SYS_getsockname, SOCKETS),
+    always(libc::SYS_getpeername, SOCKETS),
+    always(libc::SYS_getsockopt, SOCKETS),
+    always(libc::SYS_setsockopt, SOCKETS),
+    always(libc::SYS_fcntl, SOCKETS),
+    Allowed {
+        call: libc::SYS_ioctl,
+        rule: Rule::OneOf(1, &[libc::FIONBIO, libc::FIONREAD, libc::FIOCLEX]),
+        needed_by: SOCKETS,
+    },
+    always(libc::SYS_epoll_create1, EVENTS),
+    always(libc::SYS_epoll_ctl, EVENTS),
+    always(libc::SYS_epoll_pwait, EVENTS),
+    always(libc::SYS_epoll_pwait2, EVENTS),
+    always(libc::SYS_eventfd2, EVENTS),
+    always(libc::SYS_ppoll, EVENTS),
+    always(libc::SYS_clock_gettime, CLOCK),
+    always(libc::SYS_clock_getres, CLOCK),
+    always(libc::SYS_gettimeofday, CLOCK),
+    always(libc::SYS_clock_nanosleep, CLOCK),
+    always(libc::SYS_nanosleep, CLOCK),
+    always(libc::SYS_getpid, IDENTITY),
+    always(libc::SYS_gettid, IDENTITY),
+    always(libc::SYS_getuid, IDENTITY),
+    always(libc::SYS_geteuid, IDENTITY),
+    always(libc::SYS_getgid, IDENTITY),
+    always(libc::SYS_getegid, IDENTITY),
+    always(libc::SYS_uname, IDENTITY),
+    always(libc::SYS_sysinfo, IDENTITY),
+    always(libc::SYS_getrusage, IDENTITY),
+];
+
+/// Older forms that libc still uses on x86-64.
+#[cfg(target_arch = "x86_64")]
+pub const ALLOWED_HERE: &[Allowed] = &[
+    always(libc::SYS_arch_prctl, LOADER),
+    always(libc::SYS_access, LOADER),
+    always(libc::SYS_readlink, FILES),
+    always(libc::SYS_epoll_wait, EVENTS),
+    always(libc::SYS_poll, EVENTS),
+];
+/// None: the newer forms are the only ones.
+#[cfg(not(target_arch = "x86_64"))]
+pub const ALLOWED_HERE: &[Allowed] = &[];
+
+/// prctl(2) of glibc's allocator, which libc does not name.
+const PR_SET_VMA: u64 = 0x5356_4d41;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn each_call_is_listed_once_with_who_needs_it() {
+        let all: Vec<_> = ALLOWED.iter().chain(ALLOWED_HERE).collect();
+        assert_eq!(all.iter().map(|allowed| allowed.call).collect::<BTreeSet<_>>().len(), all.len());
+        assert!(all.iter().all(|allowed| !allowed.needed_by.is_empty()));
+    }
+
+    #[test]
+    fn nothing_that_reaches_out_of_the_cell_is_listed() {
+        for call in [
+            libc::SYS_socket,
+            libc::SYS_connect,
+            libc::SYS_ptrace,
+            libc::SYS_mount,
+            libc::SYS_move_mount,
+            libc::SYS_unshare,
+            libc::SYS_setns,
+            libc::SYS_sched_setaffinity,
+            libc::SYS_bpf,
+            libc::SYS_io_uring_setup,
+            libc::SYS_keyctl,
+            libc::SYS_userfaultfd,
+            libc::SYS_process_vm_readv,
+            libc::SYS_execveat,
+        ] {
+            assert!(!ALLOWED.iter().chain(ALLOWED_HERE).any(|allowed| allowed.call == call), "{call}");
+        }
+    }
+}
