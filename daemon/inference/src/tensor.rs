@@ -62,6 +62,29 @@ macro_rules! element_types {
             pub fn is_empty(self) -> bool {
                 self.len() == 0
             }
+
+            /// One value as the nearest double; false is 0, true is 1.
+            ///
+            /// # Panics
+            /// When there is no such value.
+            pub fn value(self, index: usize) -> f64 {
+                match self { $(Self::$variant(values) => values[index].real(),)* }
+            }
+
+            /// The first value that `is_wanted`.
+            pub fn position(self, is_wanted: impl Fn(f64) -> bool) -> Option<usize> {
+                match self { $(Self::$variant(values) => values.iter().position(|value| is_wanted(value.real())),)* }
+            }
+
+            /// The first row of `width` values whose sum `is_wanted`, and that sum.
+            pub fn row_with_sum(self, width: usize, is_wanted: impl Fn(f64) -> bool) -> Option<(usize, f64)> {
+                match self {
+                    $(Self::$variant(values) => {
+                        let sums = values.chunks(width.max(1)).map(|row| row.iter().map(|value| value.real()).sum());
+                        sums.enumerate().find(|(_, sum)| is_wanted(*sum))
+                    })*
+                }
+            }
         }
     };
 }
@@ -79,6 +102,29 @@ element_types! {
     Fp32 f32, "FP32";
     Fp64 f64, "FP64";
 }
+
+/// The nearest double.
+trait Real {
+    fn real(self) -> f64;
+}
+
+impl Real for bool {
+    fn real(self) -> f64 {
+        f64::from(u8::from(self))
+    }
+}
+
+macro_rules! real {
+    ($($rust:ty)*) => {
+        $(impl Real for $rust {
+            #[inline]
+            fn real(self) -> f64 {
+                self as f64
+            }
+        })*
+    };
+}
+real!(u8 u16 u32 u64 i8 i16 i32 i64 f32 f64);
 
 impl fmt::Display for Datatype {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -1,2 +1,75 @@
-//! Placeholder.
-fn main() {}
+//! turnout-worker: serves one version of one model, the only process that opens a model.
+//! Link, load, warm up, serve, in this order; its cell, with all locks, is built around it before it starts.
+
+mod assertions;
+mod contract;
+mod http;
+mod infer;
+mod link;
+mod model;
+mod options;
+mod serve;
+mod state;
+
+use link::{Link, LinkError, Order};
+use options::Options;
+use serve::Serving;
+use state::State;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Instant;
+use turnout_protocol::worker::{Assignment, FromWorker};
+
+fn main() -> ExitCode {
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("turnout-worker: {}", with_causes(&error));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Why the worker ended other than by being told to.
+#[derive(Debug, thiserror::Error)]
+enum WorkerError {
+    #[error(transparent)]
+    Options(#[from] options::OptionsError),
+    #[error("the link")]
+    Link(#[from] LinkError),
+    #[error("cannot serve the assignment: {0}")]
+    Assignment(String),
+    #[error("shared state")]
+    State(#[source] std::io::Error),
+    #[error("a serving thread ended on its own")]
+    Serving,
+}
+
+fn run() -> Result<(), WorkerError> {
+    let options = Options::from_command_line(std::env::args_os().skip(1))?;
+    let mut link = Link::adopt(options.link_fd)?;
+    link.say_hello()?;
+    let state = Arc::new(State::new().map_err(WorkerError::State)?);
+    let Order::Assign(assignment) = link.wait_for_assignment(&state)? else { return Ok(()) };
+    let began = Instant::now();
+    match prepare(&options, &assignment).and_then(|serving| serving.start(&state)) {
+        Ok(()) => link.send(&FromWorker::Ready { load_ms: began.elapsed().as_millis() as u64 })?,
+        Err(reason) => {
+            link.send(&FromWorker::Failed { reason: reason.clone() })?;
+            return Err(WorkerError::Assignment(reason));
+        }
+    }
+    link.attend(&state)?;
+    if state.a_thread_failed() { Err(WorkerError::Serving) } else { Ok(()) }
+}
+
+fn prepare(options: &Options, assignment: &Assignment) -> Result<Serving, String> {
+    let listener = link::adopt_listener(options.listener_fd).map_err(|error| with_causes(&error))?;
+    Serving::prepare(options, assignment, listener).map_err(|error| with_causes(&error))
+}
+
+/// An error and its causes on one line.
+fn with_causes(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(error.source(), |cause| cause.source());
+    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
+}

@@ -1,0 +1,327 @@
+//! The paths of the protocol, and that every answer, good or not, has the protocol's form.
+//! Content-Type is never asked for: stock clients send none.
+
+use crate::contract::TensorRule;
+use crate::infer::{Answer, Refusal, Rules};
+use crate::model::Model;
+use crate::state::{Outcome, State};
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full};
+use hyper::body::{Body, Incoming};
+use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
+use hyper::{Method, Request, Response, StatusCode};
+use std::borrow::Cow;
+use std::cell::RefCell;
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use turnout_inference::binary;
+use turnout_inference::error::ErrorBody;
+use turnout_inference::metadata::{
+    Live, ModelMetadata, ModelReady, Models, Ready, ServerMetadata, TensorMetadata,
+};
+use turnout_protocol::worker::Assignment;
+
+/// Largest request body, bytes.
+pub const BODY_MAX: usize = 64 << 20;
+/// How long a client may take to send a body.
+const BODY_DEADLINE: Duration = Duration::from_secs(30);
+
+const JSON_LENGTH: HeaderName = HeaderName::from_static(binary::HEADER);
+const JSON: HeaderValue = HeaderValue::from_static("application/json");
+const OCTETS: HeaderValue = HeaderValue::from_static("application/octet-stream");
+
+/// What all threads answer with: who is serving, and the bodies that never change.
+pub struct Pages {
+    model: String,
+    version: String,
+    lineage: [(HeaderName, HeaderValue); 3],
+    server: Bytes,
+    live: Bytes,
+    ready: Bytes,
+    models: Bytes,
+    metadata: Bytes,
+    model_ready: Bytes,
+}
+
+impl Pages {
+    /// Writes the bodies that never change.
+    ///
+    /// # Errors
+    /// A digest that cannot stand in a header.
+    pub fn new(assignment: &Assignment, rules: &Rules) -> Result<Self, header::InvalidHeaderValue> {
+        let (model, version) = (assignment.model.as_str(), assignment.version.as_str());
+        let metadata = ModelMetadata {
+            name: model,
+            versions: &[version],
+            platform: "onnxruntime_onnx",
+            inputs: rules.contract.inputs.iter().map(tensor_metadata).collect(),
+            outputs: rules.contract.outputs.iter().map(tensor_metadata).collect(),
+        };
+        Ok(Self {
+            model: model.to_owned(),
+            version: version.to_owned(),
+            lineage: [
+                (HeaderName::from_static("turnout-model"), HeaderValue::from_str(model)?),
+                (HeaderName::from_static("turnout-version"), HeaderValue::from_str(version)?),
+                (
+                    HeaderName::from_static("turnout-version-digest"),
+                    HeaderValue::from_str(&assignment.digest)?,
+                ),
+            ],
+            server: page(&ServerMetadata {
+                name: "turnout",
+                version: env!("CARGO_PKG_VERSION"),
+                extensions: &["binary_tensor_data"],
+            }),
+            live: page(&Live { live: true }),
+            ready: page(&Ready { ready: true }),
+            models: page(&Models { models: &[model] }),
+            metadata: page(&metadata),
+            model_ready: page(&ModelReady { name: model, ready: true }),
+        })
+    }
+}
+
+fn tensor_metadata(rule: &TensorRule) -> TensorMetadata<'_> {
+    TensorMetadata { name: &rule.name, datatype: rule.datatype, shape: &rule.shape }
+}
+
+fn page(value: &impl serde::Serialize) -> Bytes {
+    serde_json::to_vec(value).expect("metadata is plain data").into()
+}
+
+/// What one thread serves with.
+pub struct Counter {
+    /// Shared by all threads.
+    pub pages: Arc<Pages>,
+    /// Shared by all threads.
+    pub rules: Arc<Rules>,
+    /// Shared by all threads and the link.
+    pub state: Arc<State>,
+    /// This thread's own session.
+    pub model: RefCell<Model>,
+}
+
+/// An answer other than 200, for the client.
+struct Failure {
+    status: StatusCode,
+    message: String,
+}
+
+impl Failure {
+    fn new(status: StatusCode, message: impl Into<String>) -> Self {
+        Self { status, message: message.into() }
+    }
+}
+
+/// A path that exists.
+enum Route {
+    Server,
+    Live,
+    Ready,
+    Models,
+    Metadata,
+    ModelReady,
+    Infer,
+}
+
+impl Counter {
+    /// Answers one request on a connection made at `born`.
+    pub async fn answer(
+        &self,
+        request: Request<Incoming>,
+        born: Instant,
+    ) -> Result<Response<Full<Bytes>>, Infallible> {
+        let result = match self.route(request.uri().path()) {
+            Ok(Route::Infer) if request.method() == Method::POST => self.infer(request).await,
+            Ok(Route::Infer) => Err(wrong_method("POST")),
+            Ok(_) if !matches!(*request.method(), Method::GET | Method::HEAD) => Err(wrong_method("GET")),
+            Ok(route) => self.page(&route),
+            Err(failure) => Err(failure),
+        };
+        let mut response = result.unwrap_or_else(|failure| {
+            let body = ErrorBody { error: &failure.message }.to_json();
+            respond(failure.status, body.into())
+        });
+        let headers = response.headers_mut();
+        for (name, value) in &self.pages.lineage {
+            headers.insert(name, value.clone());
+        }
+        if self.state.is_last_answer(born.elapsed()) {
+            headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
+        Ok(response)
+    }
+
+    fn route(&self, path: &str) -> Result<Route, Failure> {
+        let unknown = || Failure::new(StatusCode::NOT_FOUND, format!("there is no path `{}`", shown(path)));
+        let rest = path.strip_prefix("/v2").ok_or_else(unknown)?;
+        let rest = rest.strip_suffix('/').unwrap_or(rest);
+        match rest {
+            "" => return Ok(Route::Server),
+            "/health/live" => return Ok(Route::Live),
+            "/health/ready" => return Ok(Route::Ready),
+            "/models" => return Ok(Route::Models),
+            _ => {}
+        }
+        let mut parts = rest.strip_prefix("/models/").ok_or_else(unknown)?.split('/');
+        let model = parts.next().unwrap_or_default();
+        if unquoted(model) != self.pages.model {
+            let message = format!("model `{}` is not served here, `{}` is", shown(model), self.pages.model);
+            return Err(Failure::new(StatusCode::NOT_FOUND, message));
+        }
+        let mut action = parts.next();
+        if action == Some("versions") {
+            let version = parts.next().unwrap_or_default();
+            if unquoted(version) != self.pages.version {
+                let message =
+                    format!("version `{}` is not served here, `{}` is", shown(version), self.pages.version);
+                return Err(Failure::new(StatusCode::NOT_FOUND, message));
+            }
+            action = parts.next();
+        }
+        match (action, parts.next()) {
+            (None, None) => Ok(Route::Metadata),
+            (Some("ready"), None) => Ok(Route::ModelReady),
+            (Some("infer"), None) => Ok(Route::Infer),
+            _ => Err(unknown()),
+        }
+    }
+
+    fn page(&self, route: &Route) -> Result<Response<Full<Bytes>>, Failure> {
+        let pages = &self.pages;
+        let body = match route {
+            Route::Ready | Route::ModelReady if self.state.is_draining() => {
+                return Err(Failure::new(
+                    StatusCode::SERVICE_UNAVAILABLE,
+                    "this version is being taken out of service",
+                ));
+            }
+            Route::Server => &pages.server,
+            Route::Live => &pages.live,
+            Route::Ready => &pages.ready,
+            Route::Models => &pages.models,
+            Route::ModelReady => &pages.model_ready,
+            Route::Metadata | Route::Infer => &pages.metadata,
+        };
+        Ok(respond(StatusCode::OK, body.clone()))
+    }
+
+    async fn infer(&self, request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Failure> {
+        let result = self.infer_uncounted(request).await;
+        self.state.count(match &result {
+            Ok(_) => Outcome::Answered,
+            Err((_, outcome)) => *outcome,
+        });
+        let answer = result.map_err(|(failure, _)| failure)?;
+        let mut response = respond(StatusCode::OK, answer.body.into());
+        if let Some(length) = answer.json_length {
+            response.headers_mut().insert(header::CONTENT_TYPE, OCTETS);
+            response.headers_mut().insert(JSON_LENGTH, length.into());
+        }
+        Ok(response)
+    }
+
+    async fn infer_uncounted(&self, request: Request<Incoming>) -> Result<Answer, (Failure, Outcome)> {
+        let refused = |failure| (failure, Outcome::Refused);
+        let json_length = json_length(request.headers()).map_err(refused)?;
+        let body = read_body(request).await.map_err(refused)?;
+        // No await between here and the end: the session is never asked for while it is lent.
+        let mut model = self.model.borrow_mut();
+        self.rules.infer(&mut model, &body, json_length).map_err(|refusal| {
+            let status = match refusal {
+                Refusal::Request(_) => StatusCode::BAD_REQUEST,
+                Refusal::Run(_) | Refusal::Withheld(_) => StatusCode::INTERNAL_SERVER_ERROR,
+            };
+            (Failure::new(status, refusal.to_string()), refusal.outcome())
+        })
+    }
+}
+
+fn json_length(headers: &HeaderMap) -> Result<Option<usize>, Failure> {
+    let bad = |message: String| Failure::new(StatusCode::BAD_REQUEST, message);
+    if let Some(encoding) = headers.get(header::CONTENT_ENCODING).filter(|encoding| *encoding != "identity") {
+        return Err(bad(format!("Content-Encoding {encoding:?} is not supported, send the body as it is")));
+    }
+    let Some(value) = headers.get(JSON_LENGTH) else { return Ok(None) };
+    match value.to_str().ok().and_then(|text| text.parse().ok()) {
+        Some(0) => Err(bad(
+            "a request without JSON (`Inference-Header-Content-Length: 0`) is not supported".to_owned()
+        )),
+        Some(length) => Ok(Some(length)),
+        None => Err(bad(format!("`Inference-Header-Content-Length` is {value:?}, not a number of bytes"))),
+    }
+}
+
+async fn read_body(request: Request<Incoming>) -> Result<Bytes, Failure> {
+    let too_large =
+        || Failure::new(StatusCode::PAYLOAD_TOO_LARGE, format!("the body is larger than {BODY_MAX} bytes"));
+    let mut body = request.into_body();
+    if body.size_hint().lower() > BODY_MAX as u64 {
+        return Err(too_large());
+    }
+    let broken =
+        |error: hyper::Error| Failure::new(StatusCode::BAD_REQUEST, format!("the body is broken: {error}"));
+    let collect = async {
+        let Some(first) = next_data(&mut body).await.map_err(broken)? else { return Ok(Bytes::new()) };
+        if body.is_end_stream() {
+            return Ok(first);
+        }
+        let mut whole = Vec::from(first);
+        while let Some(more) = next_data(&mut body).await.map_err(broken)? {
+            if whole.len() + more.len() > BODY_MAX {
+                return Err(too_large());
+            }
+            whole.extend_from_slice(&more);
+        }
+        Ok(whole.into())
+    };
+    let late = |_| Failure::new(StatusCode::REQUEST_TIMEOUT, "the body did not arrive in time");
+    tokio::time::timeout(BODY_DEADLINE, collect).await.map_err(late)?
+}
+
+async fn next_data(body: &mut Incoming) -> Result<Option<Bytes>, hyper::Error> {
+    while let Some(frame) = body.frame().await {
+        // What is not data is a trailer, which means nothing here.
+        if let Ok(data) = frame?.into_data() {
+            return Ok(Some(data));
+        }
+    }
+    Ok(None)
+}
+
+fn respond(status: StatusCode, body: Bytes) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(body));
+    *response.status_mut() = status;
+    response.headers_mut().reserve(6);
+    response.headers_mut().insert(header::CONTENT_TYPE, JSON);
+    response
+}
+
+fn wrong_method(right: &str) -> Failure {
+    Failure::new(StatusCode::METHOD_NOT_ALLOWED, format!("method not allowed here, use {right}"))
+}
+
+/// A part of a path as text, `%2B` being `+`; clients quote names though none needs it.
+fn unquoted(part: &str) -> Cow<'_, str> {
+    if !part.contains('%') {
+        return Cow::Borrowed(part);
+    }
+    let mut bytes = Vec::with_capacity(part.len());
+    let mut rest = part.as_bytes();
+    while let [first, after @ ..] = rest {
+        let quoted = match (first, after) {
+            (b'%', [high, low, ..]) => char::from(*high).to_digit(16).zip(char::from(*low).to_digit(16)),
+            _ => None,
+        };
+        bytes.push(quoted.map_or(*first, |(high, low)| (high * 16 + low) as u8));
+        rest = &after[if quoted.is_some() { 2 } else { 0 }..];
+    }
+    Cow::Owned(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+/// What a client named, cut to a printable length.
+fn shown(name: &str) -> String {
+    name.chars().take(80).collect()
+}

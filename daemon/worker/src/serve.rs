@@ -1,0 +1,259 @@
+//! One thread per session: each accepts from the same listening socket, serves its connections, and ends when told to.
+
+use crate::assertions::Assertions;
+use crate::contract::ContractInForce;
+use crate::http::{Counter, Pages};
+use crate::infer::Rules;
+use crate::model::{Model, ModelError, RunError, Runtime};
+use crate::options::Options;
+use crate::state::State;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use std::cell::{Cell, RefCell};
+use std::io::ErrorKind;
+use std::net::{TcpListener, TcpStream};
+use std::path::{Component, Path};
+use std::pin::pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::runtime::{Builder, LocalOptions};
+use tokio::sync::{Notify, watch};
+use turnout_protocol::worker::Assignment;
+
+/// Most connections of one thread; more wait in the kernel's queue.
+const CONNECTIONS_MAX: usize = 1024;
+/// Most serving threads.
+const THREADS_MAX: u32 = 64;
+/// How long a client may take for a request's head; also how long a connection may stay idle.
+const HEAD_DEADLINE: Duration = Duration::from_secs(75);
+/// Largest head of a request, bytes, and the read buffer's first size.
+const HEAD_MAX: usize = 64 * 1024;
+/// After an error of accept (no descriptors left) the next try waits this long, or for a connection to end.
+const ACCEPT_RETRY: Duration = Duration::from_millis(100);
+/// Handshakes that were under way when the drain began are let in for this long.
+const HANDSHAKE_GRACE: Duration = Duration::from_millis(200);
+
+/// Why an assignment cannot be served.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    #[error("{0} threads asked for, 1 to {THREADS_MAX} can be")]
+    Threads(u32),
+    #[error("model file `{0}` is not a relative path inside the model's folder")]
+    Path(String),
+    #[error(transparent)]
+    Model(#[from] ModelError),
+    #[error("the contract and the model differ: {}", .0.join("; "))]
+    Contract(Vec<String>),
+    #[error("the model fails on its warm-up inputs")]
+    WarmUp(#[source] RunError),
+    #[error("digest cannot stand in a header")]
+    Digest(#[source] hyper::header::InvalidHeaderValue),
+    #[error("cannot share the listening socket")]
+    Listener(#[source] std::io::Error),
+    #[error("cannot start a serving thread")]
+    Thread(#[source] std::io::Error),
+}
+
+/// A model loaded, checked and warm, once per thread.
+pub struct Serving {
+    models: Vec<Model>,
+    listeners: Vec<TcpListener>,
+    rules: Arc<Rules>,
+    pages: Arc<Pages>,
+}
+
+impl Serving {
+    /// Loads the model for every thread, holds the contract against it and warms it up.
+    ///
+    /// # Errors
+    /// [`ServeError`], nothing having been started.
+    pub fn prepare(
+        options: &Options,
+        assignment: &Assignment,
+        listener: TcpListener,
+    ) -> Result<Self, ServeError> {
+        if !(1..=THREADS_MAX).contains(&assignment.threads) {
+            return Err(ServeError::Threads(assignment.threads));
+        }
+        let file = Path::new(&assignment.model_file);
+        if !file.components().all(|part| matches!(part, Component::Normal(_))) {
+            return Err(ServeError::Path(assignment.model_file.clone()));
+        }
+        let file = options.model_dir.join(file);
+        let runtime = Runtime::load(&options.onnxruntime)?;
+        let first = Model::load(&runtime, &file)?;
+        let rules = rules(assignment, &first)?;
+        let mut models = vec![first];
+        for _ in 1..assignment.threads {
+            models.push(Model::load(&runtime, &file)?);
+        }
+        let inputs = rules.contract.warm_up_inputs();
+        for model in &mut models {
+            model.run(&inputs.iter().collect::<Vec<_>>(), |_| ()).map_err(ServeError::WarmUp)?;
+        }
+        drop(inputs);
+        let listeners = models.iter().map(|_| listener.try_clone()).collect::<Result<_, _>>();
+        let pages = Pages::new(assignment, &rules).map_err(ServeError::Digest)?;
+        Ok(Self {
+            models,
+            listeners: listeners.map_err(ServeError::Listener)?,
+            pages: Arc::new(pages),
+            rules: Arc::new(rules),
+        })
+    }
+
+    /// Starts the threads.
+    ///
+    /// # Errors
+    /// The first thread that could not be started, for people.
+    pub fn start(self, state: &Arc<State>) -> Result<(), String> {
+        for (model, listener) in self.models.into_iter().zip(self.listeners) {
+            let (pages, rules, shared) =
+                (Arc::clone(&self.pages), Arc::clone(&self.rules), Arc::clone(state));
+            let guard = state.enter();
+            let body = move || {
+                let _guard = guard;
+                let counter = Counter { pages, rules, state: shared, model: RefCell::new(model) };
+                if let Err(error) = serve(listener, counter) {
+                    eprintln!("turnout-worker: cannot serve: {error}");
+                }
+            };
+            let thread = std::thread::Builder::new().name("serve".to_owned()).spawn(body);
+            thread.map_err(|error| format!("{}: {error}", ServeError::Thread(error.kind().into())))?;
+        }
+        Ok(())
+    }
+}
+
+fn rules(assignment: &Assignment, model: &Model) -> Result<Rules, ServeError> {
+    let contract = ContractInForce::new(&assignment.contract, model).map_err(ServeError::Contract)?;
+    let assertions = Assertions::new(&assignment.assertions, &contract).map_err(ServeError::Contract)?;
+    let (model_name, model_version) = (assignment.model.to_string(), assignment.version.to_string());
+    Ok(Rules { contract, assertions, model_name, model_version })
+}
+
+fn serve(listener: TcpListener, counter: Counter) -> std::io::Result<()> {
+    let runtime = Builder::new_current_thread().enable_all().build_local(LocalOptions::default())?;
+    runtime.block_on(async {
+        let queue = tokio::net::TcpListener::from_std(listener.try_clone()?)?;
+        Thread { counter: Rc::new(counter), open: Rc::default(), ended: Rc::default() }
+            .accept(&queue, &listener)
+            .await;
+        Ok(())
+    })
+}
+
+/// One serving thread and its connections.
+struct Thread {
+    counter: Rc<Counter>,
+    open: Rc<Cell<usize>>,
+    ended: Rc<Notify>,
+}
+
+impl Thread {
+    /// Accepts until the drain is over: nobody is connected and nobody waits in the queue.
+    async fn accept(&self, queue: &tokio::net::TcpListener, listener: &TcpListener) {
+        let mut drained = pin!(grace_over(self.counter.state.follow_drain()));
+        let mut is_over = false;
+        loop {
+            tokio::select! {
+                accepted = queue.accept(), if self.open.get() < CONNECTIONS_MAX => match accepted {
+                    Ok((stream, _)) => self.attend(stream),
+                    Err(error) if is_of_one_connection(&error) => {}
+                    Err(_) => { let _ = tokio::time::timeout(ACCEPT_RETRY, self.ended.notified()).await; }
+                },
+                () = self.ended.notified() => {}
+                () = &mut drained, if !is_over => is_over = true,
+            }
+            if is_over && self.open.get() == 0 {
+                // Asked directly: another thread may have taken what this one's runtime was told of.
+                match listener.accept() {
+                    Ok((stream, _)) => self.attend_blocking_socket(stream),
+                    Err(error) if error.kind() == ErrorKind::WouldBlock => return,
+                    Err(_) => {}
+                }
+            }
+        }
+    }
+
+    fn attend_blocking_socket(&self, stream: TcpStream) {
+        let stream = stream.set_nonblocking(true).and_then(|()| tokio::net::TcpStream::from_std(stream));
+        if let Ok(stream) = stream {
+            self.attend(stream);
+        }
+    }
+
+    fn attend(&self, stream: tokio::net::TcpStream) {
+        self.open.set(self.open.get() + 1);
+        let place = Place { open: Rc::clone(&self.open), ended: Rc::clone(&self.ended) };
+        let counter = Rc::clone(&self.counter);
+        tokio::task::spawn_local(async move {
+            let _place = place;
+            connection(stream, counter).await;
+        });
+    }
+}
+
+/// A connection's place among those of its thread, given back also when its task ends in a panic.
+struct Place {
+    open: Rc<Cell<usize>>,
+    ended: Rc<Notify>,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.open.set(self.open.get() - 1);
+        self.ended.notify_one();
+    }
+}
+
+async fn connection(stream: tokio::net::TcpStream, counter: Rc<Counter>) {
+    // Answers are one write each: waiting for more to send would only add delay. A socket that refuses is closing.
+    let _ = stream.set_nodelay(true);
+    let born = Instant::now();
+    let idle_over = pin!(idle_over(counter.state.follow_drain()));
+    let service = service_fn(|request| counter.answer(request, born));
+    let mut connection = pin!(
+        http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(HEAD_DEADLINE)
+            .max_header_size(HEAD_MAX)
+            .writev(false)
+            .serve_connection(TokioIo::new(stream), service)
+    );
+    // An error here is the client's going away or its broken HTTP, which hyper has answered.
+    tokio::select! {
+        _ = connection.as_mut() => return,
+        () = idle_over => {}
+    }
+    connection.as_mut().graceful_shutdown();
+    let _ = connection.await;
+}
+
+/// Waits until a connection that has been silent since the drain began, or since it was made, is to be closed.
+async fn idle_over(mut drain: watch::Receiver<Option<Duration>>) {
+    if let Some(idle) = drained(&mut drain).await {
+        tokio::time::sleep(idle).await;
+    }
+}
+
+/// Waits until the drain began and handshakes that were under way then have had their time.
+async fn grace_over(mut drain: watch::Receiver<Option<Duration>>) {
+    if drained(&mut drain).await.is_some() {
+        tokio::time::sleep(HANDSHAKE_GRACE).await;
+    }
+}
+
+async fn drained(drain: &mut watch::Receiver<Option<Duration>>) -> Option<Duration> {
+    drain.wait_for(Option::is_some).await.ok().and_then(|idle| *idle)
+}
+
+/// The peer gave up between connecting and being accepted; the queue itself is well.
+fn is_of_one_connection(error: &std::io::Error) -> bool {
+    matches!(
+        error.kind(),
+        ErrorKind::ConnectionAborted | ErrorKind::ConnectionReset | ErrorKind::ConnectionRefused
+    )
+}
