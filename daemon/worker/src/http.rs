@@ -1,33 +1,27 @@
 //! The paths of the protocol, and that every answer, good or not, has the protocol's form.
 //! Content-Type is never asked for: stock clients send none.
 
+use crate::body::{self, JSON_LENGTH};
 use crate::contract::TensorRule;
 use crate::infer::{Answer, Refusal, Rules};
 use crate::model::Model;
 use crate::state::{Outcome, State};
 use bytes::Bytes;
-use http_body_util::{BodyExt, Full};
-use hyper::body::{Body, Incoming};
-use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper::header::{self, HeaderName, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode};
 use std::borrow::Cow;
 use std::cell::RefCell;
 use std::convert::Infallible;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
-use turnout_inference::binary;
+use std::time::Instant;
 use turnout_inference::error::ErrorBody;
 use turnout_inference::metadata::{
     Live, ModelMetadata, ModelReady, Models, Ready, ServerMetadata, TensorMetadata,
 };
 use turnout_protocol::worker::Assignment;
 
-/// Largest request body, bytes.
-pub const BODY_MAX: usize = 64 << 20;
-/// How long a client may take to send a body.
-const BODY_DEADLINE: Duration = Duration::from_secs(30);
-
-const JSON_LENGTH: HeaderName = HeaderName::from_static(binary::HEADER);
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 const OCTETS: HeaderValue = HeaderValue::from_static("application/octet-stream");
 
@@ -91,8 +85,8 @@ fn page(value: &impl serde::Serialize) -> Bytes {
     serde_json::to_vec(value).expect("metadata is plain data").into()
 }
 
-/// What one thread serves with.
-pub struct Counter {
+/// Answers the requests of one thread.
+pub struct Service {
     /// Shared by all threads.
     pub pages: Arc<Pages>,
     /// Shared by all threads.
@@ -103,14 +97,15 @@ pub struct Counter {
     pub model: RefCell<Model>,
 }
 
-/// An answer other than 200, for the client.
-struct Failure {
+/// An answer other than 200.
+pub struct Failure {
     status: StatusCode,
     message: String,
 }
 
 impl Failure {
-    fn new(status: StatusCode, message: impl Into<String>) -> Self {
+    /// A failure with its text for the client.
+    pub fn new(status: StatusCode, message: impl Into<String>) -> Self {
         Self { status, message: message.into() }
     }
 }
@@ -126,7 +121,7 @@ enum Route {
     Infer,
 }
 
-impl Counter {
+impl Service {
     /// Answers one request on a connection made at `born`.
     pub async fn answer(
         &self,
@@ -225,8 +220,8 @@ impl Counter {
 
     async fn infer_uncounted(&self, request: Request<Incoming>) -> Result<Answer, (Failure, Outcome)> {
         let refused = |failure| (failure, Outcome::Refused);
-        let json_length = json_length(request.headers()).map_err(refused)?;
-        let body = read_body(request).await.map_err(refused)?;
+        let json_length = body::json_length(request.headers()).map_err(refused)?;
+        let body = body::read(request).await.map_err(refused)?;
         // No await between here and the end: the session is never asked for while it is lent.
         let mut model = self.model.borrow_mut();
         self.rules.infer(&mut model, &body, json_length).map_err(|refusal| {
@@ -237,58 +232,6 @@ impl Counter {
             (Failure::new(status, refusal.to_string()), refusal.outcome())
         })
     }
-}
-
-fn json_length(headers: &HeaderMap) -> Result<Option<usize>, Failure> {
-    let bad = |message: String| Failure::new(StatusCode::BAD_REQUEST, message);
-    if let Some(encoding) = headers.get(header::CONTENT_ENCODING).filter(|encoding| *encoding != "identity") {
-        return Err(bad(format!("Content-Encoding {encoding:?} is not supported, send the body as it is")));
-    }
-    let Some(value) = headers.get(JSON_LENGTH) else { return Ok(None) };
-    match value.to_str().ok().and_then(|text| text.parse().ok()) {
-        Some(0) => Err(bad(
-            "a request without JSON (`Inference-Header-Content-Length: 0`) is not supported".to_owned()
-        )),
-        Some(length) => Ok(Some(length)),
-        None => Err(bad(format!("`Inference-Header-Content-Length` is {value:?}, not a number of bytes"))),
-    }
-}
-
-async fn read_body(request: Request<Incoming>) -> Result<Bytes, Failure> {
-    let too_large =
-        || Failure::new(StatusCode::PAYLOAD_TOO_LARGE, format!("the body is larger than {BODY_MAX} bytes"));
-    let mut body = request.into_body();
-    if body.size_hint().lower() > BODY_MAX as u64 {
-        return Err(too_large());
-    }
-    let broken =
-        |error: hyper::Error| Failure::new(StatusCode::BAD_REQUEST, format!("the body is broken: {error}"));
-    let collect = async {
-        let Some(first) = next_data(&mut body).await.map_err(broken)? else { return Ok(Bytes::new()) };
-        if body.is_end_stream() {
-            return Ok(first);
-        }
-        let mut whole = Vec::from(first);
-        while let Some(more) = next_data(&mut body).await.map_err(broken)? {
-            if whole.len() + more.len() > BODY_MAX {
-                return Err(too_large());
-            }
-            whole.extend_from_slice(&more);
-        }
-        Ok(whole.into())
-    };
-    let late = |_| Failure::new(StatusCode::REQUEST_TIMEOUT, "the body did not arrive in time");
-    tokio::time::timeout(BODY_DEADLINE, collect).await.map_err(late)?
-}
-
-async fn next_data(body: &mut Incoming) -> Result<Option<Bytes>, hyper::Error> {
-    while let Some(frame) = body.frame().await {
-        // What is not data is a trailer, which means nothing here.
-        if let Ok(data) = frame?.into_data() {
-            return Ok(Some(data));
-        }
-    }
-    Ok(None)
 }
 
 fn respond(status: StatusCode, body: Bytes) -> Response<Full<Bytes>> {

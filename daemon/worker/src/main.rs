@@ -2,6 +2,7 @@
 //! Link, load, warm up, serve, in this order; its cell, with all locks, is built around it before it starts.
 
 mod assertions;
+mod body;
 mod contract;
 mod http;
 mod infer;

@@ -2,7 +2,7 @@
 
 use crate::assertions::Assertions;
 use crate::contract::ContractInForce;
-use crate::http::{Counter, Pages};
+use crate::http::{Pages, Service};
 use crate::infer::Rules;
 use crate::model::{Model, ModelError, RunError, Runtime};
 use crate::options::Options;
@@ -115,8 +115,8 @@ impl Serving {
             let guard = state.enter();
             let body = move || {
                 let _guard = guard;
-                let counter = Counter { pages, rules, state: shared, model: RefCell::new(model) };
-                if let Err(error) = serve(listener, counter) {
+                let service = Service { pages, rules, state: shared, model: RefCell::new(model) };
+                if let Err(error) = serve(listener, service) {
                     eprintln!("turnout-worker: cannot serve: {error}");
                 }
             };
@@ -134,11 +134,11 @@ fn rules(assignment: &Assignment, model: &Model) -> Result<Rules, ServeError> {
     Ok(Rules { contract, assertions, model_name, model_version })
 }
 
-fn serve(listener: TcpListener, counter: Counter) -> std::io::Result<()> {
+fn serve(listener: TcpListener, service: Service) -> std::io::Result<()> {
     let runtime = Builder::new_current_thread().enable_all().build_local(LocalOptions::default())?;
     runtime.block_on(async {
         let queue = tokio::net::TcpListener::from_std(listener.try_clone()?)?;
-        Thread { counter: Rc::new(counter), open: Rc::default(), ended: Rc::default() }
+        Thread { service: Rc::new(service), open: Rc::default(), ended: Rc::default() }
             .accept(&queue, &listener)
             .await;
         Ok(())
@@ -147,7 +147,7 @@ fn serve(listener: TcpListener, counter: Counter) -> std::io::Result<()> {
 
 /// One serving thread and its connections.
 struct Thread {
-    counter: Rc<Counter>,
+    service: Rc<Service>,
     open: Rc<Cell<usize>>,
     ended: Rc<Notify>,
 }
@@ -155,7 +155,7 @@ struct Thread {
 impl Thread {
     /// Accepts until the drain is over: nobody is connected and nobody waits in the queue.
     async fn accept(&self, queue: &tokio::net::TcpListener, listener: &TcpListener) {
-        let mut drained = pin!(grace_over(self.counter.state.follow_drain()));
+        let mut drained = pin!(grace_over(self.service.state.follow_drain()));
         let mut is_over = false;
         loop {
             tokio::select! {
@@ -188,10 +188,10 @@ impl Thread {
     fn attend(&self, stream: tokio::net::TcpStream) {
         self.open.set(self.open.get() + 1);
         let place = Place { open: Rc::clone(&self.open), ended: Rc::clone(&self.ended) };
-        let counter = Rc::clone(&self.counter);
+        let service = Rc::clone(&self.service);
         tokio::task::spawn_local(async move {
             let _place = place;
-            connection(stream, counter).await;
+            connection(stream, service).await;
         });
     }
 }
@@ -209,19 +209,19 @@ impl Drop for Place {
     }
 }
 
-async fn connection(stream: tokio::net::TcpStream, counter: Rc<Counter>) {
+async fn connection(stream: tokio::net::TcpStream, service: Rc<Service>) {
     // Answers are one write each: waiting for more to send would only add delay. A socket that refuses is closing.
     let _ = stream.set_nodelay(true);
     let born = Instant::now();
-    let idle_over = pin!(idle_over(counter.state.follow_drain()));
-    let service = service_fn(|request| counter.answer(request, born));
+    let idle_over = pin!(idle_over(service.state.follow_drain()));
+    let answer = service_fn(|request| service.answer(request, born));
     let mut connection = pin!(
         http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(HEAD_DEADLINE)
             .max_header_size(HEAD_MAX)
             .writev(false)
-            .serve_connection(TokioIo::new(stream), service)
+            .serve_connection(TokioIo::new(stream), answer)
     );
     // An error here is the client's going away or its broken HTTP, which hyper has answered.
     tokio::select! {
