@@ -16,7 +16,8 @@ use link::{Link, LinkError, Order};
 use options::Options;
 use serve::Serving;
 use state::State;
-use std::process::ExitCode;
+use std::os::unix::process::CommandExt;
+use std::process::{Command, ExitCode};
 use std::sync::Arc;
 use std::time::Instant;
 use turnout_protocol::worker::{Assignment, FromWorker};
@@ -47,6 +48,7 @@ enum WorkerError {
 }
 
 fn run() -> Result<(), WorkerError> {
+    without_telemetry();
     let options = Options::from_command_line(std::env::args_os().skip(1))?;
     let mut link = Link::adopt(options.link_fd)?;
     link.say_hello()?;
@@ -62,6 +64,20 @@ fn run() -> Result<(), WorkerError> {
     }
     link.attend(&state)?;
     if state.a_thread_failed() { Err(WorkerError::Serving) } else { Ok(()) }
+}
+
+/// Sees to it that the runtime's official builds neither collect nor send: they begin with that when the library is set
+/// up, before the program can say no, unless this variable is set. The launcher sets it; started by anybody else the
+/// worker starts itself again with it, in the same process.
+fn without_telemetry() {
+    const VARIABLE: &str = "ORT_DISABLE_TELEMETRY";
+    if std::env::var_os(VARIABLE).is_some_and(|value| value == "1") {
+        return;
+    }
+    let again = |program| Command::new(program).args(std::env::args_os().skip(1)).env(VARIABLE, "1").exec();
+    let error = std::env::current_exe().map_or_else(|error| error, again);
+    // In a cell, the only place where this can fail, there is no network to send to and no folder to collect in.
+    eprintln!("turnout-worker: cannot start again with `{VARIABLE}=1`: {error}");
 }
 
 fn prepare(options: &Options, assignment: &Assignment) -> Result<Serving, String> {

@@ -319,3 +319,13 @@ fn a_link_that_is_full_or_closed_never_stops_serving() {
     }
     assert_eq!(worker.connect().get("/v2/health/ready").status, 200);
 }
+
+#[test]
+fn the_runtime_collects_nothing() {
+    let home = tempfile::tempdir().unwrap();
+    let worker =
+        Worker::start_at_home("digits", "1.0.0", home.path()).assigned(&assignment("digits", "1.0.0"));
+    assert_eq!(worker.connect().infer(&digit()).status, 200);
+    let left: Vec<_> = home.path().read_dir().unwrap().collect();
+    assert!(left.is_empty(), "{left:?}");
+}

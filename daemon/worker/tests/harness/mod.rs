@@ -73,6 +73,11 @@ pub struct Worker {
 impl Worker {
     /// Starts the process and reads its hello.
     pub fn start(model: &str, version: &str) -> Self {
+        Self::start_at_home(model, version, Path::new("/nonexistent"))
+    }
+
+    /// Starts the process with this home directory and reads its hello.
+    pub fn start_at_home(model: &str, version: &str, home: &Path) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let (ours, theirs) =
@@ -84,6 +89,8 @@ impl Worker {
             rustix::io::fcntl_setfd(fd, FdFlags::empty()).unwrap();
         }
         let child = Command::new(env!("CARGO_BIN_EXE_turnout-worker"))
+            .env_clear()
+            .env("HOME", home)
             .arg("--model-dir")
             .arg(models().join(model).join(version))
             .arg("--onnxruntime")
@@ -101,10 +108,14 @@ impl Worker {
 
     /// Starts it with this assignment and waits until it is ready.
     pub fn serving(assignment: &Assignment) -> Self {
-        let worker = Self::start(assignment.model.as_str(), assignment.version.as_str());
-        worker.say(&ToWorker::Assign(Box::new(assignment.clone())));
-        match worker.hear() {
-            FromWorker::Ready { .. } => worker,
+        Self::start(assignment.model.as_str(), assignment.version.as_str()).assigned(assignment)
+    }
+
+    /// Gives it work and waits until it is ready.
+    pub fn assigned(self, assignment: &Assignment) -> Self {
+        self.say(&ToWorker::Assign(Box::new(assignment.clone())));
+        match self.hear() {
+            FromWorker::Ready { .. } => self,
             other => panic!("not ready: {other:?}"),
         }
     }
