@@ -2,12 +2,14 @@
 //! with it. How a swap is recovered is tested beside its steps.
 #![allow(clippy::unwrap_used, reason = "a test ends at the first surprise")]
 
+use nix::sched::{CloneFlags, unshare};
 use rustix::fs::{CWD, Mode, OFlags, openat};
-use rustix::mount::{MountFlags, mount};
+use rustix::mount::{MountFlags, MountPropagationFlags, mount, mount_change};
 use std::fs::{self, File};
 use std::io::Read;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
 use turnout_host::linux_pointer::{LinuxPointer, Method, PointerConfig};
 use turnout_host::mounts::{in_private_namespace, mount_table};
@@ -24,6 +26,8 @@ fn name(byte: u8) -> StoredName {
 
 fn open_pointer(method: Method) -> LinuxPointer {
     mount(c"test", c"/run", c"tmpfs", MountFlags::empty(), None).unwrap();
+    // As on a host with systemd.
+    mount_change("/run", MountPropagationFlags::SHARED).unwrap();
     for byte in [1, 2] {
         let files = format!("/run/versions/{}/files", name(byte));
         fs::create_dir_all(&files).unwrap();
@@ -138,4 +142,45 @@ fn what_is_shown_is_read_only_and_what_was_opened_stays() {
         Ok(())
     };
     in_private_namespace(body).unwrap();
+}
+
+/// A container that was started before the swap, with mounts that follow the host's.
+fn a_follower_sees_each_swap(method: Method) {
+    let body = || {
+        let pointer = open_pointer(method);
+        let point = pointer.point_of(&name(1).model);
+        let (ask, asked) = channel::<u8>();
+        let (answer, answers) = channel();
+        std::thread::scope(|scope| {
+            let follow = move || {
+                unshare(CloneFlags::CLONE_NEWNS).unwrap();
+                mount_change("/", MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC).unwrap();
+                answer.send(true).unwrap();
+                for byte in asked {
+                    let mounts = mount_table().unwrap().iter().filter(|mount| mount.point == point).count();
+                    answer
+                        .send(mounts == 1 && fs::read(point.join("files/a")).unwrap() == [byte; 16])
+                        .unwrap();
+                }
+            };
+            scope.spawn(follow);
+            assert!(answers.recv().unwrap());
+            for byte in [1, 2, 1, 2] {
+                pointer.point(&name(byte)).unwrap();
+                ask.send(byte).unwrap();
+                assert!(answers.recv().unwrap(), "{method:?}: version {byte} and nothing else");
+            }
+            drop(ask);
+        });
+        Ok(())
+    };
+    in_private_namespace(body).unwrap();
+}
+
+#[test]
+fn a_namespace_that_follows_sees_each_swap_at_once() {
+    a_follower_sees_each_swap(Method::Tuck);
+    if Method::Beneath.works() {
+        a_follower_sees_each_swap(Method::Beneath);
+    }
 }
