@@ -142,7 +142,7 @@ impl LinuxPointer {
         let pointer =
             Self { scaffold: dir.with_extension("tuck"), dir, versions, method, swapping: Mutex::new(()) };
         pointer.raise_folder()?;
-        pointer.drop_peer()?;
+        pointer.clear_scaffold()?;
         for model in pointer.models()? {
             pointer.settle(&model)?;
         }
@@ -255,9 +255,7 @@ impl LinuxPointer {
                 let there = self.peer().join(swap.model.as_str()).join("current");
                 attach_tree(&swap.tree, &there, MoveMountFlags::empty())
             }
-            Step::IsolatePeer => {
-                propagate(&self.peer(), MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)
-            }
+            Step::IsolatePeer => self.isolate_peer(),
             Step::DropPeer => self.drop_peer(),
             Step::UncoverNew => match mounts_at(point)?.len() {
                 2 => take_off(point, 1),
@@ -273,15 +271,23 @@ impl LinuxPointer {
         }
     }
 
-    /// Takes the second mount away with all that lies on it. Does nothing when it is not there.
+    /// Takes away what a killed or failed tuck left. Does nothing when that is nothing.
+    fn clear_scaffold(&self) -> Result<(), HostError> {
+        if mounts_at(&self.peer())?.is_empty() {
+            return Ok(());
+        }
+        self.isolate_peer()?;
+        self.drop_peer()
+    }
+
+    fn isolate_peer(&self) -> Result<(), HostError> {
+        propagate(&self.peer(), MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)
+    }
+
     fn drop_peer(&self) -> Result<(), HostError> {
         let peer = self.peer();
         let mut mounts = mount_table()?;
         mounts.retain(|mount| mount.point.starts_with(&peer));
-        if mounts.is_empty() {
-            return Ok(());
-        }
-        propagate(&peer, MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)?;
         mounts.sort_by_key(|mount| std::cmp::Reverse(mount.point.components().count()));
         mounts.iter().try_for_each(|mount| take_off(&mount.point, 1))
     }
@@ -313,7 +319,7 @@ impl Pointer for LinuxPointer {
         let swapped = self.method.steps().iter().try_for_each(|step| self.run(*step, &swap));
         if swapped.is_err() {
             // The point still shows the old version; what is beneath it is settled before the next swap.
-            self.drop_peer()?;
+            self.clear_scaffold()?;
         }
         swapped
     }
