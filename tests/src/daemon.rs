@@ -10,6 +10,7 @@ use std::fs::{self, DirBuilder, File};
 use std::ops::RangeInclusive;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
@@ -89,7 +90,8 @@ impl Instance {
         let log = File::options().create(true).append(true).open(self.log())?;
         let mut command = Command::new(self.settings.programs.join("turnoutd"));
         command.arg("--config").arg(self.config()).stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
-        let mut child = command.spawn().context("cannot start `turnoutd`")?;
+        // A group of its own: what a terminal sends to the test is not meant for a daemon that may be kept.
+        let mut child = command.process_group(0).spawn().context("cannot start `turnoutd`")?;
         let deadline = Instant::now() + START_DEADLINE;
         while UnixStream::connect(self.socket()).is_err() {
             if let Some(status) = child.try_wait()? {

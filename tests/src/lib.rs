@@ -2,6 +2,8 @@
 
 mod connection;
 pub mod daemon;
+pub mod demo;
 pub mod load;
+pub mod models;
 pub mod remains;
 pub mod tally;

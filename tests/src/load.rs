@@ -7,7 +7,7 @@ use bytes::Bytes;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Interval, MissedTickBehavior, interval, interval_at};
@@ -88,6 +88,12 @@ impl Running {
     /// Time since the load began: the clock of every [`Tally`].
     pub fn elapsed(&self) -> Duration {
         self.shared.began.elapsed()
+    }
+
+    /// When the load began, milliseconds since the Unix epoch: brings a [`Tally`] onto the daemon's clock.
+    pub fn began_ms(&self) -> u64 {
+        let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        u64::try_from(since_epoch.saturating_sub(self.elapsed()).as_millis()).unwrap_or(u64::MAX)
     }
 
     /// What clients saw so far.

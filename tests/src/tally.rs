@@ -255,16 +255,19 @@ impl Tally {
     }
 }
 
-/// The 99 % Wilson interval of a share, from how many of all had it; 0 to 1 when there were none.
-pub fn wilson_99(had: u64, all: u64) -> (f64, f64) {
-    const Z: f64 = 2.575_829_303_549;
+/// Standard deviations of a 99 % interval.
+pub const NINETY_NINE_PERCENT: f64 = 2.575_829_303_549;
+
+/// The Wilson interval of a share, from how many of all had it, this many standard deviations to each side; 0 to 1
+/// when there were none.
+pub fn wilson(had: u64, all: u64, deviations: f64) -> (f64, f64) {
     if all == 0 {
         return (0.0, 1.0);
     }
-    let (n, share) = (all as f64, had as f64 / all as f64);
-    let denominator = 1.0 + Z * Z / n;
-    let centre = (share + Z * Z / (2.0 * n)) / denominator;
-    let half = Z / denominator * (share * (1.0 - share) / n + Z * Z / (4.0 * n * n)).sqrt();
+    let (n, share, z) = (all as f64, had as f64 / all as f64, deviations);
+    let denominator = 1.0 + z * z / n;
+    let centre = (share + z * z / (2.0 * n)) / denominator;
+    let half = z / denominator * (share * (1.0 - share) / n + z * z / (4.0 * n * n)).sqrt();
     ((centre - half).max(0.0), (centre + half).min(1.0))
 }
 
@@ -323,7 +326,7 @@ mod tests {
     #[test]
     fn wilson_bounds_are_the_shares_just_not_rejected_at_one_percent() {
         for (had, all) in [(0u64, 10u64), (5, 10), (50, 1000), (999, 1000), (25_000, 100_000)] {
-            let (low, high) = wilson_99(had, all);
+            let (low, high) = wilson(had, all, NINETY_NINE_PERCENT);
             let seen = had as f64 / all as f64;
             assert!(
                 low <= seen && seen <= high && (had == 0 || low > 0.0),
@@ -337,6 +340,6 @@ mod tests {
                 );
             }
         }
-        assert_eq!(wilson_99(0, 0), (0.0, 1.0));
+        assert_eq!(wilson(0, 0, NINETY_NINE_PERCENT), (0.0, 1.0));
     }
 }
