@@ -7,6 +7,8 @@ pub mod cells;
 pub mod doctor;
 pub mod error;
 mod image;
+mod launcher_client;
+pub mod linux_cells;
 pub mod linux_pointer;
 mod linux_store;
 pub mod mounts;

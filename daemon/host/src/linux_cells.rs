@@ -1,0 +1,274 @@
+//! The cells on Linux: each call is a request to the launcher, and what cannot change while a cell lives is remembered
+//! so that hot paths need no round trip.
+
+use crate::HostError;
+use crate::cells::{Cells, Limits, StartedWorker, WorkerLink, WorkerState};
+use crate::launcher_client::{Answer, LauncherClient, Refusal, failed};
+use crate::store::StoredName;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use std::collections::HashMap;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use turnout_launcher_wire::{Cell, Failure, Reply, Request, SLOTS, Shortfall, WorkerState as WireState};
+use turnout_manifest::Generation;
+
+pub use crate::launcher_client::CellsConfig;
+
+/// Gives a version's files as a detached, read-only mount (open_tree(2), mount_setattr(2)).
+pub type ModelMount = Arc<dyn Fn(&StoredName) -> Result<OwnedFd, HostError> + Send + Sync>;
+
+/// The launcher's cells.
+pub struct LinuxCells {
+    client: LauncherClient,
+    model_mount: ModelMount,
+    known: Mutex<Known>,
+}
+
+/// What was learnt over one connection.
+#[derive(Default)]
+struct Known {
+    epoch: u64,
+    cells: HashMap<Generation, KnownCell>,
+}
+
+struct KnownCell {
+    slot: u32,
+    pidfd: Option<OwnedFd>,
+}
+
+impl LinuxCells {
+    /// Connects to the launcher; where no service runs it, starts it as a process that outlives this one.
+    ///
+    /// # Errors
+    /// [`HostError::Launcher`] when it does not start, [`HostError::Os`] when its socket cannot be reached.
+    pub fn open(config: CellsConfig, model_mount: ModelMount) -> Result<Self, HostError> {
+        let client = LauncherClient::open(config)?;
+        Ok(Self { client, model_mount, known: Mutex::new(Known::default()) })
+    }
+
+    /// The slot of a cell, which is also its index in the eBPF maps; `None` when there is no such cell.
+    ///
+    /// # Errors
+    /// [`HostError::Launcher`].
+    pub fn slot(&self, generation: Generation) -> Result<Option<u32>, HostError> {
+        if let Some(cell) = self.known().cells.get(&generation) {
+            return Ok(Some(cell.slot));
+        }
+        self.adopt(generation)?;
+        Ok(self.known().cells.get(&generation).map(|cell| cell.slot))
+    }
+
+    /// The cell in a slot, `None` when it is free.
+    ///
+    /// # Errors
+    /// [`HostError::Launcher`].
+    pub fn generation(&self, slot: u32) -> Result<Option<Generation>, HostError> {
+        let find = |known: &Known| {
+            known.cells.iter().find(|(_, cell)| cell.slot == slot).map(|(generation, _)| *generation)
+        };
+        let known = find(&self.known());
+        if known.is_some() {
+            return Ok(known);
+        }
+        self.cells()?;
+        Ok(find(&self.known()))
+    }
+
+    /// A running worker, `None` when none runs in the cell or there is no cell. It outlives the descriptor no longer than
+    /// any pidfd: ask again rather than keep it.
+    ///
+    /// # Errors
+    /// [`HostError::Launcher`].
+    pub fn worker_pidfd(&self, generation: Generation) -> Result<Option<OwnedFd>, HostError> {
+        if let Some(KnownCell { pidfd: Some(pidfd), .. }) = self.known().cells.get(&generation)
+            && runs(pidfd)?
+        {
+            return pidfd.try_clone().map(Some).map_err(HostError::os("dup", generation));
+        }
+        Ok(self.adopt(generation)?.map(|link| link.pidfd))
+    }
+
+    /// Ends all workers, removes the cells and ends the launcher itself.
+    ///
+    /// # Errors
+    /// [`HostError::Launcher`]; the launcher then has ended all the same, and the next one cleans up.
+    pub fn shutdown(&self) -> Result<(), HostError> {
+        *self.known() = Known::default();
+        let ended = self.ask(Request::Shutdown).map(drop);
+        self.client.part().and(ended)
+    }
+
+    fn known(&self) -> MutexGuard<'_, Known> {
+        // A panic elsewhere cannot leave it half changed: every change is one insert or remove.
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let epoch = self.client.epoch();
+        if known.epoch != epoch {
+            *known = Known { epoch, cells: HashMap::new() };
+        }
+        known
+    }
+
+    fn learn(&self, cell: Cell) {
+        let mut known = self.known();
+        let generation = Generation(cell.generation);
+        known.cells.entry(generation).or_insert(KnownCell { slot: cell.slot, pidfd: None }).slot = cell.slot;
+    }
+
+    fn learn_worker(&self, cell: Cell, pidfd: &OwnedFd) -> Result<(), HostError> {
+        let pidfd = pidfd.try_clone().map_err(HostError::os("dup", Generation(cell.generation)))?;
+        let known = KnownCell { slot: cell.slot, pidfd: Some(pidfd) };
+        self.known().cells.insert(Generation(cell.generation), known);
+        Ok(())
+    }
+
+    fn ask(&self, request: Request) -> Result<Answer, HostError> {
+        self.client.ask(request, &[]).map_err(|refusal| refused(refusal, request))
+    }
+
+    fn adopt(&self, generation: Generation) -> Result<Option<WorkerLink>, HostError> {
+        let request = Request::Adopt { generation: generation.0 };
+        let answer = match self.client.ask(request, &[]) {
+            Err(Refusal::NoCell) => {
+                self.known().cells.remove(&generation);
+                return Ok(None);
+            }
+            answer => answer.map_err(|refusal| refused(refusal, request))?,
+        };
+        match answer.reply {
+            Reply::Started { cell, .. } => {
+                let link = worker_link(answer, request)?;
+                self.learn_worker(cell, &link.pidfd)?;
+                Ok(Some(link))
+            }
+            Reply::Cell(cell) => {
+                self.learn(cell);
+                Ok(None)
+            }
+            reply => Err(unexpected(reply, request)),
+        }
+    }
+}
+
+impl Cells for LinuxCells {
+    fn create_cell(&self, generation: Generation, limits: Limits) -> Result<(), HostError> {
+        let Limits { memory_bytes, pids_max, cpus } = limits;
+        let request = Request::CreateCell { generation: generation.0, memory_bytes, pids_max, cpus };
+        match self.ask(request)?.reply {
+            Reply::Cell(cell) => {
+                self.learn(cell);
+                Ok(())
+            }
+            reply => Err(unexpected(reply, request)),
+        }
+    }
+
+    fn start_worker(&self, generation: Generation, version: &StoredName) -> Result<StartedWorker, HostError> {
+        let model = (self.model_mount)(version)?;
+        let request = Request::StartWorker { generation: generation.0 };
+        let answer =
+            self.client.ask(request, &[model.as_fd()]).map_err(|refusal| refused(refusal, request))?;
+        let Reply::Started { cell, pid, shortfall } = answer.reply else {
+            return Err(unexpected(answer.reply, request));
+        };
+        self.learn_worker(cell, &worker_link(answer, request)?.pidfd)?;
+        Ok(StartedWorker { pid, shortfalls: shortfalls(shortfall) })
+    }
+
+    fn link(&self, generation: Generation) -> Result<Option<WorkerLink>, HostError> {
+        self.adopt(generation)
+    }
+
+    fn kill_worker(&self, generation: Generation) -> Result<(), HostError> {
+        self.ask(Request::KillWorker { generation: generation.0 }).map(drop)
+    }
+
+    fn destroy_cell(&self, generation: Generation) -> Result<(), HostError> {
+        self.ask(Request::DestroyCell { generation: generation.0 })?;
+        self.known().cells.remove(&generation);
+        Ok(())
+    }
+
+    fn cells(&self) -> Result<Vec<(Generation, WorkerState)>, HostError> {
+        let mut cells = Vec::new();
+        for index in 0..SLOTS {
+            let request = Request::CellAt { index };
+            match self.ask(request)?.reply {
+                Reply::Cell(cell) => {
+                    self.learn(cell);
+                    cells.push((Generation(cell.generation), state(cell.worker)));
+                }
+                Reply::Done => break,
+                reply => return Err(unexpected(reply, request)),
+            }
+        }
+        Ok(cells)
+    }
+}
+
+fn state(state: WireState) -> WorkerState {
+    match state {
+        WireState::None => WorkerState::None,
+        WireState::Running => WorkerState::Running,
+        WireState::Exited(code) => WorkerState::Exited(code),
+        WireState::Killed(signal) => WorkerState::Killed(signal),
+    }
+}
+
+/// Shortfall bits in words.
+fn shortfalls(bits: u32) -> Vec<String> {
+    let words = [
+        (
+            Shortfall::CgroupMemory,
+            "no cgroup memory controller: the worker's address space is limited instead",
+        ),
+        (
+            Shortfall::CgroupPids,
+            "no cgroup pids controller: the processes of the worker's user are limited instead",
+        ),
+        (Shortfall::CgroupCpuset, "no cgroup cpuset controller: CPU affinity alone, held by seccomp"),
+        (Shortfall::Landlock, "Landlock absent or older than ABI 4: network namespace and seccomp alone"),
+    ];
+    words.into_iter().filter(|(bit, _)| bits & *bit as u32 != 0).map(|(_, text)| text.to_owned()).collect()
+}
+
+fn worker_link(answer: Answer, request: Request) -> Result<WorkerLink, HostError> {
+    match <[OwnedFd; 2]>::try_from(answer.descriptors) {
+        Ok([pidfd, link]) => Ok(WorkerLink { link, pidfd }),
+        Err(_) => Err(unexpected(answer.reply, request)),
+    }
+}
+
+/// A pidfd is readable once its process has ended.
+fn runs(pidfd: &OwnedFd) -> Result<bool, HostError> {
+    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+    let ended =
+        poll(&mut [PollFd::new(pidfd, PollFlags::IN)], Some(&now)).map_err(HostError::os("poll", "pidfd"))?;
+    Ok(ended == 0)
+}
+
+fn refused(refusal: Refusal, request: Request) -> HostError {
+    match refusal {
+        Refusal::NoCell => failed(Failure::NoCell, 0, &format!("{request:?}")),
+        Refusal::Other(error) => error,
+    }
+}
+
+fn unexpected(reply: Reply, request: Request) -> HostError {
+    HostError::Launcher {
+        failure: format!("unexpected answer to {request:?}"),
+        detail: format!("{reply:?}"),
+        source: None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_shortfall_is_put_in_words() {
+        assert!(shortfalls(0).is_empty());
+        assert_eq!(shortfalls(1 | 2 | 4 | 8).len(), 4);
+        assert!(shortfalls(Shortfall::Landlock as u32)[0].starts_with("Landlock"));
+    }
+}
