@@ -15,6 +15,7 @@ use rustix::io::{Errno, fcntl_dupfd_cloexec};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, listen, socket_with, sockopt};
 use rustix::process::{Gid, Resource, Rlimit, Uid, getrlimit, setrlimit};
 use rustix::thread::{CpuSet, UnshareFlags};
+use std::ffi::CStr;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddrV4, SocketAddrV6};
 use std::os::fd::{AsFd, BorrowedFd, IntoRawFd, OwnedFd};
@@ -33,7 +34,9 @@ const ADDRESS_SLACK: u64 = 512 << 20;
 /// Descriptors are moved above this number before the worker's are put in their places.
 pub const PARKED: i32 = 16;
 const HOSTNAME: &[u8] = b"cell";
-const NAME: &std::ffi::CStr = c"turnout-worker";
+const NAME: &CStr = c"turnout-worker";
+/// The runtime's official builds collect from the moment they are loaded unless this is set.
+const ENVIRONMENT: &[&CStr] = &[c"ORT_DISABLE_TELEMETRY=1"];
 
 /// What is the same for every cell.
 pub struct Recipe {
@@ -163,7 +166,7 @@ pub fn become_worker(recipe: &Recipe, worker: &Worker<'_>) -> StepError {
     };
     match locked() {
         Err(error) => error,
-        Ok(()) => StepError::Exec(sys::execute(WORKER, NAME, &[])),
+        Ok(()) => StepError::Exec(sys::execute(WORKER, NAME, ENVIRONMENT)),
     }
 }
 
