@@ -51,7 +51,7 @@ fn look() -> String {
         tell("status", line);
     }
     tell("root", names("/"));
-    tell("pids", names("/proc"));
+    tell("proc", names("/proc"));
     tell(
         "environment",
         std::env::vars().map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>().join(" "),

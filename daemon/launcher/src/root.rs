@@ -1,8 +1,8 @@
 //! The file system a worker sees: an almost empty tmpfs with its program, the shared objects it needs, the ONNX Runtime
-//! library, its model and a `/proc` of its own processes, all read-only. What exists is found once, at the start.
+//! library, its model and its own entry in `/proc`, all read-only. What exists is found once, at the start.
 
 use crate::sys;
-use rustix::fs::{CWD, Mode, OFlags, mkdirat, openat};
+use rustix::fs::{CWD, Mode, OFlags, mkdirat, openat, symlinkat};
 use rustix::io::Errno;
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags,
@@ -19,7 +19,7 @@ const ONNXRUNTIME: &str = "/lib/libonnxruntime.so";
 const MODEL: &str = "/model";
 /// Room for directories and empty mount points only.
 const TMPFS: [(&str, &str); 3] = [("size", "64k"), ("nr_inodes", "64"), ("mode", "0755")];
-/// A worker sees its own processes, and of the rest of `/proc` nothing.
+/// The source of the worker's own entry in `/proc`.
 const PROC: [(&str, &str); 2] = [("hidepid", "2"), ("subset", "pid")];
 
 /// What the worker and the ONNX Runtime library are linked against (`readelf -d`). The last four are part of libc since
@@ -87,6 +87,7 @@ impl Layout {
             Bind::find(Path::new(LOADER), LOADER, CODE)?,
             Bind::find(Path::new("/dev/null"), "/dev/null", DEVICE)?,
             Bind::find(Path::new(CPUS), CPUS, DATA)?,
+            Bind::find(Path::new(CPU_MODEL), CPU_MODEL, DATA)?,
         ];
         for object in SHARED_OBJECTS {
             match library_directories().map(|directory| directory.join(object)).find(|path| path.exists()) {
@@ -111,10 +112,10 @@ impl Layout {
         let root = file_system(c"tmpfs", &TMPFS, DATA.difference(MountAttrFlags::MOUNT_ATTR_RDONLY))?;
         attach(root.as_fd(), &self.cell_root)?;
         rustix::process::chdir(&self.cell_root).map_err(failed("chdir", self.cell_root.display()))?;
+        place_own_proc()?;
         for (bind, source) in self.binds.iter().zip(&sources) {
             place(source.as_fd(), &bind.target, bind.is_directory())?;
         }
-        place(file_system(c"proc", &PROC, DATA)?.as_fd(), Path::new("/proc"), true)?;
         place(model, Path::new(MODEL), true)?;
         // The daemon made it so already; a cell does not rest on it.
         sys::add_mount_attributes(model, DATA.bits().into()).map_err(failed("mount_setattr", MODEL))?;
@@ -125,8 +126,9 @@ impl Layout {
     }
 }
 
-/// The runtime's CPU detection reads which CPUs exist here.
+/// The runtime's CPU detection reads which CPUs exist, and of which model they are.
 const CPUS: &str = "/sys/devices/system/cpu";
+const CPU_MODEL: &str = "/proc/cpuinfo";
 
 impl Bind {
     fn find(source: &Path, target: impl AsRef<Path>, attributes: MountAttrFlags) -> Result<Self, RootError> {
@@ -174,6 +176,17 @@ fn file_system(
     }
     fsconfig_create(context.as_fd()).map_err(failed("fsconfig", &name))?;
     fsmount(context.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, attributes).map_err(failed("fsmount", &name))
+}
+
+/// A `/proc` with the worker's own entry and room for single files of the host's, which a proc file system reduced to
+/// processes does not have. It is attached for a moment because older kernels clone no part of a detached mount.
+fn place_own_proc() -> Result<(), RootError> {
+    place(file_system(c"proc", &PROC, DATA)?.as_fd(), Path::new("/proc"), true)?;
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+    let own = open_tree(CWD, "proc/1", flags).map_err(failed("open_tree", "/proc/1"))?;
+    unmount("proc", UnmountFlags::DETACH).map_err(failed("umount", "/proc"))?;
+    place(own.as_fd(), Path::new("/proc/1"), true)?;
+    symlinkat("1", CWD, "proc/self").map_err(failed("symlink", "/proc/self"))
 }
 
 /// Attaches a detached mount below the current directory, at a path that is absolute in the cell.
