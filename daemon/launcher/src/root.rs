@@ -65,6 +65,7 @@ pub struct Layout {
 struct Bind {
     source: PathBuf,
     target: PathBuf,
+    directory: bool,
     attributes: MountAttrFlags,
 }
 
@@ -114,7 +115,7 @@ impl Layout {
         rustix::process::chdir(&self.cell_root).map_err(failed("chdir", self.cell_root.display()))?;
         place_own_proc()?;
         for (bind, source) in self.binds.iter().zip(&sources) {
-            place(source.as_fd(), &bind.target, bind.is_directory())?;
+            place(source.as_fd(), &bind.target, bind.directory)?;
         }
         place(model, Path::new(MODEL), true)?;
         // The daemon made it so already; a cell does not rest on it.
@@ -132,13 +133,9 @@ const CPU_MODEL: &str = "/proc/cpuinfo";
 
 impl Bind {
     fn find(source: &Path, target: impl AsRef<Path>, attributes: MountAttrFlags) -> Result<Self, RootError> {
-        // The loader follows no link that leads out of what is bound: bind what the link leads to.
-        let source = source.canonicalize().map_err(failed("find", source.display()))?;
-        Ok(Self { source, target: target.as_ref().to_owned(), attributes })
-    }
-
-    fn is_directory(&self) -> bool {
-        self.source.is_dir()
+        // The path is looked up again at each start: an upgrade of the host may move what it leads to.
+        let directory = source.metadata().map_err(failed("find", source.display()))?.is_dir();
+        Ok(Self { source: source.to_owned(), target: target.as_ref().to_owned(), directory, attributes })
     }
 
     fn detach(&self) -> Result<OwnedFd, RootError> {
