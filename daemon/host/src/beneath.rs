@@ -162,7 +162,12 @@ mod tests {
         fs::write(outside.join("secret"), "x").unwrap();
         symlink(&outside, inside.join("link")).unwrap();
         symlink(outside.join("secret"), inside.join("file")).unwrap();
+        symlink(".", inside.join("here")).unwrap();
+        fs::write(inside.join("plain"), "x").unwrap();
         let folder = Folder::open(&inside).unwrap();
+        assert!(folder.read("plain").unwrap().is_some());
+        assert!(matches!(folder.read("here/plain"), Err(HostError::Content { .. })));
+        assert!(folder.create("here/new").is_err());
         assert!(folder.create("link/new").is_err());
         assert!(matches!(folder.read("link/secret"), Err(HostError::Content { .. })));
         assert!(matches!(folder.read("file"), Err(HostError::Content { .. })));

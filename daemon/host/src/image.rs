@@ -180,8 +180,8 @@ fn remove_if_there(path: &Path) -> Result<(), HostError> {
     }
 }
 
-/// A mount that outlived its mount point, under a pointer for instance, still has the image on its device:
-/// Btrfs refuses the same file system on a second one.
+/// A mount that outlived its mount point, under a pointer for instance, still has the image on its device. From
+/// Linux 6.7 on, Btrfs would mount it a second time from a second device, and both would write to it.
 fn attached(image: &Path) -> Option<(PathBuf, File)> {
     let devices = fs::read_dir("/sys/block").ok()?;
     for device in devices.flatten().filter(|entry| entry.file_name().as_encoded_bytes().starts_with(b"loop"))

@@ -441,6 +441,13 @@ fn a_volume_is_taken_over_mounted_again_and_cleaned() {
         assert_eq!(names(&root), BTreeSet::new());
         let volume = Volume::open(&place.config()).unwrap();
         volume.verify(&sample.name, &sample.files).unwrap();
+        let image = place.path("store.img");
+        let is_bound = |entry: &fs::DirEntry| {
+            let file = fs::read_to_string(entry.path().join("loop/backing_file"));
+            file.is_ok_and(|file| Path::new(file.trim_end()) == image)
+        };
+        let bound = fs::read_dir("/sys/block").unwrap().map(Result::unwrap).filter(is_bound).count();
+        assert_eq!(bound, 1, "two file systems on one image would destroy it");
         drop(tree);
         volume.unmount().unwrap();
 
