@@ -8,6 +8,7 @@ use crate::rollback::undo;
 use crate::slo::{Decision, Verdict, Window, decide as weigh, judge};
 use crate::step::Step;
 use crate::world::{Progress, Release, World};
+use std::sync::Arc;
 use turnout_manifest::plan::OnBreach;
 use turnout_manifest::{Generation, ModelName, Plan, ReleaseId, Sha256, Version};
 
@@ -289,7 +290,7 @@ fn interrupt(world: &World, release: &Release, cause: Cause) -> Vec<Record> {
 }
 
 fn under_way(world: &World) -> impl Iterator<Item = &Release> {
-    world.models.values().filter_map(|model| world.releases.get(&model.current?))
+    world.models.values().filter_map(|model| world.releases.get(&model.current?).map(Arc::as_ref))
 }
 
 fn ready(world: &World, generation: Generation, outcome: &Result<String, String>) -> Vec<Record> {
@@ -304,7 +305,7 @@ fn died(world: &World, generation: Generation, why: &str) -> Vec<Record> {
     let mut records = Vec::new();
     for (name, model) in &world.models {
         let live = model.live.as_ref().is_some_and(|live| live.generation == generation);
-        let release = model.current.and_then(|id| world.releases.get(&id));
+        let release = model.current.and_then(|id| world.releases.get(&id)).map(Arc::as_ref);
         let candidate = release.is_some_and(|release| release.planned.to.generation == generation);
         let awaited = release
             .is_some_and(|release| release.open && release.step() == Some(Step::AwaitReady(generation)));

@@ -16,4 +16,4 @@ pub use advance::{Event, Refusal, decide};
 pub use record::{Cause, Kind, Record, Target};
 pub use slo::{Figures, Verdict, Window};
 pub use step::{Moment, Step};
-pub use world::{Model, Progress, Release, World};
+pub use world::{Model, Progress, Release, Stamp, World};

@@ -1,6 +1,7 @@
 //! A release as a full list of steps, made once, before anything happens. Also what `--dry-run` prints.
 
 use crate::step::{Moment, Step};
+use turnout_manifest::plan::Objectives;
 use turnout_manifest::{Generation, Percent, Plan};
 
 /// The steps of a release, and where its point of no return lies.
@@ -60,13 +61,14 @@ pub fn retire(generation: Generation) -> [Step; 4] {
     ]
 }
 
-/// Each share with the windows that follow it. The last share, 100 %, has none of its own unless it is the only one:
-/// the windows lie between the shares.
+/// Each share with the windows that follow it. The last share, 100 %, has none of its own unless it is the only one
+/// and something is to be judged: the windows lie between the shares.
 fn shifts(plan: &Plan) -> Vec<Step> {
     let mut list = Vec::new();
     for &percent in &plan.steps {
         list.push(Step::Shift(percent));
-        if percent != Percent::ALL || plan.steps.len() == 1 {
+        let only = plan.steps.len() == 1 && plan.objectives != Objectives::default();
+        if percent != Percent::ALL || only {
             list.push(Step::Observe(percent));
         }
     }

@@ -171,7 +171,16 @@ pub enum Record {
         /// `sha256:` of its SubjectPublicKeyInfo.
         key_id: String,
     },
-    /// A version is about to be read-only in the store.
+    /// A verified manifest's files are about to be taken in.
+    Importing {
+        /// Who asked.
+        by: String,
+        /// What.
+        version: VersionRef,
+        /// Digest of its manifest.
+        digest: Sha256,
+    },
+    /// A version is in the store, read-only.
     Imported {
         /// Who asked.
         by: String,
@@ -305,6 +314,7 @@ impl Record {
             | Self::Refused { .. }
             | Self::TrustAdded { .. }
             | Self::TrustRemoved { .. }
+            | Self::Importing { .. }
             | Self::Imported { .. }
             | Self::WorkerDied { .. } => None,
         }

@@ -69,12 +69,9 @@ pub enum Decision {
 /// Judges one window.
 pub fn judge(window: &Window, plan: &Plan) -> Verdict {
     let seen = &window.candidate;
-    if seen.requests < plan.minimum_requests.max(1) {
-        return Verdict::Insufficient(format!(
-            "{} of at least {} requests in the window",
-            seen.requests,
-            plan.minimum_requests.max(1)
-        ));
+    if seen.requests < plan.minimum_requests {
+        let why = format!("{} of at least {} requests in the window", seen.requests, plan.minimum_requests);
+        return Verdict::Insufficient(why);
     }
     match missed(seen, &plan.objectives) {
         Some(why) => Verdict::Missed(why),

@@ -13,12 +13,22 @@ use crate::record::{Cause, End, Kind, Planned, Record, Target};
 use crate::slo::{Verdict, Window};
 use crate::step::Step;
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use turnout_manifest::{Generation, ModelName, Percent, Plan, ReleaseId, Sha256, Version};
 
 /// Ended releases kept in memory; older ones are in the journal.
 const ENDED_KEPT: usize = 64;
 /// Windows of one release kept in memory, the newest.
 const WINDOWS_KEPT: usize = 1024;
+
+/// Where and when a record was written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stamp {
+    /// Position in the journal, from 0.
+    pub seq: u64,
+    /// Milliseconds since the epoch.
+    pub at_ms: u64,
+}
 
 /// Where a release stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -94,6 +104,10 @@ pub struct Release {
     pub ended_ms: Option<u64>,
     /// Causes as recorded at the end.
     pub causes: Vec<String>,
+    /// Its first record in the journal.
+    pub first_seq: u64,
+    /// Its newest record in the journal.
+    pub last_seq: u64,
 }
 
 impl Release {
@@ -115,6 +129,8 @@ impl Release {
             begun_ms: at_ms,
             ended_ms: None,
             causes: Vec::new(),
+            first_seq: u64::MAX,
+            last_seq: 0,
             planned,
         }
     }
@@ -175,8 +191,8 @@ pub struct Model {
 pub struct World {
     /// Models that were ever released.
     pub models: BTreeMap<ModelName, Model>,
-    /// Releases under way and the newest ended ones.
-    pub releases: BTreeMap<ReleaseId, Release>,
+    /// Releases under way and the newest ended ones; shared, so that readers take a copy of the state for little.
+    pub releases: BTreeMap<ReleaseId, Arc<Release>>,
     /// Versions in the store.
     pub versions: BTreeMap<(ModelName, Version), Stored>,
     last_generation: u32,
@@ -196,11 +212,20 @@ impl World {
 
     /// The release under way on a model, or stuck.
     pub fn current(&self, model: &ModelName) -> Option<&Release> {
-        self.releases.get(&self.models.get(model)?.current?)
+        self.releases.get(&self.models.get(model)?.current?).map(Arc::as_ref)
     }
 
-    /// Takes in one record, written at `at_ms` milliseconds since the epoch.
-    pub fn apply(&mut self, record: &Record, at_ms: u64) {
+    /// Takes in one record.
+    pub fn apply(&mut self, record: &Record, stamp: Stamp) {
+        let at_ms = stamp.at_ms;
+        self.fold(record, at_ms);
+        if let Some(release) = record.release().and_then(|id| self.releases.get_mut(&id)).map(Arc::make_mut) {
+            release.first_seq = release.first_seq.min(stamp.seq);
+            release.last_seq = stamp.seq;
+        }
+    }
+
+    fn fold(&mut self, record: &Record, at_ms: u64) {
         match record {
             Record::Imported { version, digest, bytes, signed_by, .. } => {
                 let stored = Stored { digest: *digest, bytes: *bytes, signed_by: signed_by.clone(), at_ms };
@@ -221,6 +246,7 @@ impl World {
             }
             Record::Ended { release, .. } => self.end(*release, record, at_ms),
             Record::DaemonStarted { .. }
+            | Record::Importing { .. }
             | Record::Refused { .. }
             | Record::TrustAdded { .. }
             | Record::TrustRemoved { .. } => {}
@@ -235,7 +261,7 @@ impl World {
                     self.note_failed_start(*release, *step);
                 }
                 if let Some(release) = self.releases.get_mut(release) {
-                    release.apply(record, at_ms);
+                    Arc::make_mut(release).apply(record, at_ms);
                 }
             }
         }
@@ -251,13 +277,13 @@ impl World {
         if planned.kind == Kind::Restart {
             model.restarts += 1;
         }
-        self.releases.insert(planned.release, Release::new(planned.clone(), at_ms));
+        self.releases.insert(planned.release, Arc::new(Release::new(planned.clone(), at_ms)));
         self.forget_oldest();
     }
 
     fn forget_oldest(&mut self) {
         let ended =
-            |release: &&Release| matches!(release.progress, Progress::Ended(end) if end != End::Stuck);
+            |release: &&Arc<Release>| matches!(release.progress, Progress::Ended(end) if end != End::Stuck);
         let ids: Vec<ReleaseId> = self.releases.values().filter(ended).map(|r| r.planned.release).collect();
         for id in ids.iter().take(ids.len().saturating_sub(ENDED_KEPT)) {
             self.releases.remove(id);
@@ -265,7 +291,7 @@ impl World {
     }
 
     fn promote(&mut self, id: ReleaseId) {
-        let Some(release) = self.releases.get_mut(&id) else { return };
+        let Some(release) = self.releases.get_mut(&id).map(Arc::make_mut) else { return };
         release.progress = Progress::Tidying;
         let Some(model) = self.models.get_mut(&release.planned.model) else { return };
         if release.planned.kind != Kind::Restart {
@@ -277,7 +303,7 @@ impl World {
     }
 
     fn roll_back(&mut self, id: ReleaseId, cause: &Cause, undo: &[Step]) {
-        let Some(release) = self.releases.get_mut(&id) else { return };
+        let Some(release) = self.releases.get_mut(&id).map(Arc::make_mut) else { return };
         release.progress = Progress::Backward;
         release.cause.get_or_insert_with(|| cause.clone());
         release.interrupted = None;
@@ -294,7 +320,7 @@ impl World {
     fn replace_stable(&mut self, id: ReleaseId, restart: Option<Generation>) {
         let Some(generation) = restart else { return };
         self.last_generation = self.last_generation.max(generation.0);
-        let Some(release) = self.releases.get_mut(&id) else { return };
+        let Some(release) = self.releases.get_mut(&id).map(Arc::make_mut) else { return };
         let Some(model) = self.models.get_mut(&release.planned.model) else { return };
         for stable in [release.planned.from.as_mut(), model.live.as_mut()].into_iter().flatten() {
             stable.generation = generation;
@@ -304,7 +330,7 @@ impl World {
 
     fn end(&mut self, id: ReleaseId, record: &Record, at_ms: u64) {
         let Record::Ended { state, causes, .. } = record else { return };
-        let Some(release) = self.releases.get_mut(&id) else { return };
+        let Some(release) = self.releases.get_mut(&id).map(Arc::make_mut) else { return };
         release.progress = Progress::Ended(*state);
         release.ended_ms = Some(at_ms);
         release.causes.clone_from(causes);

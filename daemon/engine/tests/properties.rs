@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use std::collections::BTreeSet;
 use turnout_engine::advance::{Start, Wish, proceed};
 use turnout_engine::record::End;
-use turnout_engine::{Event, Figures, Kind, Progress, Record, Release, Step, Window, World, decide};
+use turnout_engine::{Event, Figures, Kind, Progress, Record, Release, Stamp, Step, Window, World, decide};
 use turnout_manifest::plan::{Objectives, OnBreach, Strategy as Splitting, Windows};
 use turnout_manifest::{Generation, ModelName, Percent, Plan, ReleaseId, Sha256};
 
@@ -114,7 +114,7 @@ impl Run {
 
     fn write(&mut self, records: Vec<Record>) {
         for record in records {
-            self.world.apply(&record, self.journal.len() as u64);
+            self.world.apply(&record, stamp(self.journal.len()));
             self.journal.push(record);
         }
     }
@@ -147,7 +147,7 @@ impl Run {
     fn daemon_restarts(&mut self) {
         let mut replayed = World::default();
         for (at, record) in self.journal.iter().enumerate() {
-            replayed.apply(record, at as u64);
+            replayed.apply(record, stamp(at));
         }
         assert_eq!(replayed, self.world, "replay gives the state");
         self.world = replayed;
@@ -233,6 +233,10 @@ impl Run {
             other => panic!("release does not end: {other:?} at {:?}", self.world.releases[&id].step()),
         }
     }
+}
+
+fn stamp(at: usize) -> Stamp {
+    Stamp { seq: at as u64, at_ms: at as u64 }
 }
 
 fn plan() -> Plan {

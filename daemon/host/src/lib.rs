@@ -8,6 +8,7 @@ pub mod doctor;
 pub mod error;
 mod image;
 mod launcher_client;
+mod linux;
 pub mod linux_cells;
 pub mod linux_pointer;
 mod linux_store;
@@ -23,6 +24,8 @@ pub mod traffic;
 pub mod volume;
 
 pub use error::HostError;
+pub use linux::{HostConfig, LinuxHost};
+pub use turnout_ebpf_layout::histogram;
 
 use cells::Cells;
 use pointer::Pointer;

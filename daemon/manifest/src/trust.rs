@@ -13,7 +13,7 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::io;
 
-pub use crate::trust_store::{ModelGlob, TrustError, TrustStore, TrustedKey};
+pub use crate::trust_store::{ModelGlob, TRUST_SCHEMA, TrustError, TrustStore, TrustedKey};
 
 /// Greatest number of differing files that a check names.
 const FILES_NAMED_MAX: usize = 16;

@@ -1,0 +1,188 @@
+//! [`LinuxHost`]: the real machine, each noun done by the file that knows it. Opening it makes or takes over
+//! everything: the store, the pointers, the launcher, the eBPF programs.
+
+use crate::HostError;
+use crate::cells::{Cells, Limits, StartedWorker, WorkerLink, WorkerState};
+use crate::linux_cells::{CellsConfig, LinuxCells};
+use crate::linux_pointer::{LinuxPointer, PointerConfig};
+use crate::pointer::Pointer;
+use crate::programs;
+use crate::steering::{LinuxTraffic, TrafficConfig};
+use crate::store::{Evidence, ImportOutcome, Incoming, SnapshotInfo, Store, StoredName};
+use crate::traffic::{Probes, Route, Sample, Tenants, Traffic};
+use crate::volume::{Volume, VolumeConfig};
+use std::io::Read;
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::sync::Arc;
+use turnout_manifest::manifest::FileEntry;
+use turnout_manifest::{Generation, ModelName};
+
+/// Where everything of one daemon lies.
+#[derive(Debug, Clone)]
+pub struct HostConfig {
+    /// The store.
+    pub volume: VolumeConfig,
+    /// The launcher and what it starts.
+    pub cells: CellsConfig,
+    /// Folder of the pointers.
+    pub pointers: PathBuf,
+    /// Folder of the eBPF pins.
+    pub pins: PathBuf,
+}
+
+/// The machine this daemon runs on.
+pub struct LinuxHost {
+    volume: Arc<Volume>,
+    pointer: LinuxPointer,
+    cells: Arc<LinuxCells>,
+    traffic: LinuxTraffic,
+}
+
+impl LinuxHost {
+    /// Makes or takes over everything.
+    ///
+    /// # Errors
+    /// The first thing that this host cannot do.
+    pub fn open(config: HostConfig) -> Result<Self, HostError> {
+        let volume = Arc::new(Volume::open(&config.volume)?);
+        let pointer = LinuxPointer::open(&PointerConfig {
+            dir: config.pointers,
+            versions: volume.versions_folder(),
+            method: None,
+        })?;
+        let cgroup = config.cells.cgroup.clone();
+        let source = Arc::clone(&volume);
+        let cells = LinuxCells::open(config.cells, Arc::new(move |name| source.detached_tree(name)))?;
+        let cells = Arc::new(cells);
+        let tenants: Arc<dyn Tenants> = cells.clone();
+        let traffic = LinuxTraffic::open(&TrafficConfig { pin_directory: config.pins, cgroup }, tenants)?;
+        Ok(Self { volume, pointer, cells, traffic })
+    }
+
+    /// Ends every worker and the launcher, takes the programs and pins away. Versions and evidence stay.
+    ///
+    /// # Errors
+    /// The first thing that would not go.
+    pub fn dismantle(self, pins: &std::path::Path) -> Result<(), HostError> {
+        programs::detach(pins)?;
+        self.cells.shutdown()
+    }
+}
+
+impl Tenants for LinuxCells {
+    fn slot(&self, generation: Generation) -> Result<Option<u32>, HostError> {
+        Self::slot(self, generation)
+    }
+
+    fn generation(&self, slot: u32) -> Result<Option<Generation>, HostError> {
+        Self::generation(self, slot)
+    }
+
+    fn worker_pidfd(&self, generation: Generation) -> Result<Option<OwnedFd>, HostError> {
+        Self::worker_pidfd(self, generation)
+    }
+}
+
+impl Store for LinuxHost {
+    fn import(&self, incoming: &Incoming<'_>, content: &mut dyn Read) -> Result<ImportOutcome, HostError> {
+        self.volume.import(incoming, content)
+    }
+
+    fn versions(&self) -> Result<Vec<StoredName>, HostError> {
+        self.volume.versions()
+    }
+
+    fn envelope(&self, name: &StoredName) -> Result<Vec<u8>, HostError> {
+        self.volume.envelope(name)
+    }
+
+    fn verify(&self, name: &StoredName, files: &[FileEntry]) -> Result<(), HostError> {
+        self.volume.verify(name, files)
+    }
+
+    fn snapshot(&self, name: &str, evidence: &Evidence) -> Result<SnapshotInfo, HostError> {
+        self.volume.snapshot(name, evidence)
+    }
+
+    fn snapshots(&self) -> Result<Vec<SnapshotInfo>, HostError> {
+        self.volume.snapshots()
+    }
+}
+
+impl Pointer for LinuxHost {
+    fn point(&self, name: &StoredName) -> Result<(), HostError> {
+        self.pointer.point(name)
+    }
+
+    fn pointed(&self, model: &ModelName) -> Result<Option<StoredName>, HostError> {
+        self.pointer.pointed(model)
+    }
+
+    fn unpoint(&self, model: &ModelName) -> Result<(), HostError> {
+        self.pointer.unpoint(model)
+    }
+}
+
+impl Cells for LinuxHost {
+    fn create_cell(&self, generation: Generation, limits: Limits) -> Result<(), HostError> {
+        self.cells.create_cell(generation, limits)
+    }
+
+    fn start_worker(&self, generation: Generation, version: &StoredName) -> Result<StartedWorker, HostError> {
+        self.cells.start_worker(generation, version)
+    }
+
+    fn link(&self, generation: Generation) -> Result<Option<WorkerLink>, HostError> {
+        self.cells.link(generation)
+    }
+
+    fn kill_worker(&self, generation: Generation) -> Result<(), HostError> {
+        self.cells.kill_worker(generation)
+    }
+
+    fn destroy_cell(&self, generation: Generation) -> Result<(), HostError> {
+        self.cells.destroy_cell(generation)
+    }
+
+    fn cells(&self) -> Result<Vec<(Generation, WorkerState)>, HostError> {
+        self.cells.cells()
+    }
+}
+
+impl Traffic for LinuxHost {
+    fn claim(&self, addresses: &[SocketAddr]) -> Result<(), HostError> {
+        self.traffic.claim(addresses)
+    }
+
+    fn admit(&self, generation: Generation, port: u16) -> Result<(), HostError> {
+        self.traffic.admit(generation, port)
+    }
+
+    fn dismiss(&self, generation: Generation) -> Result<(), HostError> {
+        self.traffic.dismiss(generation)
+    }
+
+    fn set_route(&self, addresses: &[SocketAddr], route: &Route) -> Result<(), HostError> {
+        self.traffic.set_route(addresses, route)
+    }
+
+    fn clear_route(&self, addresses: &[SocketAddr]) -> Result<(), HostError> {
+        self.traffic.clear_route(addresses)
+    }
+
+    fn route(&self, port: u16) -> Result<Option<Route>, HostError> {
+        self.traffic.route(port)
+    }
+}
+
+impl Probes for LinuxHost {
+    fn sample(&self, generation: Generation) -> Result<Sample, HostError> {
+        self.traffic.sample(generation)
+    }
+
+    fn queued(&self, generation: Generation) -> Result<u32, HostError> {
+        self.traffic.queued(generation)
+    }
+}

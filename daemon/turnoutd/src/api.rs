@@ -1,0 +1,121 @@
+//! The door: accepts on the control socket with limits, learns who is there, and hands each request to its handler.
+
+use crate::access::Peer;
+use crate::handlers::{self, Desk, Failure, problem};
+use crate::{audit, feeds};
+use axum::extract::Extension;
+use axum::routing::{delete, get, post};
+use axum::Router;
+use axum::http::{Method, Uri};
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use std::io;
+use std::os::unix::fs::{PermissionsExt, chown};
+use std::os::unix::net::UnixListener as StdListener;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::{Semaphore, watch};
+use turnout_protocol::error::ErrorCode;
+
+/// Most connections at one time.
+const CONNECTIONS_MAX: usize = 128;
+/// How long a request's head may take to arrive.
+const HEAD_DEADLINE: Duration = Duration::from_secs(10);
+/// Largest JSON request, bytes. Bundles are streamed and have their own limits.
+const JSON_MAX: usize = 1024 * 1024;
+
+/// Makes the control socket: mode 0660, owned by root and the group. A socket file that nobody listens on is replaced.
+///
+/// # Errors
+/// The OS's own; [`io::ErrorKind::AddrInUse`] when another daemon listens there.
+pub fn bind(path: &Path, group: Option<u32>) -> io::Result<StdListener> {
+    if StdListener::bind(path).is_err() {
+        if std::os::unix::net::UnixStream::connect(path).is_ok() {
+            return Err(io::Error::from(io::ErrorKind::AddrInUse));
+        }
+        std::fs::remove_file(path)?;
+    } else {
+        std::fs::remove_file(path)?;
+    }
+    let listener = StdListener::bind(path)?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o660))?;
+    chown(path, None, group)?;
+    listener.set_nonblocking(true)?;
+    Ok(listener)
+}
+
+/// Serves until told to stop, then lets requests under way finish.
+pub async fn serve(listener: UnixListener, desk: Desk, mut stop: watch::Receiver<bool>) {
+    let router = router(desk);
+    let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    loop {
+        let place = Arc::clone(&places).acquire_owned().await.expect("the semaphore is never closed");
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            _ = stop.wait_for(|stop| *stop) => break,
+        };
+        match accepted {
+            Ok((stream, _)) => {
+                let router = router.clone();
+                tokio::spawn(async move {
+                    connection(stream, router).await;
+                    drop(place);
+                });
+            }
+            // Out of descriptors or memory: waiting for a place to come free is all that helps.
+            Err(error) => {
+                tracing::error!("control socket: {error}");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        }
+    }
+}
+
+async fn connection(stream: UnixStream, router: Router) {
+    let Ok(credentials) = stream.peer_cred() else { return };
+    let peer = Peer { uid: credentials.uid(), pid: credentials.pid().unwrap_or(0) };
+    let service = TowerToHyperService::new(router.layer(Extension(peer)));
+    let served = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_DEADLINE)
+        .serve_connection(TokioIo::new(stream), service)
+        .await;
+    if let Err(error) = served {
+        tracing::debug!("control connection of {peer}: {error}");
+    }
+}
+
+fn router(desk: Desk) -> Router {
+    Router::new()
+        .route("/v1/status", get(handlers::status))
+        .route("/v1/events", get(feeds::events))
+        .route("/v1/doctor", get(audit::doctor))
+        .route("/v1/versions", get(handlers::versions))
+        .route("/v1/bundles", post(crate::bundle::receive))
+        .route("/v1/releases", get(handlers::releases).post(handlers::start_release))
+        .route("/v1/releases/{id}", get(handlers::release))
+        .route("/v1/releases/{id}/report", get(handlers::report))
+        .route("/v1/models/{model}/{wish}", post(handlers::intervene))
+        .route("/v1/trust", get(handlers::trust).post(handlers::add_trust))
+        .route("/v1/trust/{key_id}", delete(handlers::remove_trust))
+        .route("/v1/audit/log", get(feeds::audit_log))
+        .route("/v1/audit/verify", post(audit::verify))
+        .route("/v1/audit/snapshots", get(audit::snapshots))
+        .fallback(unknown)
+        .method_not_allowed_fallback(wrong_method)
+        .layer(axum::extract::DefaultBodyLimit::max(JSON_MAX))
+        .with_state(desk)
+}
+
+async fn unknown(uri: Uri) -> Failure {
+    let missing = problem(ErrorCode::NotFound, format!("no such resource `{}`", uri.path()));
+    missing.hint("the API is described in `openapi.yaml`").into()
+}
+
+async fn wrong_method(method: Method, uri: Uri) -> Failure {
+    let refused = problem(ErrorCode::BadRequest, format!("`{}` does not take {method}", uri.path()));
+    refused.hint("the API is described in `openapi.yaml`").into()
+}

@@ -1,0 +1,60 @@
+//! Requests of the auditor and of who sets a host up: verify the journal, list snapshots, examine the host.
+
+use crate::handlers::{Desk, Failure, problem};
+use crate::{chain, evidence, examine, millis};
+use axum::Json;
+use axum::extract::State;
+use turnout_protocol::control::{AuditVerified, Doctor, SCHEMA, Snapshot, Snapshots};
+use turnout_protocol::error::{ErrorCode, Problem};
+
+/// `POST /v1/audit/verify`: reads every record again.
+///
+/// # Errors
+/// 422 naming the first damage.
+pub async fn verify(State(desk): State<Desk>) -> Result<Json<AuditVerified>, Failure> {
+    let journal = desk.daemon.config.state.join(evidence::JOURNAL_DIR);
+    let verified = blocking(move || turnout_journal::verify(&journal)).await?.map_err(|error| {
+        let damaged = problem(ErrorCode::Refused, format!("the journal does not verify: {}", chain(&error)));
+        damaged.hint("compare with the last audit snapshot: `turnoutctl audit snapshots`")
+    })?;
+    Ok(Json(AuditVerified {
+        schema: SCHEMA.to_owned(),
+        size: verified.size,
+        root: verified.root.to_string(),
+        segments: verified.segments,
+        first_ms: verified.first_time_ns.map(millis),
+        last_ms: verified.last_time_ns.map(millis),
+    }))
+}
+
+/// `GET /v1/audit/snapshots`.
+///
+/// # Errors
+/// 500 when the store cannot be read.
+pub async fn snapshots(State(desk): State<Desk>) -> Result<Json<Snapshots>, Failure> {
+    let host = desk.host.clone();
+    let found = blocking(move || host.snapshots()).await?;
+    let found = found.map_err(|error| problem(ErrorCode::HostFailure, chain(&error)))?;
+    let snapshots = found.into_iter().map(|snapshot| Snapshot {
+        name: snapshot.name,
+        path: snapshot.path.display().to_string(),
+        created_ms: snapshot.created_ms,
+        uuid: snapshot.uuid,
+    });
+    Ok(Json(Snapshots { schema: SCHEMA.to_owned(), snapshots: snapshots.collect() }))
+}
+
+/// `GET /v1/doctor`.
+///
+/// # Errors
+/// 500 when the examination itself fails.
+pub async fn doctor(State(desk): State<Desk>) -> Result<Json<Doctor>, Failure> {
+    let config = desk.daemon.config.clone();
+    let requirements = blocking(move || examine::requirements(&config)).await?;
+    Ok(Json(Doctor { schema: SCHEMA.to_owned(), requirements }))
+}
+
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Problem> {
+    let failed = |_| problem(ErrorCode::HostFailure, "the work was broken off");
+    tokio::task::spawn_blocking(work).await.map_err(failed)
+}

@@ -1,0 +1,156 @@
+//! `POST /v1/bundles`: takes a version in as a stream. The envelope comes first, is verified before anything else is
+//! read, and its manifest says how many bytes follow for which file. No path here comes from the client.
+
+use crate::access::{Need, Peer};
+use crate::handlers::{Desk, Failure, problem};
+use crate::intake::failures;
+use crate::{chain, evidence};
+use axum::Json;
+use axum::body::{Body, BodyDataStream};
+use axum::extract::{Extension, State};
+use futures_util::TryStreamExt;
+use futures_util::stream::MapErr;
+use std::io::{self, Read};
+use tokio::io::AsyncReadExt;
+use tokio_util::io::{StreamReader, SyncIoBridge};
+use turnout_engine::Record;
+use turnout_host::HostError;
+use turnout_host::store::{Evidence, ImportOutcome, Incoming, StoredName};
+use turnout_manifest::VersionRef;
+use turnout_manifest::VerifiedManifest;
+use turnout_protocol::control::{Imported, SCHEMA};
+use turnout_protocol::error::{ErrorCode, Problem};
+
+/// Largest envelope: a manifest of 16 MiB as base64, and its signatures.
+const ENVELOPE_MAX: u32 = 24 * 1024 * 1024;
+
+/// Takes a bundle in: `u32` big-endian length of the envelope, the envelope, the files' bytes in the manifest's order.
+///
+/// # Errors
+/// 422 when a check says no, 409 when the label is taken by other content, 413 for want of room.
+pub async fn receive(
+    State(desk): State<Desk>,
+    Extension(peer): Extension<Peer>,
+    body: Body,
+) -> Result<Json<Imported>, Failure> {
+    desk.allow(peer, Need::Operate, "import a version").await?;
+    let stream: BodyStream = body.into_data_stream().map_err(io::Error::other);
+    let mut content = StreamReader::new(stream);
+    let envelope = read_envelope(&mut content).await?;
+    let verification = desk.intake.verify(&envelope);
+    let checks = verification.checks.clone();
+    let verdict = verification.verdict;
+    let Some(verified) = verification.into_verified() else {
+        let mut refused = problem(ErrorCode::Refused, format!("the manifest is {verdict}"));
+        refused.details = failures(&checks);
+        refused.hint = Some("`turnoutctl manifest verify DIR` lists every check; `turnoutctl trust list` whose keys count".into());
+        return Err(desk.refuse(peer, "import a version", refused).await);
+    };
+    let version = verified.manifest().reference();
+    check_label(&desk, &version, &verified)?;
+    let importing = Record::Importing { by: peer.to_string(), version: version.clone(), digest: verified.digest() };
+    desk.note(importing).await?;
+    let outcome = match store(&desk, verified.clone(), envelope, SyncIoBridge::new(content)).await {
+        Ok(outcome) => outcome,
+        Err(error) => {
+            let what = format!("import {version}");
+            return Err(desk.refuse(peer, &what, import_problem(&version, &error)).await);
+        }
+    };
+    let bytes = verified.manifest().files.iter().map(|file| file.size).sum();
+    let known = desk.view().world.versions.contains_key(&(version.model.clone(), version.version.clone()));
+    if !known {
+        desk.note(Record::Imported {
+            by: peer.to_string(),
+            version: version.clone(),
+            digest: verified.digest(),
+            bytes,
+            signed_by: verified.signed_by().to_vec(),
+            checks: checks.clone(),
+        })
+        .await?;
+    }
+    let already_there = outcome == ImportOutcome::AlreadyThere;
+    let snapshot = if already_there { None } else { snapshot(&desk).await };
+    let digest = verified.digest();
+    Ok(Json(Imported { schema: SCHEMA.to_owned(), version, digest, already_there, checks, snapshot }))
+}
+
+/// What a bundle's bytes are read from.
+type Content = StreamReader<BodyStream, bytes::Bytes>;
+/// The body's data with errors as the reader wants them.
+type BodyStream = MapErr<BodyDataStream, fn(axum::Error) -> io::Error>;
+
+async fn read_envelope(content: &mut Content) -> Result<Vec<u8>, Problem> {
+    let broken = |error: io::Error| problem(ErrorCode::BadRequest, format!("the bundle ended early: {error}"));
+    let length = content.read_u32().await.map_err(broken)?;
+    if length == 0 || length > ENVELOPE_MAX {
+        let message = format!("a bundle's envelope has 1 to {ENVELOPE_MAX} bytes, not {length}");
+        return Err(problem(ErrorCode::Limit, message));
+    }
+    let mut envelope = Vec::new();
+    content.take(u64::from(length)).read_to_end(&mut envelope).await.map_err(broken)?;
+    if envelope.len() != length as usize {
+        return Err(problem(ErrorCode::BadRequest, "the bundle ended within its envelope"));
+    }
+    Ok(envelope)
+}
+
+/// A label means one content for ever: the same label with other content is refused.
+fn check_label(desk: &Desk, version: &VersionRef, verified: &VerifiedManifest) -> Result<(), Problem> {
+    let view = desk.view();
+    let stored = view.world.versions.get(&(version.model.clone(), version.version.clone()));
+    match stored {
+        Some(stored) if stored.digest != verified.digest() => {
+            let message = format!("`{version}` is in the store with other content ({})", stored.digest.short());
+            Err(problem(ErrorCode::Conflict, message).hint("a version label never changes its content: choose a new one"))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Streams the files into the store, on a thread that may block.
+async fn store(
+    desk: &Desk,
+    verified: VerifiedManifest,
+    envelope: Vec<u8>,
+    mut content: SyncIoBridge<Content>,
+) -> Result<ImportOutcome, HostError> {
+    let host = desk.host.clone();
+    let imported = tokio::task::spawn_blocking(move || {
+        let name = StoredName { model: verified.manifest().model.clone(), digest: verified.digest() };
+        let incoming = Incoming { name, files: &verified.manifest().files, envelope: &envelope };
+        let outcome = host.import(&incoming, &mut content)?;
+        match content.read(&mut [0; 1]) {
+            Ok(0) => Ok(outcome),
+            _ => Err(HostError::Content { path: "bundle".into(), what: "bytes follow after the last file".into() }),
+        }
+    });
+    imported.await.unwrap_or_else(|panicked| Err(HostError::os("import", "store")(io::Error::other(panicked))))
+}
+
+fn import_problem(version: &VersionRef, error: &HostError) -> Problem {
+    let (code, hint) = match error {
+        HostError::Content { .. } => {
+            (ErrorCode::Refused, "a file was changed after it was signed: sign again, or restore the file")
+        }
+        HostError::NoSpace { .. } => {
+            (ErrorCode::Limit, "make room in the store, or give it a larger image (`store_image_bytes`)")
+        }
+        _ => (ErrorCode::HostFailure, "`turnoutctl doctor` examines the store"),
+    };
+    problem(code, format!("`{version}` was not imported: {}", chain(error))).hint(hint)
+}
+
+/// The evidence after an import. A snapshot that fails is told in the log; the import itself stands.
+async fn snapshot(desk: &Desk) -> Option<String> {
+    let (host, view) = (desk.host.clone(), desk.view());
+    let evidence = Evidence {
+        journal: desk.daemon.config.state.join(evidence::JOURNAL_DIR),
+        state: evidence::state(&view.world),
+        versions: evidence::versions(&view.world),
+    };
+    let name = evidence::snapshot_name(view.journal_size);
+    let made = tokio::task::spawn_blocking(move || host.snapshot(&name, &evidence)).await.ok()?;
+    made.inspect_err(|error| tracing::error!("snapshot after import: {}", chain(error))).ok().map(|made| made.name)
+}

@@ -1,0 +1,265 @@
+//! The daemon's configuration: a TOML file, every key optional, unknown keys refused. Raw text in, a checked
+//! [`Config`] or all problems at once out. The doc comments of [`Raw`] are the manual.
+
+use serde::Deserialize;
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+use turnout_manifest::ModelName;
+
+/// Largest configuration file, bytes.
+const FILE_MAX: u64 = 1024 * 1024;
+
+/// The file as written.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Raw {
+    /// Journal, trust store and store image. Default `/var/lib/turnout`.
+    state: Option<PathBuf>,
+    /// Sockets, pointers and eBPF pins; may be lost at a reboot. Default `/run/turnout`.
+    runtime: Option<PathBuf>,
+    /// The control socket. Default `<runtime>/control.sock`.
+    socket: Option<PathBuf>,
+    /// Group that may use the control socket. Default `turnout`, where it exists.
+    group: Option<String>,
+    /// Size of the store's image where `state` is not on Btrfs. Default a quarter of the free space, at most 8 GiB.
+    store_image_bytes: Option<u64>,
+    /// The cgroup2 directory below which all cells lie. Default `turnout` in the mounted cgroup2 tree.
+    cgroup: Option<PathBuf>,
+    /// Address on which models are served. Default `127.0.0.1`.
+    listen: Option<IpAddr>,
+    /// Ports given to models in turn. Default `8700-8799`.
+    ports: Option<String>,
+    /// First uid of the cells; 64 are used. Default 61000.
+    worker_uid_base: Option<u32>,
+    /// The worker's binary. Default beside `turnoutd`.
+    worker: Option<PathBuf>,
+    /// The launcher's binary. Default beside `turnoutd`.
+    launcher: Option<PathBuf>,
+    /// The ONNX Runtime library. Default `../lib/turnout/libonnxruntime.so` from the folder of `turnoutd`.
+    onnxruntime: Option<PathBuf>,
+    /// CPUs that workers may run on, 0 to 63. Default all.
+    worker_cpus: Option<Vec<u32>>,
+    /// Seconds a worker may take to load and warm up. Default 120.
+    ready_seconds: Option<u64>,
+    /// Seconds a retired worker may take to answer what it has. Default 30.
+    drain_seconds: Option<u64>,
+    /// Settings of single models.
+    models: BTreeMap<String, RawModel>,
+}
+
+/// One model's settings.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct RawModel {
+    /// Its public port. Default the next free one of `ports`.
+    port: Option<u16>,
+}
+
+/// A checked configuration.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Journal, trust store and store image.
+    pub state: PathBuf,
+    /// Sockets, pointers and pins.
+    pub runtime: PathBuf,
+    /// The control socket.
+    pub socket: PathBuf,
+    /// Group of the control socket; `None` leaves it to root alone.
+    pub group: Option<String>,
+    /// Size of the store's image.
+    pub store_image_bytes: Option<u64>,
+    /// The cgroup2 directory of this instance, if configured.
+    pub cgroup: Option<PathBuf>,
+    /// Address on which models are served.
+    pub listen: IpAddr,
+    /// First and last port for models.
+    pub ports: (u16, u16),
+    /// Ports fixed for single models.
+    pub model_ports: BTreeMap<ModelName, u16>,
+    /// First uid of the cells.
+    pub worker_uid_base: u32,
+    /// The worker's binary.
+    pub worker: PathBuf,
+    /// The launcher's binary.
+    pub launcher: PathBuf,
+    /// The ONNX Runtime library.
+    pub onnxruntime: PathBuf,
+    /// CPUs workers may run on, one bit each; 0 is all.
+    pub worker_cpus: u64,
+    /// How long a worker may take to load and warm up.
+    pub ready: Duration,
+    /// How long a retired worker may take to answer what it has.
+    pub drain: Duration,
+}
+
+/// Why a configuration was refused.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// It could not be read.
+    #[error("configuration `{path}`")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// The OS error.
+        #[source]
+        source: std::io::Error,
+    },
+    /// It is larger than a configuration can be.
+    #[error("configuration `{0}` is larger than {FILE_MAX} bytes")]
+    TooLarge(PathBuf),
+    /// It is no TOML of this form; the text names line and key.
+    #[error("configuration `{path}`: {message}")]
+    Parse {
+        /// The file.
+        path: PathBuf,
+        /// Line, key and reason.
+        message: String,
+    },
+    /// Values that cannot be, all of them.
+    #[error("configuration: {}", .0.join("; "))]
+    Values(Vec<String>),
+}
+
+impl Config {
+    /// Reads and checks the file.
+    ///
+    /// # Errors
+    /// [`ConfigError`], with every bad value at once.
+    pub fn read(path: &Path) -> Result<Self, ConfigError> {
+        let read = |source| ConfigError::Read { path: path.to_owned(), source };
+        if std::fs::metadata(path).map_err(read)?.len() > FILE_MAX {
+            return Err(ConfigError::TooLarge(path.to_owned()));
+        }
+        let text = std::fs::read_to_string(path).map_err(read)?;
+        Self::parse(&text).map_err(|error| match error {
+            ConfigError::Parse { message, .. } => ConfigError::Parse { path: path.to_owned(), message },
+            other => other,
+        })
+    }
+
+    /// Checks the text of a configuration; the empty text gives the defaults.
+    ///
+    /// # Errors
+    /// [`ConfigError`], with every bad value at once.
+    pub fn parse(text: &str) -> Result<Self, ConfigError> {
+        let raw: Raw = toml::from_str(text)
+            .map_err(|error| ConfigError::Parse { path: PathBuf::new(), message: error.to_string() })?;
+        let mut problems = Vec::new();
+        let ports = ports(raw.ports.as_deref().unwrap_or("8700-8799"), &mut problems);
+        let model_ports = model_ports(&raw.models, &mut problems);
+        let worker_cpus = cpus(raw.worker_cpus.as_deref().unwrap_or_default(), &mut problems);
+        let worker_uid_base = raw.worker_uid_base.unwrap_or(61_000);
+        if !(1000..=u32::MAX - 1000).contains(&worker_uid_base) {
+            problems.push(format!("worker_uid_base {worker_uid_base} must be 1000 or more: cells must not share a system uid"));
+        }
+        let runtime = absolute("runtime", raw.runtime.unwrap_or("/run/turnout".into()), &mut problems);
+        let state = absolute("state", raw.state.unwrap_or("/var/lib/turnout".into()), &mut problems);
+        if !problems.is_empty() {
+            return Err(ConfigError::Values(problems));
+        }
+        Ok(Self {
+            socket: raw.socket.unwrap_or_else(|| runtime.join("control.sock")),
+            group: Some(raw.group.unwrap_or_else(|| "turnout".to_owned())),
+            store_image_bytes: raw.store_image_bytes,
+            cgroup: raw.cgroup,
+            listen: raw.listen.unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST)),
+            worker: raw.worker.unwrap_or_else(|| beside("turnout-worker")),
+            launcher: raw.launcher.unwrap_or_else(|| beside("turnout-launcher")),
+            onnxruntime: raw.onnxruntime.unwrap_or_else(|| beside("../lib/turnout/libonnxruntime.so")),
+            ready: Duration::from_secs(raw.ready_seconds.unwrap_or(120).clamp(1, 3600)),
+            drain: Duration::from_secs(raw.drain_seconds.unwrap_or(30).clamp(1, 3600)),
+            state,
+            runtime,
+            ports,
+            model_ports,
+            worker_uid_base,
+            worker_cpus,
+        })
+    }
+
+    /// The public addresses of a model with this port.
+    pub fn addresses(&self, port: u16) -> Vec<SocketAddr> {
+        vec![SocketAddr::new(self.listen, port)]
+    }
+}
+
+/// A file in the folder of this program.
+fn beside(name: &str) -> PathBuf {
+    let program = std::env::current_exe().unwrap_or_else(|_| PathBuf::from("/usr/bin/turnoutd"));
+    program.parent().unwrap_or(Path::new("/usr/bin")).join(name)
+}
+
+fn absolute(key: &str, path: PathBuf, problems: &mut Vec<String>) -> PathBuf {
+    if !path.is_absolute() {
+        problems.push(format!("{key} `{}` must be an absolute path", path.display()));
+    }
+    path
+}
+
+fn ports(text: &str, problems: &mut Vec<String>) -> (u16, u16) {
+    let parsed = text.split_once('-').and_then(|(first, last)| Some((first.parse().ok()?, last.parse().ok()?)));
+    match parsed {
+        Some((first, last)) if 0 < first && first <= last => (first, last),
+        _ => {
+            problems.push(format!("ports `{text}` must be of the form `8700-8799`"));
+            (0, 0)
+        }
+    }
+}
+
+fn model_ports(models: &BTreeMap<String, RawModel>, problems: &mut Vec<String>) -> BTreeMap<ModelName, u16> {
+    let mut ports: BTreeMap<ModelName, u16> = BTreeMap::new();
+    for (name, model) in models {
+        let Some(port) = model.port else { continue };
+        match name.parse::<ModelName>() {
+            Err(error) => problems.push(format!("models: {error}")),
+            Ok(_) if port == 0 => problems.push(format!("models.{name}: port must not be 0")),
+            Ok(_) if ports.values().any(|taken| *taken == port) => {
+                problems.push(format!("models.{name}: port {port} is given to two models"));
+            }
+            Ok(name) => drop(ports.insert(name, port)),
+        }
+    }
+    ports
+}
+
+fn cpus(list: &[u32], problems: &mut Vec<String>) -> u64 {
+    let mut mask = 0;
+    for &cpu in list {
+        if cpu < 64 {
+            mask |= 1 << cpu;
+        } else {
+            problems.push(format!("worker_cpus: CPU {cpu} is beyond the first 64"));
+        }
+    }
+    mask
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_empty_file_gives_the_defaults() {
+        let config = Config::parse("").unwrap();
+        assert_eq!(config.socket, Path::new("/run/turnout/control.sock"));
+        assert_eq!(config.ports, (8700, 8799));
+    }
+
+    #[test]
+    fn every_bad_value_is_named_at_once() {
+        let text = "ports = \"x\"\nworker_uid_base = 3\nstate = \"here\"\nworker_cpus = [64]\n[models.\"a/b\"]\nport = 1\n";
+        let Err(ConfigError::Values(problems)) = Config::parse(text) else { panic!("accepted") };
+        assert_eq!(problems.len(), 5, "{problems:?}");
+    }
+
+    #[test]
+    fn a_misspelt_key_is_refused_with_its_line() {
+        let Err(ConfigError::Parse { message, .. }) = Config::parse("state = \"/x\"\nportss = \"1-2\"\n") else {
+            panic!("accepted")
+        };
+        assert!(message.contains("portss") && message.contains("line 2"), "{message}");
+    }
+}

@@ -1,0 +1,400 @@
+//! THE loop: take an event, decide, write, apply, execute, publish. It alone owns the state and the journal's pen;
+//! everything else sends it events or reads the published copy. It never waits for the host: steps run beside it
+//! and come back as events.
+
+use crate::executor::{Executor, Job};
+use crate::supervise::Workers;
+use crate::timers::{Timer, Timers};
+use crate::view::{Publisher, View};
+use crate::windows::{Eyes, Looks};
+use crate::{chain, evidence};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
+use std::time::{Duration, Instant};
+use tokio::sync::oneshot;
+use turnout_engine::advance::proceed;
+use turnout_engine::{Event, Progress, Record, Refusal, Release, Stamp, Step, Window, World, decide};
+use turnout_host::Host;
+use turnout_journal::Journal;
+use turnout_manifest::{Generation, ModelName, ReleaseId, canonical};
+
+/// How often versions are looked at for `status` outside of a release's windows.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// First pause before a dead live worker is brought up again; doubles with each restart.
+const RESTART_FIRST: Duration = Duration::from_millis(100);
+/// Doublings of that pause.
+const RESTART_DOUBLINGS: u32 = 8;
+
+/// What reaches the loop.
+pub enum Input {
+    /// A fact.
+    Event(Event),
+    /// A wish of somebody who waits for the answer.
+    Ask(Event, oneshot::Sender<Result<(), Denial>>),
+    /// A record that changes no release: a trust change, an import, a refusal. Answered once it is on disk.
+    Note(Box<Record>, oneshot::Sender<Result<(), Denial>>),
+    /// The end of the daemon; workers and routes stay.
+    Stop,
+}
+
+/// Why the loop did not do what was asked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Denial {
+    /// The state does not allow it.
+    Refusal(Refusal),
+    /// The journal cannot be written: nothing is changed.
+    ReadOnly(String),
+}
+
+/// How steps run: each on a thread of its own, or at once, in tests.
+pub type Spawn = Arc<dyn Fn(Box<dyn FnOnce() + Send>) + Send + Sync>;
+
+/// What the loop works with.
+pub struct Parts {
+    /// State as replayed from the journal.
+    pub world: World,
+    /// The journal.
+    pub journal: Arc<Journal>,
+    /// Executes steps.
+    pub executor: Executor,
+    /// Runs them.
+    pub spawn: Spawn,
+    /// Where readers look.
+    pub publisher: Publisher,
+    /// Where events come from.
+    pub inbox: Receiver<Input>,
+    /// Where steps send their events.
+    pub sender: Sender<Input>,
+}
+
+/// The loop's state.
+pub struct Driver {
+    parts: Parts,
+    timers: Timers,
+    looks: Looks,
+    windows: Looks,
+    read_only: Option<String>,
+}
+
+impl Driver {
+    /// A loop that has not begun.
+    pub fn new(parts: Parts) -> Self {
+        Self { parts, timers: Timers::default(), looks: Looks::default(), windows: Looks::default(), read_only: None }
+    }
+
+    /// Recovers, then loops until told to stop.
+    pub fn run(mut self, degraded: Vec<String>) {
+        self.recover(degraded);
+        self.timers.arm(Timer::Look, Instant::now());
+        while self.turn(None) {}
+    }
+
+    /// Takes up to one input and everything that follows from it. False after [`Input::Stop`]. `limit` bounds the wait
+    /// for tests that drive the loop by hand.
+    pub fn turn(&mut self, limit: Option<Duration>) -> bool {
+        let wait = self.timers.until_next(Instant::now());
+        let wait = limit.map_or(wait, |limit| wait.min(limit));
+        match self.parts.inbox.recv_timeout(wait) {
+            Ok(Input::Stop) | Err(RecvTimeoutError::Disconnected) => return false,
+            Ok(input) => self.take(input),
+            Err(RecvTimeoutError::Timeout) => {}
+        }
+        while let Some(timer) = self.timers.due(Instant::now()) {
+            self.fire(timer);
+        }
+        self.go_on();
+        self.publish();
+        true
+    }
+
+    /// The state, for tests.
+    pub fn world(&self) -> &World {
+        &self.parts.world
+    }
+
+    fn host(&self) -> &dyn Host {
+        self.parts.executor.host.as_ref()
+    }
+
+    fn workers(&self) -> &dyn Workers {
+        self.parts.executor.workers.as_ref()
+    }
+
+    fn take(&mut self, input: Input) {
+        match input {
+            Input::Event(event) => drop(self.decide(&event)),
+            Input::Ask(event, reply) => {
+                let answer = self.decide(&event);
+                self.go_on();
+                self.publish();
+                let _ = reply.send(answer);
+            }
+            Input::Note(record, reply) => {
+                let answer = self.write(vec![*record]);
+                self.publish();
+                let _ = reply.send(answer);
+            }
+            Input::Stop => {}
+        }
+    }
+
+    fn decide(&mut self, event: &Event) -> Result<(), Denial> {
+        let records = decide(&self.parts.world, event).map_err(Denial::Refusal)?;
+        self.write(records)
+    }
+
+    /// Writes the records as one batch and, once they are on disk, takes them in. Nothing happens when they are not.
+    fn write(&mut self, records: Vec<Record>) -> Result<(), Denial> {
+        if let Some(why) = &self.read_only {
+            return Err(Denial::ReadOnly(why.clone()));
+        }
+        if records.is_empty() {
+            return Ok(());
+        }
+        let bodies: Result<Vec<Vec<u8>>, _> = records.iter().map(canonical::to_canonical).collect();
+        let bodies = bodies.expect("records hold only what canonical JSON can carry");
+        let slices: Vec<&[u8]> = bodies.iter().map(Vec::as_slice).collect();
+        match self.parts.journal.append_all(&slices) {
+            Ok(receipts) => {
+                for (record, receipt) in records.iter().zip(receipts) {
+                    tracing::debug!(seq = receipt.seq, record = ?record, "written");
+                    let stamp = Stamp { seq: receipt.seq, at_ms: crate::millis(receipt.time_ns) };
+                    self.parts.world.apply(record, stamp);
+                    self.after(record);
+                }
+                Ok(())
+            }
+            Err(error) => {
+                let why = format!("journal: {}", chain(&error));
+                tracing::error!("{why}; changes are refused, serving goes on");
+                self.read_only = Some(why.clone());
+                Err(Denial::ReadOnly(why))
+            }
+        }
+    }
+
+    /// What a record makes due besides steps.
+    fn after(&mut self, record: &Record) {
+        crate::telemetry::tell(record);
+        let model = match record {
+            Record::WorkerDied { model, .. } => Some(model.clone()),
+            Record::Ended { release, .. } => {
+                self.parts.world.releases.get(release).map(|release| release.planned.model.clone())
+            }
+            _ => None,
+        };
+        let Some(name) = model else { return };
+        let Some(model) = self.parts.world.models.get(&name) else { return };
+        if model.live_died && model.current.is_none() {
+            let pause = RESTART_FIRST * 2u32.pow(model.restarts.min(RESTART_DOUBLINGS));
+            self.timers.arm(Timer::Restart(name), Instant::now() + pause);
+        }
+    }
+
+    /// Lets every model go as far as it can without another event.
+    fn go_on(&mut self) {
+        let models: Vec<ModelName> = self.parts.world.models.keys().cloned().collect();
+        for model in models {
+            while let Some(record) = proceed(&self.parts.world, &model) {
+                let intent = matches!(record, Record::Intent { .. });
+                if self.write(vec![record]).is_err() {
+                    return;
+                }
+                if intent {
+                    self.begin(&model);
+                }
+            }
+        }
+    }
+
+    /// Executes the open step of a model's release, or arms what it waits for.
+    fn begin(&mut self, model: &ModelName) {
+        let Some(release) = self.parts.world.current(model).filter(|release| release.open).cloned() else { return };
+        let Some(step) = release.step() else { return };
+        let id = release.planned.release;
+        let at = u32::try_from(release.cursor).unwrap_or(u32::MAX);
+        match step {
+            Step::Observe(_) => {
+                self.look_for_window(&release);
+                self.timers.arm(Timer::WindowEnd(id, at), Instant::now() + release.planned.plan.window());
+                return;
+            }
+            Step::AwaitReady(generation) => {
+                let deadline = Instant::now() + self.parts.executor.config.ready;
+                self.timers.arm(Timer::ReadyDeadline(generation), deadline);
+            }
+            _ => {}
+        }
+        self.execute(release, step, at);
+    }
+
+    fn execute(&mut self, release: Release, step: Step, at: u32) {
+        let id = release.planned.release;
+        let state = evidence::state(&self.parts.world);
+        let live = evidence::versions(&self.parts.world);
+        let (executor, sender) = (self.parts.executor.clone(), self.parts.sender.clone());
+        (self.parts.spawn)(Box::new(move || {
+            let outcome = executor.execute(&Job { release, step, state, live });
+            let event = match (step, outcome) {
+                // The worker's own word ends this step.
+                (Step::AwaitReady(_), Ok(_)) => return,
+                (Step::AwaitReady(generation), Err(why)) => Event::Ready { generation, outcome: Err(why) },
+                (_, outcome) => Event::Finished { release: id, at, outcome },
+            };
+            // A loop that has stopped finds the open intent at its next start.
+            let _ = sender.send(Input::Event(event));
+        }));
+    }
+
+    fn fire(&mut self, timer: Timer) {
+        match timer {
+            Timer::Look => {
+                self.timers.arm(Timer::Look, Instant::now() + LOOK_EVERY);
+                self.look();
+            }
+            Timer::Restart(model) => {
+                let event = Event::Restart { model, salt: crate::salt() };
+                let _ = self.decide(&event);
+            }
+            Timer::ReadyDeadline(generation) => {
+                let seconds = self.parts.executor.config.ready.as_secs();
+                let outcome = Err(format!("worker was not ready within {seconds} s"));
+                let _ = self.decide(&Event::Ready { generation, outcome });
+            }
+            Timer::WindowEnd(id, at) => self.end_window(id, at),
+        }
+    }
+
+    /// A window is over: measure it, tell the engine, and begin the next one if it still waits.
+    fn end_window(&mut self, id: ReleaseId, at: u32) {
+        let waiting = |release: &&Arc<Release>| release.open && release.cursor == at as usize;
+        let Some(release) = self.parts.world.releases.get(&id).filter(waiting).cloned() else { return };
+        if release.progress != Progress::Forward {
+            return;
+        }
+        let length = release.planned.plan.window();
+        self.timers.arm(Timer::WindowEnd(id, at), Instant::now() + length);
+        if let Some(window) = self.measure(&release) {
+            let _ = self.decide(&Event::Measured { release: id, window: Box::new(window) });
+        }
+    }
+
+    fn measure(&mut self, release: &Release) -> Option<Window> {
+        let eyes =
+            Eyes { host: self.parts.executor.host.as_ref(), workers: self.parts.executor.workers.as_ref() };
+        let candidate = self.windows.since_last(release.planned.to.generation, &eyes);
+        let stable = release.home().and_then(|home| self.windows.since_last(home, &eyes));
+        Some(Window {
+            at_ms: crate::now_ms(),
+            length_ms: release.planned.plan.window_ms,
+            asked: release.asked,
+            candidate: candidate?,
+            stable,
+        })
+    }
+
+    /// The look that a first window is counted from.
+    fn look_for_window(&mut self, release: &Release) {
+        let _ = self.measure(release);
+    }
+
+    fn look(&mut self) {
+        let alive: Vec<Generation> = self.parts.publisher.generations(&self.parts.world);
+        self.looks.keep(&alive);
+        self.windows.keep(&alive);
+        let eyes =
+            Eyes { host: self.parts.executor.host.as_ref(), workers: self.parts.executor.workers.as_ref() };
+        for generation in alive {
+            if let Some(figures) = self.looks.since_last(generation, &eyes) {
+                self.parts.publisher.saw(generation, LOOK_EVERY, figures);
+            }
+        }
+    }
+
+    fn publish(&mut self) {
+        let head = self.parts.journal.head();
+        self.parts.publisher.publish(View {
+            world: self.parts.world.clone(),
+            read_only: self.read_only.clone(),
+            journal_size: head.size,
+            journal_root: head.root.to_string(),
+            seen: self.parts.publisher.seen().clone(),
+        });
+    }
+
+    /// After a start: what the journal says is the state; the host is asked what is still there, and what is missing
+    /// becomes an event. The open step of a release, if any, is done again.
+    fn recover(&mut self, degraded: Vec<String>) {
+        let version = env!("CARGO_PKG_VERSION").to_owned();
+        let _ = self.write(vec![Record::DaemonStarted { version, degraded }]);
+        self.sweep();
+        let models: Vec<ModelName> = self.parts.world.models.keys().cloned().collect();
+        for model in &models {
+            self.take_back(model);
+        }
+        for model in &models {
+            self.begin(model);
+        }
+        self.go_on();
+        self.publish();
+    }
+
+    /// Listens again to a model's workers. One that is gone has died while nobody listened.
+    fn take_back(&mut self, name: &ModelName) {
+        let Some(model) = self.parts.world.models.get(name).cloned() else { return };
+        let addresses = self.parts.executor.config.addresses(model.port);
+        if let Err(error) = self.host().claim(&addresses) {
+            tracing::error!(model = %name, "{}", chain(&error));
+        }
+        let release = self.parts.world.current(name).cloned();
+        let started = |release: &Release| {
+            let generation = release.planned.to.generation;
+            release.touched.contains(&Step::AwaitReady(generation)).then_some(generation)
+        };
+        let candidate = release.as_ref().filter(|r| r.progress == Progress::Forward).and_then(started);
+        let live = model.live.as_ref().filter(|_| !model.live_died).map(|live| live.generation);
+        for generation in live.into_iter().chain(candidate) {
+            if let Err(why) = self.workers().supervise(generation) {
+                let _ = self.decide(&Event::Died { generation, why });
+            }
+        }
+        self.restore_route(name, live);
+        if self.parts.world.models.get(name).is_some_and(|model| model.live_died && model.current.is_none()) {
+            self.timers.arm(Timer::Restart(name.clone()), Instant::now());
+        }
+    }
+
+    /// Outside of a release the live version has everything; should the kernel not say so, it is told again.
+    fn restore_route(&self, name: &ModelName, live: Option<Generation>) {
+        let Some(model) = self.parts.world.models.get(name) else { return };
+        let (Some(live), None, false) = (live, model.current, model.live_died) else { return };
+        let right = |route: turnout_host::traffic::Route| route.arms.first().map(|arm| arm.0) == Some(live);
+        if self.host().route(model.port).ok().flatten().is_some_and(right) {
+            return;
+        }
+        let Some(release) = model.last.and_then(|id| self.parts.world.releases.get(&id)) else { return };
+        if let Err(why) = self.parts.executor.restore(release, live) {
+            tracing::error!(model = %name, "{why}");
+        }
+    }
+
+    /// Removes cells that belong to nothing: left by a start that was killed half-way, or by a retirement that failed.
+    fn sweep(&self) {
+        let wanted = self.parts.publisher.generations(&self.parts.world);
+        let cells = match self.host().cells() {
+            Ok(cells) => cells,
+            Err(error) => return tracing::error!("{}", chain(&error)),
+        };
+        for (generation, _) in cells.into_iter().filter(|(generation, _)| !wanted.contains(generation)) {
+            tracing::warn!(%generation, "removing a cell that belongs to no release");
+            let removed = self
+                .host()
+                .dismiss(generation)
+                .and_then(|()| self.host().kill_worker(generation))
+                .and_then(|()| self.host().destroy_cell(generation));
+            if let Err(error) = removed {
+                tracing::error!(%generation, "{}", chain(&error));
+            }
+        }
+    }
+}

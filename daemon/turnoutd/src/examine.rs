@@ -1,0 +1,41 @@
+//! `turnoutd doctor` and `GET /v1/doctor`: the host's findings as they are sent and printed.
+
+use crate::config::Config;
+use turnout_host::doctor::{Finding, Places, Standing, examine};
+use turnout_protocol::control::Requirement;
+
+/// Every requirement with what was found.
+pub fn requirements(config: &Config) -> Vec<Requirement> {
+    findings(config).into_iter().map(requirement).collect()
+}
+
+/// What this host cannot do or enforce, one line each, for the status and the journal.
+pub fn degraded(config: &Config) -> Vec<String> {
+    let short = |finding: &Finding| finding.standing != Standing::Ok;
+    findings(config).iter().filter(|f| short(f)).map(|f| format!("{}: {}", f.name, f.found)).collect()
+}
+
+fn findings(config: &Config) -> Vec<Finding> {
+    examine(&Places {
+        state: &config.state,
+        cgroup: config.cgroup.as_deref(),
+        worker: &config.worker,
+        launcher: &config.launcher,
+        onnxruntime: &config.onnxruntime,
+    })
+}
+
+fn requirement(finding: Finding) -> Requirement {
+    let state = match finding.standing {
+        Standing::Ok => "ok",
+        Standing::Degraded => "degraded",
+        Standing::Missing => "missing",
+    };
+    Requirement {
+        name: finding.name.to_owned(),
+        state: state.to_owned(),
+        found: finding.found,
+        why: finding.why.to_owned(),
+        remedy: (finding.standing != Standing::Ok).then(|| finding.remedy.to_owned()),
+    }
+}

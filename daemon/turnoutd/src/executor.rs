@@ -1,0 +1,255 @@
+//! Step -> calls on the host -> outcome: the sole file that knows both. Every arm can be repeated after a crash, and
+//! every undo can run when nothing was done. Runs outside the driver's loop; the outcome comes back as an event.
+
+use crate::chain;
+use crate::config::Config;
+use crate::evidence::{self, snapshot_name};
+use crate::intake::Intake;
+use crate::supervise::Workers;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use turnout_engine::record::Target;
+use turnout_engine::{Progress, Release, Step};
+use turnout_host::Host;
+use turnout_host::cells::Limits;
+use turnout_host::store::{Evidence, StoredName};
+use turnout_host::traffic::Route;
+use turnout_journal::Journal;
+use turnout_manifest::{Generation, Manifest, ModelName, Percent};
+use turnout_protocol::worker::Assignment;
+
+/// Most processes and threads in a cell: the worker's own and those of its runtime.
+const PIDS_MAX: u32 = 256;
+/// How long an idle connection of a retired version is left open. Long enough for a client that is about to use it.
+const IDLE_RETIRED: Duration = Duration::from_millis(1000);
+/// The same for a version that is thrown out.
+const IDLE_THROWN_OUT: Duration = Duration::from_millis(200);
+/// How long a version that is thrown out may take to answer what it has.
+const DRAIN_THROWN_OUT: Duration = Duration::from_secs(3);
+/// How long a handshake under way may take to reach the accept queue after its listener left the route.
+const HANDSHAKE_GRACE: Duration = Duration::from_millis(1000);
+/// How often the kernel's connection count is read while a version drains.
+const DRAIN_LOOK: Duration = Duration::from_millis(10);
+
+/// What every step may need.
+#[derive(Clone)]
+pub struct Executor {
+    /// The machine.
+    pub host: Arc<dyn Host>,
+    /// The workers.
+    pub workers: Arc<dyn Workers>,
+    /// The journal, for the auditor's copy.
+    pub journal: Arc<Journal>,
+    /// Stored manifests, verified again.
+    pub intake: Arc<Intake>,
+    /// The configuration.
+    pub config: Arc<Config>,
+}
+
+/// One step of one release, with the state of all models as JSON for the evidence.
+pub struct Job {
+    /// The release as it was when the intent was written.
+    pub release: Release,
+    /// The step.
+    pub step: Step,
+    /// `state.json` of a snapshot.
+    pub state: Vec<u8>,
+    /// Versions that are live, for the evidence.
+    pub live: Vec<StoredName>,
+}
+
+impl Executor {
+    /// Executes one step. Gives what was found, or why it failed, for people.
+    ///
+    /// # Errors
+    /// The whole chain of causes as text.
+    pub fn execute(&self, job: &Job) -> Result<String, String> {
+        let release = &job.release;
+        match job.step {
+            Step::Snapshot(_) => self.snapshot(job),
+            Step::VerifyFiles => self.verify_files(release),
+            Step::CreateCell(generation) => self.create_cell(release, generation),
+            Step::StartWorker(generation) => self.start_worker(release, generation),
+            Step::AwaitReady(generation) => self.assign(release, generation),
+            Step::Admit(generation) => {
+                self.host.admit(generation, release.planned.port).map_err(|e| chain(&e)).map(|()| String::new())
+            }
+            Step::Shift(percent) => self.shift(release, percent),
+            Step::Observe(_) => Ok(String::new()),
+            Step::Point => self.point(&release.planned.model, Some(&release.planned.to)),
+            Step::Home => self.home(release),
+            Step::PointHome => self.point(&release.planned.model, release.planned.from.as_ref()),
+            Step::Dismiss(generation) => {
+                self.host.dismiss(generation).map_err(|e| chain(&e)).map(|()| String::new())
+            }
+            Step::Drain(generation) => self.drain(release, generation),
+            Step::KillWorker(generation) => {
+                self.workers.expect_end(generation);
+                self.host.kill_worker(generation).map_err(|e| chain(&e)).map(|()| String::new())
+            }
+            Step::DestroyCell(generation) => {
+                self.host.destroy_cell(generation).map_err(|e| chain(&e)).map(|()| String::new())
+            }
+        }
+    }
+
+    fn snapshot(&self, job: &Job) -> Result<String, String> {
+        let evidence = Evidence {
+            journal: self.config.state.join(evidence::JOURNAL_DIR),
+            state: job.state.clone(),
+            versions: job.live.clone(),
+        };
+        let name = snapshot_name(self.journal.size());
+        self.host.snapshot(&name, &evidence).map_err(|error| chain(&error)).map(|made| made.name)
+    }
+
+    fn verify_files(&self, release: &Release) -> Result<String, String> {
+        let manifest = self.manifest(release)?;
+        let stored = stored(&release.planned.model, &release.planned.to);
+        self.host.verify(&stored, &manifest.files).map_err(|error| chain(&error))?;
+        Ok(format!("{} files match the signed manifest", manifest.files.len()))
+    }
+
+    /// The signed manifest of the version being released, verified again: its key may have been removed since.
+    fn manifest(&self, release: &Release) -> Result<Manifest, String> {
+        self.intake.stored_manifest(&stored(&release.planned.model, &release.planned.to))
+    }
+
+    fn create_cell(&self, release: &Release, generation: Generation) -> Result<String, String> {
+        let manifest = self.manifest(release)?;
+        let limits = Limits {
+            memory_bytes: manifest.runtime.memory_bytes,
+            pids_max: PIDS_MAX,
+            cpus: self.config.worker_cpus,
+        };
+        self.host.create_cell(generation, limits).map_err(|error| chain(&error))?;
+        Ok(format!("memory {} MiB", limits.memory_bytes / (1024 * 1024)))
+    }
+
+    fn start_worker(&self, release: &Release, generation: Generation) -> Result<String, String> {
+        let stored = stored(&release.planned.model, version_of(release, generation));
+        let started = self.host.start_worker(generation, &stored).map_err(|error| chain(&error))?;
+        self.workers.supervise(generation)?;
+        let shortfalls = match started.shortfalls.as_slice() {
+            [] => String::new(),
+            some => format!("; not enforced: {}", some.join(", ")),
+        };
+        Ok(format!("pid {}{shortfalls}", started.pid))
+    }
+
+    fn assign(&self, release: &Release, generation: Generation) -> Result<String, String> {
+        let target = version_of(release, generation);
+        let manifest = self.intake.stored_manifest(&stored(&release.planned.model, target))?;
+        let assignment = Assignment {
+            model: manifest.model,
+            version: manifest.version,
+            digest: target.digest.to_string(),
+            model_file: manifest.runtime.model_file,
+            threads: manifest.runtime.threads,
+            contract: manifest.contract,
+            assertions: manifest.assertions,
+        };
+        self.workers.supervise(generation)?;
+        self.workers.assign(generation, &assignment)?;
+        Ok(String::new())
+    }
+
+    fn shift(&self, release: &Release, percent: Percent) -> Result<String, String> {
+        let candidate = release.planned.to.generation;
+        let home = release.home();
+        let mut arms = vec![(candidate, percent)];
+        arms.extend(home.map(|home| (home, percent.rest())).filter(|(_, rest)| *rest != Percent::NONE));
+        let split = arms.len() > 1;
+        self.route(release, arms)?;
+        let life = split.then(|| release.planned.plan.connection_life());
+        for generation in std::iter::once(candidate).chain(home.filter(|_| split)) {
+            self.workers.connection_life(generation, life);
+        }
+        Ok(String::new())
+    }
+
+    fn home(&self, release: &Release) -> Result<String, String> {
+        let Some(home) = release.home() else {
+            let addresses = self.config.addresses(release.planned.port);
+            return self.host.clear_route(&addresses).map_err(|e| chain(&e)).map(|()| "no version serves".into());
+        };
+        self.route(release, vec![(home, Percent::ALL)])?;
+        self.workers.connection_life(home, None);
+        Ok(format!("{home} serves all"))
+    }
+
+    /// Gives the live version everything again, when the kernel has lost the route.
+    ///
+    /// # Errors
+    /// Why it could not, for people.
+    pub fn restore(&self, release: &Release, live: Generation) -> Result<(), String> {
+        self.host.admit(live, release.planned.port).map_err(|error| chain(&error))?;
+        self.route(release, vec![(live, Percent::ALL)])
+    }
+
+    fn route(&self, release: &Release, arms: Vec<(Generation, Percent)>) -> Result<(), String> {
+        let addresses = self.config.addresses(release.planned.port);
+        self.host.claim(&addresses).map_err(|error| chain(&error))?;
+        let salt = u64::from_str_radix(&release.planned.salt, 16).map_err(|error| error.to_string())?;
+        let route = Route { strategy: release.planned.plan.strategy, salt, arms };
+        self.host.set_route(&addresses, &route).map_err(|error| chain(&error))
+    }
+
+    fn point(&self, model: &ModelName, target: Option<&Target>) -> Result<String, String> {
+        match target {
+            Some(target) => {
+                self.host.point(&stored(model, target)).map_err(|error| chain(&error))?;
+                Ok(format!("current is {}", target.version))
+            }
+            None => self.host.unpoint(model).map_err(|e| chain(&e)).map(|()| "current shows nothing".into()),
+        }
+    }
+
+    /// Lets a version go without cutting an answer: its connections close with their next answer, handshakes under
+    /// way still reach it, and it exits when nothing is left or the time is over.
+    fn drain(&self, release: &Release, generation: Generation) -> Result<String, String> {
+        let thrown_out = release.progress == Progress::Backward;
+        let (idle, limit) =
+            if thrown_out { (IDLE_THROWN_OUT, DRAIN_THROWN_OUT) } else { (IDLE_RETIRED, self.config.drain) };
+        let begun = Instant::now();
+        self.workers.expect_end(generation);
+        self.workers.drain(generation, idle);
+        let closed = self.last_connection(generation, begun + limit);
+        let left = (begun + limit).saturating_duration_since(Instant::now()).max(HANDSHAKE_GRACE);
+        let ended = self.workers.ended_within(generation, left);
+        Ok(match (closed, ended) {
+            (Some(closed), true) => format!("last connection closed after {} ms", closed.as_millis()),
+            (Some(closed), false) => {
+                format!("last connection closed after {} ms; the worker had to be ended", closed.as_millis())
+            }
+            (None, _) => format!("connections were still open after {} s", limit.as_secs()),
+        })
+    }
+
+    /// When the kernel saw the version's last connection close, counted from now; `None` at the deadline.
+    fn last_connection(&self, generation: Generation, deadline: Instant) -> Option<Duration> {
+        let begun = Instant::now();
+        loop {
+            let sample = self.host.sample(generation).ok()?;
+            if sample.opened <= sample.closed {
+                return Some(begun.elapsed());
+            }
+            if Instant::now() >= deadline || self.workers.ended_within(generation, DRAIN_LOOK) {
+                return self.workers.ended_within(generation, Duration::ZERO).then(|| begun.elapsed());
+            }
+        }
+    }
+}
+
+/// The stored version behind a target.
+pub fn stored(model: &ModelName, target: &Target) -> StoredName {
+    StoredName { model: model.clone(), digest: target.digest }
+}
+
+/// The version a generation of this release is a start of: the new one, or a new start of the old one.
+fn version_of(release: &Release, generation: Generation) -> &Target {
+    match &release.planned.from {
+        Some(from) if from.generation == generation => from,
+        _ => &release.planned.to,
+    }
+}

@@ -1,0 +1,137 @@
+//! Answers that go on: events and the audit log, one JSON document a line (NDJSON). A reader that does not read is
+//! dropped from, never waited for by the loop.
+
+use crate::handlers::{Desk, Failure, problem};
+use crate::{chain, evidence, millis, now_ms};
+use axum::body::Body;
+use axum::extract::{Query, State};
+use axum::http::header;
+use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
+use http_body_util::channel::{Channel, Sender};
+use serde::{Deserialize, Serialize};
+use std::time::{Duration, Instant};
+use tokio::runtime::Handle;
+use turnout_journal::{Reader, Record};
+use turnout_manifest::ModelName;
+use turnout_protocol::control::{AuditRecord, SCHEMA, Status, Update};
+use turnout_protocol::error::ErrorCode;
+
+/// Lines on their way to one reader.
+const LINES_UNDER_WAY: usize = 16;
+/// Shortest time between two events.
+const EVENT_PAUSE: Duration = Duration::from_millis(100);
+/// How long a follower of the log waits before it looks whether its reader is still there.
+const FOLLOW_WAIT: Duration = Duration::from_secs(1);
+
+type Lines = Sender<Bytes, std::convert::Infallible>;
+
+/// Query of `GET /v1/events`.
+#[derive(Debug, Deserialize)]
+pub struct EventsQuery {
+    /// Go on until the reader leaves.
+    #[serde(default)]
+    follow: bool,
+    /// Only this model.
+    model: Option<ModelName>,
+}
+
+/// `GET /v1/events`.
+pub async fn events(State(desk): State<Desk>, Query(query): Query<EventsQuery>) -> Response {
+    let (lines, response) = feed();
+    tokio::spawn(send_events(desk, query, lines));
+    response
+}
+
+async fn send_events(desk: Desk, query: EventsQuery, mut lines: Lines) {
+    let mut views = desk.views.clone();
+    let mut last: Option<Status> = None;
+    loop {
+        let mut status = views.borrow_and_update().status(&desk.daemon);
+        if let Some(model) = &query.model {
+            status.models.retain(|found| found.model == *model);
+        }
+        if last.as_ref() != Some(&status) {
+            let update = Update { schema: SCHEMA.to_owned(), time_ms: now_ms(), status: status.clone() };
+            if lines.send_data(line(&update)).await.is_err() {
+                return;
+            }
+            last = Some(status);
+        }
+        if !query.follow {
+            return;
+        }
+        tokio::time::sleep(EVENT_PAUSE).await;
+        if views.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Query of `GET /v1/audit/log`.
+#[derive(Debug, Deserialize)]
+pub struct LogQuery {
+    /// First record wanted.
+    #[serde(default)]
+    from: u64,
+    /// Go on until the reader leaves.
+    #[serde(default)]
+    follow: bool,
+}
+
+/// `GET /v1/audit/log`.
+///
+/// # Errors
+/// 500 when the journal cannot be read.
+pub async fn audit_log(State(desk): State<Desk>, Query(query): Query<LogQuery>) -> Result<Response, Failure> {
+    let journal = desk.daemon.config.state.join(evidence::JOURNAL_DIR);
+    let reader = Reader::open(&journal, query.from).map_err(|e| problem(ErrorCode::HostFailure, chain(&e)))?;
+    let (lines, response) = feed();
+    let handle = Handle::current();
+    tokio::task::spawn_blocking(move || send_records(&desk, (reader, query.from), (query.follow, lines), &handle));
+    Ok(response)
+}
+
+fn send_records(desk: &Desk, (mut reader, mut next): (Reader, u64), (follow, mut lines): (bool, Lines), handle: &Handle) {
+    loop {
+        match reader.next_record() {
+            Ok(Some(record)) => {
+                next = record.seq + 1;
+                if handle.block_on(lines.send_data(line(&audit_record(&record)))).is_err() {
+                    return;
+                }
+            }
+            Ok(None) if follow => {
+                // An empty line, which NDJSON readers skip, tells whether the reader is still there.
+                while desk.journal.wait_beyond(next, Instant::now() + FOLLOW_WAIT) <= next {
+                    if handle.block_on(lines.send_data(Bytes::from_static(b"\n"))).is_err() {
+                        return;
+                    }
+                }
+            }
+            Ok(None) => return,
+            Err(error) => return tracing::error!("audit log: {}", chain(&error)),
+        }
+    }
+}
+
+fn audit_record(record: &Record) -> AuditRecord {
+    AuditRecord {
+        seq: record.seq,
+        time_ms: millis(record.time_ns),
+        body: serde_json::from_slice(&record.body).unwrap_or(serde_json::Value::Null),
+        leaf: record.leaf().to_string(),
+    }
+}
+
+fn feed() -> (Lines, Response) {
+    let (lines, body) = Channel::<Bytes>::new(LINES_UNDER_WAY);
+    let kind = [(header::CONTENT_TYPE, "application/x-ndjson")];
+    (lines, (kind, Body::new(body)).into_response())
+}
+
+fn line(value: &impl Serialize) -> Bytes {
+    let mut text = serde_json::to_vec(value).expect("wire types serialize");
+    text.push(b'\n');
+    text.into()
+}

@@ -1,0 +1,378 @@
+//! One small function per request: check the right, translate, ask the loop or read the view, answer.
+
+use crate::access::{Need, Peer};
+use crate::driver::{Denial, Input};
+use crate::intake::Intake;
+use crate::view::{Daemon, View, release_status};
+use crate::{chain, ports, view};
+use axum::Json;
+use axum::extract::rejection::JsonRejection;
+use axum::extract::{Extension, Path, State};
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use std::sync::mpsc::Sender;
+use std::sync::Arc;
+use tokio::sync::{oneshot, watch};
+use turnout_engine::advance::{Start, Wish};
+use turnout_engine::record::Kind;
+use turnout_engine::{Event, Record, Refusal};
+use turnout_host::Host;
+use turnout_journal::Journal;
+use turnout_manifest::key::PublicKey;
+use turnout_manifest::trust::TRUST_SCHEMA;
+use turnout_manifest::{ModelName, Plan, ReleaseId};
+use turnout_protocol::control::{
+    AddTrust, DryRun, Intervene, ReleaseStatus, Releases, SCHEMA, StartRelease, Status, StoredVersion, Trust,
+    TrustedKey, Versions,
+};
+use turnout_protocol::error::{ErrorCode, Problem};
+use turnout_protocol::report::Report;
+
+/// What handlers work with.
+#[derive(Clone)]
+pub struct Desk {
+    /// The way to the loop.
+    pub driver: Sender<Input>,
+    /// What the loop has published.
+    pub views: watch::Receiver<Arc<View>>,
+    /// Facts about this daemon.
+    pub daemon: Arc<Daemon>,
+    /// Signed things and trust.
+    pub intake: Arc<Intake>,
+    /// For reading, and for streaming an import in.
+    pub host: Arc<dyn Host>,
+    /// For reading.
+    pub journal: Arc<Journal>,
+}
+
+/// A problem on its way out.
+#[derive(Debug)]
+pub struct Failure(pub Problem);
+
+impl From<Problem> for Failure {
+    fn from(problem: Problem) -> Self {
+        Self(problem)
+    }
+}
+
+impl IntoResponse for Failure {
+    fn into_response(self) -> Response {
+        let status = StatusCode::from_u16(self.0.code.http_status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let mut response = (status, Json(self.0)).into_response();
+        let kind = header::HeaderValue::from_static("application/problem+json");
+        response.headers_mut().insert(header::CONTENT_TYPE, kind);
+        response
+    }
+}
+
+/// A problem without hint.
+pub fn problem(code: ErrorCode, message: impl Into<String>) -> Problem {
+    Problem::new(code, message)
+}
+
+impl Desk {
+    /// What the loop has published last.
+    pub fn view(&self) -> Arc<View> {
+        self.views.borrow().clone()
+    }
+
+    /// Lets the peer pass, or journals the denial.
+    pub async fn allow(&self, peer: Peer, need: Need, what: &str) -> Result<(), Failure> {
+        if peer.may(need) {
+            return Ok(());
+        }
+        let denied = problem(ErrorCode::Denied, format!("{peer} may not {what}"))
+            .hint("whose signatures count is decided by root: use `sudo`");
+        Err(self.refuse(peer, what, denied).await)
+    }
+
+    /// Journals a refusal and gives it back. A journal that cannot be written does not hide the refusal.
+    pub async fn refuse(&self, peer: Peer, what: &str, refused: Problem) -> Failure {
+        let mut why = vec![refused.message.clone()];
+        why.extend(refused.details.iter().cloned());
+        let _ = self.note(Record::Refused { by: peer.to_string(), what: what.to_owned(), why }).await;
+        Failure(refused)
+    }
+
+    /// Has the loop write a record.
+    pub async fn note(&self, record: Record) -> Result<(), Failure> {
+        let (reply, answer) = oneshot::channel();
+        self.send(Input::Note(Box::new(record), reply))?;
+        settle(answer).await
+    }
+
+    async fn ask(&self, event: Event) -> Result<(), Failure> {
+        let (reply, answer) = oneshot::channel();
+        self.send(Input::Ask(event, reply))?;
+        settle(answer).await
+    }
+
+    fn send(&self, input: Input) -> Result<(), Failure> {
+        self.driver.send(input).map_err(|_| Failure(stopping()))
+    }
+
+    fn last_release(&self, model: &ModelName) -> Option<ReleaseStatus> {
+        let view = self.view();
+        let id = view.world.models.get(model)?.last?;
+        view.world.releases.get(&id).map(|release| release_status(release))
+    }
+}
+
+async fn settle(answer: oneshot::Receiver<Result<(), Denial>>) -> Result<(), Failure> {
+    match answer.await {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(denial)) => Err(Failure(denied(denial))),
+        Err(_) => Err(Failure(stopping())),
+    }
+}
+
+fn stopping() -> Problem {
+    problem(ErrorCode::Conflict, "the daemon is stopping").hint("try again once it is back")
+}
+
+fn denied(denial: Denial) -> Problem {
+    match denial {
+        Denial::ReadOnly(why) => problem(ErrorCode::JournalUnavailable, format!("changes are refused: {why}"))
+            .hint("traffic is served all the same; repair the journal's disk and restart turnoutd"),
+        Denial::Refusal(refusal) => {
+            let hint = match &refusal {
+                Refusal::Busy(id) => format!("`turnoutctl release show {id}`; `turnoutctl rollback` ends it"),
+                Refusal::Stuck(_) => "`turnoutctl rollback MODEL` tries the undo again".to_owned(),
+                Refusal::AlreadyLive(_) => "nothing to do".to_owned(),
+                Refusal::Nothing(_) => "`turnoutctl status` shows what is live".to_owned(),
+                Refusal::TooLate(id) | Refusal::NotWaiting(id) => format!("`turnoutctl release show {id}`"),
+            };
+            problem(ErrorCode::Conflict, refusal.to_string()).hint(hint)
+        }
+    }
+}
+
+fn body<T>(parsed: Result<Json<T>, JsonRejection>) -> Result<T, Failure> {
+    let refused = |rejection: JsonRejection| {
+        Failure(problem(ErrorCode::BadRequest, rejection.body_text()).hint("the API is described in `openapi.yaml`"))
+    };
+    parsed.map(|Json(value)| value).map_err(refused)
+}
+
+fn parsed<T: std::str::FromStr<Err: std::fmt::Display>>(text: &str) -> Result<T, Failure> {
+    text.parse().map_err(|error: T::Err| Failure(problem(ErrorCode::BadRequest, error.to_string())))
+}
+
+/// `GET /v1/status`.
+pub async fn status(State(desk): State<Desk>) -> Json<Status> {
+    Json(desk.view().status(&desk.daemon))
+}
+
+/// `GET /v1/versions`.
+pub async fn versions(State(desk): State<Desk>) -> Json<Versions> {
+    let view = desk.view();
+    let live = |model: &ModelName, digest| {
+        view.world.models.get(model).and_then(|m| m.live.as_ref()).is_some_and(|live| live.digest == digest)
+    };
+    let versions = view.world.versions.iter().map(|((model, version), stored)| StoredVersion {
+        version: turnout_manifest::VersionRef { model: model.clone(), version: version.clone() },
+        digest: stored.digest,
+        bytes: stored.bytes,
+        imported_ms: stored.at_ms,
+        signed_by: stored.signed_by.clone(),
+        live: live(model, stored.digest),
+    });
+    Json(Versions { schema: SCHEMA.to_owned(), versions: versions.collect() })
+}
+
+/// `GET /v1/releases`.
+pub async fn releases(State(desk): State<Desk>) -> Json<Releases> {
+    let releases = desk.view().world.releases.values().map(|release| release_status(release)).collect();
+    Json(Releases { schema: SCHEMA.to_owned(), releases })
+}
+
+/// `GET /v1/releases/{id}`.
+pub async fn release(State(desk): State<Desk>, Path(id): Path<String>) -> Result<Json<ReleaseStatus>, Failure> {
+    let view = desk.view();
+    let id: ReleaseId = parsed(&id)?;
+    let found = view.world.releases.get(&id).map(|release| release_status(release));
+    found.map(Json).ok_or_else(|| Failure(no_release(id)))
+}
+
+/// `GET /v1/releases/{id}/report`.
+pub async fn report(State(desk): State<Desk>, Path(id): Path<String>) -> Result<Json<Report>, Failure> {
+    let view = desk.view();
+    let id: ReleaseId = parsed(&id)?;
+    let found = view.world.releases.get(&id).map(|release| view::report(release));
+    found.map(Json).ok_or_else(|| Failure(no_release(id)))
+}
+
+fn no_release(id: ReleaseId) -> Problem {
+    problem(ErrorCode::NotFound, format!("no release `{id}` among those kept in memory"))
+        .hint("`turnoutctl release list` shows them; older ones are in `turnoutctl audit log`")
+}
+
+/// `POST /v1/releases`.
+pub async fn start_release(
+    State(desk): State<Desk>,
+    Extension(peer): Extension<Peer>,
+    request: Result<Json<StartRelease>, JsonRejection>,
+) -> Result<Response, Failure> {
+    let request = body(request)?;
+    desk.allow(peer, Need::Operate, "start a release").await?;
+    let view = desk.view();
+    let version = &request.version;
+    let key = (version.model.clone(), version.version.clone());
+    let Some(stored) = view.world.versions.get(&key) else {
+        let missing = problem(ErrorCode::NotFound, format!("`{version}` is not in the store"));
+        return Err(missing.hint("`turnoutctl model import DIR` brings it in; `turnoutctl model list` shows what is there").into());
+    };
+    let live = view.world.models.get(&version.model).and_then(|model| model.live.as_ref());
+    let plan = request.plan.unwrap_or_else(|| if live.is_some() { Plan::default() } else { Plan::all_at_once() });
+    let problems = plan.problems();
+    if !problems.is_empty() {
+        let mut refused = problem(ErrorCode::Refused, "the plan cannot be followed");
+        refused.details = problems.iter().map(ToString::to_string).collect();
+        return Err(desk.refuse(peer, &format!("release {version}"), refused).await);
+    }
+    if request.dry_run {
+        let to = view.world.next_generation();
+        let steps = turnout_engine::plan::steps(&plan, live.map(|live| live.generation), to);
+        let steps = steps.list.iter().map(ToString::to_string).collect();
+        return Ok(Json(DryRun { schema: SCHEMA.to_owned(), steps }).into_response());
+    }
+    let port = match ports::port_for(&version.model, &desk) {
+        Ok(port) => port,
+        Err(refused) => return Err(desk.refuse(peer, &format!("release {version}"), refused).await),
+    };
+    let start = Start {
+        model: version.model.clone(),
+        kind: Kind::Release,
+        version: version.version.clone(),
+        digest: stored.digest,
+        signed_by: stored.signed_by.clone(),
+        plan,
+        port,
+        salt: crate::salt(),
+        by: peer.to_string(),
+    };
+    desk.ask(Event::Start(Box::new(start))).await?;
+    let made = desk.last_release(&version.model).ok_or_else(|| Failure(stopping()))?;
+    Ok((StatusCode::CREATED, Json(made)).into_response())
+}
+
+/// `POST /v1/models/{model}/{wish}`.
+pub async fn intervene(
+    State(desk): State<Desk>,
+    Extension(peer): Extension<Peer>,
+    Path((model, wish)): Path<(String, String)>,
+    request: Result<Json<Intervene>, JsonRejection>,
+) -> Result<Json<ReleaseStatus>, Failure> {
+    let model: ModelName = parsed(&model)?;
+    let reason = match request {
+        Err(JsonRejection::MissingJsonContentType(_)) => String::new(),
+        request => body(request)?.reason.unwrap_or_default(),
+    };
+    let wish = match wish.as_str() {
+        "rollback" => Wish::Rollback,
+        "cancel" => Wish::Cancel,
+        "promote" => Wish::Promote,
+        "pause" => Wish::Pause,
+        "resume" => Wish::Resume,
+        other => return Err(problem(ErrorCode::NotFound, format!("a model cannot be asked to `{other}`")).into()),
+    };
+    desk.allow(peer, Need::Operate, "intervene in a release").await?;
+    if desk.last_release(&model).is_none() {
+        let unknown = problem(ErrorCode::NotFound, format!("no model `{model}` was ever released here"));
+        return Err(unknown.hint("`turnoutctl status` shows the models").into());
+    }
+    let by = peer.to_string();
+    let asked = desk.ask(Event::Operator { model: model.clone(), wish, by: by.clone(), reason }).await;
+    match (asked, wish) {
+        (Ok(()), _) => {}
+        (Err(failure), Wish::Rollback) => go_back(&desk, &model, (by, failure)).await?,
+        (Err(failure), _) => return Err(failure),
+    }
+    desk.last_release(&model).map(Json).ok_or_else(|| Failure(stopping()))
+}
+
+/// A rollback with no release under way: the version that was live before is released at once. When the last release
+/// was itself undone, or was such a return, nothing is left to do.
+async fn go_back(desk: &Desk, name: &ModelName, (by, failure): (String, Failure)) -> Result<(), Failure> {
+    let view = desk.view();
+    let Some(model) = view.world.models.get(name).filter(|model| model.current.is_none()) else {
+        return Err(failure);
+    };
+    let last = model.last.and_then(|id| view.world.releases.get(&id));
+    let undone = last.is_some_and(|release| {
+        let promoted = release.progress == turnout_engine::Progress::Ended(turnout_engine::record::End::Promoted);
+        !promoted || release.planned.kind == Kind::Return
+    });
+    if undone {
+        return Ok(());
+    }
+    let Some(previous) = &model.previous else {
+        let nothing = problem(ErrorCode::Conflict, format!("no version of `{name}` was live before this one"));
+        return Err(nothing.hint("`turnoutctl release start` takes another version live").into());
+    };
+    let start = Start {
+        model: name.clone(),
+        kind: Kind::Return,
+        version: previous.version.clone(),
+        digest: previous.digest,
+        signed_by: previous.signed_by.clone(),
+        plan: Plan::all_at_once(),
+        port: model.port,
+        salt: crate::salt(),
+        by,
+    };
+    desk.ask(Event::Start(Box::new(start))).await
+}
+
+/// `GET /v1/trust`.
+pub async fn trust(State(desk): State<Desk>) -> Json<Trust> {
+    Json(trust_reply(&desk))
+}
+
+fn trust_reply(desk: &Desk) -> Trust {
+    let store = desk.intake.trust();
+    let keys = store.keys().iter().map(|key| TrustedKey {
+        issuer: key.issuer.clone(),
+        key_id: key.key_id.to_string(),
+        public_key: key.public_key.to_pem(),
+        models: key.models.iter().map(ToString::to_string).collect(),
+    });
+    Trust { schema: TRUST_SCHEMA.to_owned(), keys: keys.collect() }
+}
+
+/// `POST /v1/trust`.
+pub async fn add_trust(
+    State(desk): State<Desk>,
+    Extension(peer): Extension<Peer>,
+    request: Result<Json<AddTrust>, JsonRejection>,
+) -> Result<Json<Trust>, Failure> {
+    let request = body(request)?;
+    desk.allow(peer, Need::Trust, "add a trusted key").await?;
+    let refused = |message: String| problem(ErrorCode::Refused, message);
+    let key = PublicKey::from_pem(&request.public_key).map_err(|error| refused(chain(&error)))?;
+    let mut store = desk.intake.trust();
+    let key_id = key.id().to_string();
+    let trusted = turnout_manifest::trust::TrustedKey::new(&request.issuer, key, &request.models);
+    trusted.and_then(|trusted| store.add(trusted)).map_err(|error| refused(chain(&error)))?;
+    let (issuer, models) = (request.issuer, request.models);
+    desk.note(Record::TrustAdded { by: peer.to_string(), issuer, key_id, models }).await?;
+    desk.intake.set_trust(store).map_err(|error| problem(ErrorCode::HostFailure, chain(&error)))?;
+    Ok(Json(trust_reply(&desk)))
+}
+
+/// `DELETE /v1/trust/{key_id}`.
+pub async fn remove_trust(
+    State(desk): State<Desk>,
+    Extension(peer): Extension<Peer>,
+    Path(key_id): Path<String>,
+) -> Result<Json<Trust>, Failure> {
+    desk.allow(peer, Need::Trust, "remove a trusted key").await?;
+    let mut store = desk.intake.trust();
+    if parsed(&key_id).ok().and_then(|id| store.remove(id)).is_none() {
+        let unknown = problem(ErrorCode::NotFound, format!("no trusted key `{key_id}`"));
+        return Err(unknown.hint("`turnoutctl trust list` shows the keys").into());
+    }
+    desk.note(Record::TrustRemoved { by: peer.to_string(), key_id }).await?;
+    desk.intake.set_trust(store).map_err(|error| problem(ErrorCode::HostFailure, chain(&error)))?;
+    Ok(Json(trust_reply(&desk)))
+}

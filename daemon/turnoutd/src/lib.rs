@@ -1,0 +1,54 @@
+//! The daemon: a loop that owns the state of all releases ([`driver`]), the hands that execute its steps
+//! ([`executor`]), and the door through which it is asked ([`api`]). Read [`driver`] first.
+
+pub mod access;
+pub mod api;
+pub mod audit;
+pub mod bundle;
+pub mod config;
+pub mod driver;
+pub mod evidence;
+pub mod examine;
+pub mod executor;
+pub mod feeds;
+pub mod handlers;
+pub mod intake;
+pub mod ports;
+pub mod recover;
+pub mod serve;
+pub mod supervise;
+pub mod telemetry;
+pub mod timers;
+pub mod view;
+pub mod windows;
+
+use std::error::Error;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+/// An error and all its causes on one line.
+pub fn chain(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text
+}
+
+/// Milliseconds since the epoch, now.
+pub fn now_ms() -> u64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(now.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// Nanoseconds since the epoch as milliseconds.
+pub fn millis(nanoseconds: i64) -> u64 {
+    u64::try_from(nanoseconds / 1_000_000).unwrap_or(0)
+}
+
+/// A fresh key for a split's hash.
+pub fn salt() -> u64 {
+    getrandom::u64().unwrap_or_else(|_| now_ms().wrapping_mul(0x9e37_79b9_7f4a_7c15))
+}

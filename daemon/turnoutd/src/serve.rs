@@ -1,0 +1,220 @@
+//! Puts the daemon together: folders, journal, host, loop, door; and takes it apart again at SIGTERM. Workers and
+//! routes stay when the daemon ends.
+
+use crate::config::Config;
+use crate::driver::{Driver, Input, Parts};
+use crate::executor::Executor;
+use crate::handlers::Desk;
+use crate::intake::{Intake, IntakeError};
+use crate::recover::{RecoverError, replay};
+use crate::supervise::LinkedWorkers;
+use crate::view::{Daemon, Publisher};
+use crate::{api, evidence, examine, now_ms, telemetry};
+use std::io;
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::{Arc, mpsc};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+use turnout_host::mounts::cgroup2_root;
+use turnout_host::linux_cells::CellsConfig;
+use turnout_host::volume::VolumeConfig;
+use turnout_host::{Host, HostConfig, HostError, LinuxHost};
+use turnout_journal::{Journal, JournalError, OpenOptions};
+
+/// Why the daemon did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// A folder or socket could not be made.
+    #[error("{what} `{path}`")]
+    Os {
+        /// What was to be made.
+        what: &'static str,
+        /// Where.
+        path: PathBuf,
+        /// The OS error.
+        #[source]
+        source: io::Error,
+    },
+    /// No cgroup2 tree is mounted.
+    #[error("no cgroup2 file system is mounted")]
+    NoCgroup,
+    /// The journal cannot be used.
+    #[error("journal")]
+    Journal(#[source] JournalError),
+    /// The journal cannot be understood.
+    #[error("recovery")]
+    Recover(#[source] RecoverError),
+    /// The host cannot do what is needed.
+    #[error("host")]
+    Host(#[source] HostError),
+    /// The trust store cannot be used.
+    #[error("trust")]
+    Intake(#[source] IntakeError),
+}
+
+impl ServeError {
+    /// What to do about it.
+    pub fn hint(&self) -> &'static str {
+        match self {
+            Self::Journal(JournalError::Locked { .. }) => "another daemon uses this state: end it, or set another `state`",
+            Self::Journal(_) | Self::Recover(_) => "`turnoutctl audit verify DIR` tells what is damaged; restore it from an audit snapshot",
+            Self::Os { source, .. } if source.kind() == io::ErrorKind::AddrInUse => {
+                "another daemon listens there: end it, or set another `socket`"
+            }
+            Self::NoCgroup => "mount one: `mount -t cgroup2 none /sys/fs/cgroup`, or set `cgroup`",
+            Self::Os { .. } | Self::Host(_) | Self::Intake(_) => "`turnoutd doctor` examines the host",
+        }
+    }
+}
+
+/// Runs the daemon until SIGTERM or SIGINT.
+///
+/// # Errors
+/// What kept it from starting.
+pub fn run(config: Config) -> Result<(), ServeError> {
+    telemetry::init();
+    let config = Arc::new(config);
+    folder(&config.state, 0o700)?;
+    folder(&config.runtime, 0o755)?;
+    // The journal's lock comes first: a second daemon on the same state must change nothing.
+    let journal = config.state.join(evidence::JOURNAL_DIR);
+    let (opened, recovered) = Journal::open(&journal, OpenOptions::default()).map_err(ServeError::Journal)?;
+    if let Some(cut) = recovered.cut {
+        tracing::warn!(bytes = cut.bytes, kept_in = %cut.kept_in.display(), "cut a torn end off the journal");
+    }
+    let world = replay(&journal).map_err(ServeError::Recover)?;
+    let socket = api::bind(&config.socket, group_id(config.group.as_deref()))
+        .map_err(|source| ServeError::Os { what: "control socket", path: config.socket.clone(), source })?;
+    let host: Arc<dyn Host> = Arc::new(LinuxHost::open(host_config(&config)?).map_err(ServeError::Host)?);
+    let intake = Intake::open(Arc::clone(&host), config.state.join("trust.json")).map_err(ServeError::Intake)?;
+    let degraded = examine::degraded(&config);
+    let (sender, inbox) = mpsc::channel();
+    let events = sender.clone();
+    let sink = Arc::new(move |event| drop(events.send(Input::Event(event))));
+    let (publisher, views) = Publisher::new();
+    let (journal, intake) = (Arc::new(opened), Arc::new(intake));
+    let executor = Executor {
+        host: Arc::clone(&host),
+        workers: Arc::new(LinkedWorkers::new(Arc::clone(&host), sink)),
+        journal: Arc::clone(&journal),
+        intake: Arc::clone(&intake),
+        config: Arc::clone(&config),
+    };
+    let spawn = Arc::new(|work: Box<dyn FnOnce() + Send>| drop(std::thread::spawn(work)));
+    let driver = Driver::new(Parts {
+        world,
+        journal: Arc::clone(&journal),
+        executor,
+        spawn,
+        publisher,
+        inbox,
+        sender: sender.clone(),
+    });
+    let daemon = Arc::new(Daemon { started_ms: now_ms(), degraded: degraded.clone(), config });
+    let desk = Desk { driver: sender, views, daemon, intake, host, journal };
+    let looping = std::thread::Builder::new().name("driver".into()).spawn(move || driver.run(degraded));
+    let looping = looping.map_err(|source| ServeError::Os { what: "thread", path: "driver".into(), source })?;
+    serve(socket, desk)?;
+    // The loop has written everything that it decided; steps under way are found open at the next start.
+    looping.join().unwrap_or_else(|_| tracing::error!("the loop ended with a panic"));
+    Ok(())
+}
+
+/// The door, until a signal; then the loop is told to stop.
+fn serve(socket: UnixListener, desk: Desk) -> Result<(), ServeError> {
+    let failed = |source| ServeError::Os { what: "runtime", path: "tokio".into(), source };
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().map_err(failed)?;
+    let driver = desk.driver.clone();
+    runtime.block_on(async {
+        let listener = tokio::net::UnixListener::from_std(socket).map_err(failed)?;
+        let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
+        let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
+        let (stop, stopped) = watch::channel(false);
+        let door = tokio::spawn(api::serve(listener, desk, stopped));
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        tracing::info!("stopping; workers and routes stay");
+        let _ = stop.send(true);
+        let _ = door.await;
+        let _ = driver.send(Input::Stop);
+        Ok(())
+    })?;
+    // Followers of the audit log may still wait for records.
+    runtime.shutdown_background();
+    Ok(())
+}
+
+/// Prints what `turnoutctl doctor` would, for a host without a daemon. Exit code 1 when something is missing.
+pub fn doctor(config: &Config, output: &str) -> ExitCode {
+    use turnout_protocol::control::{Doctor, SCHEMA};
+    let requirements = examine::requirements(config);
+    let ready = requirements.iter().all(|requirement| requirement.state != "missing");
+    if output == "json" {
+        let document = Doctor { schema: SCHEMA.to_owned(), requirements };
+        println!("{}", serde_json::to_string(&document).expect("wire types serialize"));
+    } else {
+        for line in &requirements {
+            println!("{:8} {:18} {}", line.state, line.name, line.found);
+            if let Some(remedy) = &line.remedy {
+                println!("{:27} why: {}; remedy: {remedy}", "", line.why);
+            }
+        }
+    }
+    if ready { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// Takes workers, launcher, routes and pins away. Refused while a daemon runs on this state.
+///
+/// # Errors
+/// What would not go.
+pub fn dismantle(config: Config) -> Result<(), ServeError> {
+    let journal = config.state.join(evidence::JOURNAL_DIR);
+    let _lock = Journal::open(&journal, OpenOptions::default()).map_err(ServeError::Journal)?;
+    let host_config = host_config(&config)?;
+    let pins = host_config.pins.clone();
+    LinuxHost::open(host_config).and_then(|host| host.dismantle(&pins)).map_err(ServeError::Host)
+}
+
+fn host_config(config: &Config) -> Result<HostConfig, ServeError> {
+    let cgroup = match &config.cgroup {
+        Some(path) => path.clone(),
+        None => cgroup2_root().ok_or(ServeError::NoCgroup)?.join("turnout"),
+    };
+    Ok(HostConfig {
+        volume: VolumeConfig {
+            root: config.state.join("store"),
+            image: config.state.join("store.img"),
+            image_bytes: config.store_image_bytes,
+        },
+        cells: CellsConfig {
+            socket: config.runtime.join("launcher.sock"),
+            launcher: config.launcher.clone(),
+            cgroup,
+            worker: config.worker.clone(),
+            onnxruntime: config.onnxruntime.clone(),
+            uid_base: config.worker_uid_base,
+            cell_log: Some(config.state.join("workers.log")),
+        },
+        pointers: config.runtime.join("models"),
+        pins: config.runtime.join("bpf"),
+    })
+}
+
+fn folder(path: &Path, mode: u32) -> Result<(), ServeError> {
+    use std::os::unix::fs::PermissionsExt;
+    let failed = |source| ServeError::Os { what: "folder", path: path.to_owned(), source };
+    std::fs::create_dir_all(path).map_err(failed)?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).map_err(failed)
+}
+
+fn group_id(name: Option<&str>) -> Option<u32> {
+    let name = name?;
+    let groups = std::fs::read_to_string("/etc/group").ok()?;
+    let line = groups.lines().find(|line| line.split(':').next() == Some(name))?;
+    line.split(':').nth(2)?.parse().ok()
+}

@@ -1,0 +1,349 @@
+//! The read-only copy of everything that readers see, and how it looks on the wire. Reading never waits for writing.
+
+use crate::config::Config;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+use tokio::sync::watch;
+use turnout_engine::record::{Cause, End, Target};
+use turnout_engine::world::{Judged, Model};
+use turnout_engine::{Figures, Progress, Release, Step, Verdict, World};
+use turnout_manifest::{Generation, ModelName, Percent};
+use turnout_protocol::control::{
+    JournalHead, LiveVersion, ModelStatus, ReleaseState, ReleaseStatus, Role, SCHEMA, Seen, Status, Timings,
+    WindowStatus,
+};
+use turnout_protocol::report::{Report, StepReport};
+
+/// Windows of the step under way that a release status carries.
+const WINDOWS_SHOWN: usize = 8;
+
+/// What one version was last seen doing, and over how long.
+pub type SeenByGeneration = BTreeMap<Generation, (Duration, Figures)>;
+
+/// Everything readers may see, at one moment.
+#[derive(Debug, Clone, Default)]
+pub struct View {
+    /// State of all releases.
+    pub world: World,
+    /// Why changes are refused, if they are.
+    pub read_only: Option<String>,
+    /// Records in the journal.
+    pub journal_size: u64,
+    /// RFC 6962 root over them, hex.
+    pub journal_root: String,
+    /// What each version was last seen doing outside of windows.
+    pub seen: SeenByGeneration,
+}
+
+/// The writing end of the view.
+#[derive(Clone)]
+pub struct Publisher {
+    sender: watch::Sender<Arc<View>>,
+    seen: Arc<Mutex<SeenByGeneration>>,
+}
+
+impl Publisher {
+    /// A publisher and the reading end.
+    pub fn new() -> (Self, watch::Receiver<Arc<View>>) {
+        let (sender, receiver) = watch::channel(Arc::default());
+        (Self { sender, seen: Arc::default() }, receiver)
+    }
+
+    /// Shows this from now on.
+    pub fn publish(&self, view: View) {
+        self.sender.send_replace(Arc::new(view));
+    }
+
+    /// Notes what a version was seen doing.
+    pub fn saw(&self, generation: Generation, over: Duration, figures: Figures) {
+        self.seen().insert(generation, (over, figures));
+    }
+
+    /// What versions were last seen doing.
+    pub fn seen(&self) -> MutexGuard<'_, SeenByGeneration> {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Every generation that belongs to a live version or to a release under way.
+    pub fn generations(&self, world: &World) -> Vec<Generation> {
+        let mut all = Vec::new();
+        for (name, model) in &world.models {
+            let release = world.current(name).map(|release| &release.planned);
+            let targets = model.live.iter().chain(release.into_iter().flat_map(|p| p.from.iter().chain([&p.to])));
+            for target in targets {
+                if !all.contains(&target.generation) {
+                    all.push(target.generation);
+                }
+            }
+        }
+        all
+    }
+}
+
+/// Facts about this daemon that do not change while it runs.
+#[derive(Debug, Clone)]
+pub struct Daemon {
+    /// When it started, milliseconds since the epoch.
+    pub started_ms: u64,
+    /// What this host cannot enforce.
+    pub degraded: Vec<String>,
+    /// Its configuration.
+    pub config: Arc<Config>,
+}
+
+impl View {
+    /// `GET /v1/status`.
+    pub fn status(&self, daemon: &Daemon) -> Status {
+        let models = self.world.models.iter().map(|(name, model)| self.model_status(name, model, daemon));
+        Status {
+            schema: SCHEMA.to_owned(),
+            daemon_version: env!("CARGO_PKG_VERSION").to_owned(),
+            pid: std::process::id(),
+            started_ms: daemon.started_ms,
+            read_only: self.read_only.clone(),
+            degraded: daemon.degraded.clone(),
+            journal: JournalHead { size: self.journal_size, root: self.journal_root.clone() },
+            models: models.collect(),
+        }
+    }
+
+    fn model_status(&self, name: &ModelName, model: &Model, daemon: &Daemon) -> ModelStatus {
+        let release = model.last.and_then(|id| self.world.releases.get(&id));
+        ModelStatus {
+            model: name.clone(),
+            endpoints: daemon.config.addresses(model.port).iter().map(ToString::to_string).collect(),
+            versions: self.versions(name, model),
+            release: release.map(|release| release_status(release)),
+            next: next(model, release.map(Arc::as_ref)),
+        }
+    }
+
+    fn versions(&self, name: &ModelName, model: &Model) -> Vec<LiveVersion> {
+        let current = self.world.current(name).filter(|r| !matches!(r.progress, Progress::Tidying));
+        let share = current.map_or(Percent::NONE, |release| release.asked);
+        let mut versions = Vec::new();
+        if let Some(live) = &model.live {
+            let (asked, why) = match current {
+                Some(release) if release.home() == Some(live.generation) => {
+                    (share.rest(), format!("the rest of release {}", release.planned.release))
+                }
+                _ => (Percent::ALL, format!("live{}", since(self.world.releases.values(), live))),
+            };
+            let worker = if model.live_died { "dead" } else { "ready" };
+            versions.push(self.live_version(live, Role::Stable, (asked, why, worker)));
+        }
+        if let Some(release) = current {
+            let worker = worker_word(release);
+            let why = format!("release {}: {}", release.planned.release, step_text(release));
+            versions.push(self.live_version(&release.planned.to, Role::Candidate, (share, why, worker)));
+        }
+        share_out(&mut versions);
+        versions
+    }
+
+    fn live_version(&self, target: &Target, role: Role, (asked, why, worker): (Percent, String, &str)) -> LiveVersion {
+        let seen = self.seen.get(&target.generation);
+        LiveVersion {
+            version: target.version.clone(),
+            digest: target.digest,
+            signed_by: target.signed_by.clone(),
+            generation: target.generation.0,
+            role,
+            worker: worker.to_owned(),
+            asked,
+            why,
+            seen: seen.map(|(over, figures)| seen_of(figures, over.as_millis(), 0)).unwrap_or_default(),
+        }
+    }
+}
+
+/// How long a live version has been what it is, in the words of the release that made it so.
+fn since<'a>(releases: impl DoubleEndedIterator<Item = &'a Arc<Release>>, live: &Target) -> String {
+    let made = releases.rev().find(|release| release.planned.to.generation == live.generation);
+    made.map(|release| format!(" since release {}", release.planned.release)).unwrap_or_default()
+}
+
+fn worker_word(release: &Release) -> &'static str {
+    let generation = release.planned.to.generation;
+    match release.progress {
+        Progress::Backward => "draining",
+        Progress::Ended(_) => "ready",
+        _ if release.touched.contains(&Step::Admit(generation)) => "ready",
+        _ => "starting",
+    }
+}
+
+fn share_out(versions: &mut [LiveVersion]) {
+    let total: u64 = versions.iter().map(|version| version.seen.requests).sum();
+    for version in versions {
+        version.seen.share_thousandths = share(version.seen.requests, total);
+    }
+}
+
+fn share(of: u64, total: u64) -> u32 {
+    u32::try_from((of * 100_000 + total / 2).checked_div(total).unwrap_or(0)).unwrap_or(100_000)
+}
+
+fn seen_of(figures: &Figures, over_ms: u128, total: u64) -> Seen {
+    Seen {
+        window_ms: u64::try_from(over_ms).unwrap_or(u64::MAX),
+        connections: figures.connections,
+        requests: figures.requests,
+        errors: figures.errors,
+        assertion_failures: figures.assertion_failures,
+        share_thousandths: share(figures.requests, total),
+        p50_us: figures.p50_us,
+        p95_us: figures.p95_us,
+        p99_us: figures.p99_us,
+    }
+}
+
+fn step_text(release: &Release) -> String {
+    match (release.progress, &release.held) {
+        (Progress::Ended(_), _) => "over".to_owned(),
+        (Progress::Forward, Some(why)) => format!("held: {why}"),
+        _ => release.step().map_or_else(|| "ending".to_owned(), |step| step.to_string()),
+    }
+}
+
+/// What happens next, for people.
+fn next(model: &Model, release: Option<&Release>) -> String {
+    let Some(release) = release.filter(|release| model.current == Some(release.planned.release)) else {
+        return match (&model.live, model.live_died) {
+            (Some(_), true) => "the live version's worker is brought up again".to_owned(),
+            (Some(_), false) => "nothing: it serves until somebody starts a release".to_owned(),
+            (None, _) => "nothing: no version is live".to_owned(),
+        };
+    };
+    match release.progress {
+        Progress::Ended(_) => "an operator must look; `rollback` tries the undo again".to_owned(),
+        Progress::Backward => "the undo goes on until the old version has everything".to_owned(),
+        Progress::Tidying => "the old version is retired".to_owned(),
+        Progress::Forward if release.held.is_some() => "held: `release resume`, `release promote` or `rollback`".to_owned(),
+        Progress::Forward => match (release.step(), release.list.get(release.cursor + 1)) {
+            (Some(Step::Observe(_)), Some(then)) => format!(
+                "{then}, once {} of the last {} windows are met",
+                release.planned.plan.windows.consecutive, release.planned.plan.windows.look_back
+            ),
+            (_, Some(then)) => then.to_string(),
+            (_, None) => "it ends".to_owned(),
+        },
+    }
+}
+
+/// One release as sent.
+pub fn release_status(release: &Release) -> ReleaseStatus {
+    let planned = &release.planned;
+    let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+    let shown = release.windows.len().saturating_sub(WINDOWS_SHOWN);
+    let cause = release.cause.as_ref().or(release.interrupted.as_ref()).map(Cause::to_string);
+    ReleaseStatus {
+        schema: SCHEMA.to_owned(),
+        release_id: planned.release,
+        model: planned.model.clone(),
+        from: planned.from.as_ref().map(|from| from.version.clone()),
+        to: planned.to.version.clone(),
+        state: state(release),
+        step: step_text(release),
+        step_number: count((release.cursor + 1).min(release.list.len())),
+        step_count: count(release.list.len()),
+        asked: release.asked,
+        windows: release.windows[shown..].iter().map(window_status).collect(),
+        cause: cause.or_else(|| release.held.clone()),
+        causes: release.causes.clone(),
+        asked_by: planned.by.clone(),
+        timings: timings(release),
+    }
+}
+
+fn state(release: &Release) -> ReleaseState {
+    match release.progress {
+        Progress::Forward if release.held.is_some() => ReleaseState::Paused,
+        Progress::Forward | Progress::Tidying => ReleaseState::Running,
+        Progress::Backward => ReleaseState::RollingBack,
+        Progress::Ended(End::Promoted) => ReleaseState::Promoted,
+        Progress::Ended(End::RolledBack) => ReleaseState::RolledBack,
+        Progress::Ended(End::Cancelled) => ReleaseState::Cancelled,
+        Progress::Ended(End::Stuck) => ReleaseState::Stuck,
+    }
+}
+
+fn window_status(judged: &Judged) -> WindowStatus {
+    let window = &judged.window;
+    let total = window.candidate.requests + window.stable.as_ref().map_or(0, |stable| stable.requests);
+    let length = u128::from(window.length_ms);
+    let (verdict, why) = match &judged.verdict {
+        Verdict::Met => ("met", None),
+        Verdict::Missed(why) => ("missed", Some(why.clone())),
+        Verdict::Insufficient(why) => ("insufficient", Some(why.clone())),
+    };
+    WindowStatus {
+        at_ms: window.at_ms,
+        asked: window.asked,
+        verdict: verdict.to_owned(),
+        why,
+        candidate: seen_of(&window.candidate, length, total),
+        stable: window.stable.as_ref().map(|stable| seen_of(stable, length, total)),
+    }
+}
+
+fn timings(release: &Release) -> Timings {
+    let ended = |wanted: fn(&Step) -> bool| {
+        release.log.iter().rev().find(|logged| wanted(&logged.step)).and_then(|logged| logged.ended_ms)
+    };
+    let first_missed = match &release.cause {
+        Some(Cause::Breach { first_missed_ms, .. }) => Some(*first_missed_ms),
+        _ => None,
+    };
+    let after_breach = |at: Option<u64>| Some(at?.saturating_sub(first_missed?));
+    Timings {
+        asked_at_ms: release.begun_ms,
+        ended_at_ms: release.ended_ms,
+        ready_ms: ended(|step| matches!(step, Step::AwaitReady(_))).map(|at| at.saturating_sub(release.begun_ms)),
+        breach_to_home_ms: after_breach(ended(|step| matches!(step, Step::Home))),
+        breach_to_last_connection_ms: after_breach(last_connection(release)),
+    }
+}
+
+/// When the kernel saw the last connection of a version that was thrown out close.
+fn last_connection(release: &Release) -> Option<u64> {
+    let drained = release.log.iter().find(|logged| logged.undo && matches!(logged.step, Step::Drain(_)))?;
+    let Some(Ok(detail)) = &drained.outcome else { return None };
+    let after: u64 = detail.strip_prefix("last connection closed after ")?.split(' ').next()?.parse().ok()?;
+    Some(drained.begun_ms + after)
+}
+
+/// The report of one release, from what its records left in the state.
+pub fn report(release: &Release) -> Report {
+    let planned = &release.planned;
+    let snapshots = release.log.iter().filter(|logged| matches!(logged.step, Step::Snapshot(_)));
+    Report {
+        schema: SCHEMA.to_owned(),
+        release: release_status(release),
+        plan: planned.plan.clone(),
+        to_digest: planned.to.digest,
+        from_digest: planned.from.as_ref().map(|from| from.digest),
+        signed_by: planned.to.signed_by.clone(),
+        steps: release.log.iter().map(step_report).collect(),
+        windows: release.windows.iter().map(window_status).collect(),
+        snapshots: snapshots.filter_map(|logged| logged.outcome.clone()?.ok()).collect(),
+        journal_range: (release.first_seq, release.last_seq),
+    }
+}
+
+fn step_report(logged: &turnout_engine::world::Logged) -> StepReport {
+    let (outcome, detail) = match &logged.outcome {
+        None => (None, None),
+        Some(Ok(detail)) => (Some("done"), Some(detail).filter(|detail| !detail.is_empty())),
+        Some(Err(why)) => (Some("failed"), Some(why)),
+    };
+    StepReport {
+        step: logged.step.to_string(),
+        undo: logged.undo,
+        started_ms: logged.begun_ms,
+        took_ms: logged.ended_ms.map(|ended| ended.saturating_sub(logged.begun_ms)),
+        outcome: outcome.map(str::to_owned),
+        detail: detail.cloned(),
+    }
+}

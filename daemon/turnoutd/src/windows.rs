@@ -1,0 +1,89 @@
+//! SLO windows: what the kernel saw of each version between two looks, as figures. Judging is the engine's.
+
+use crate::supervise::Workers;
+use std::collections::BTreeMap;
+use turnout_engine::Figures;
+use turnout_host::Host;
+use turnout_host::histogram;
+use turnout_host::traffic::Sample;
+use turnout_manifest::Generation;
+use turnout_protocol::worker::Counts;
+
+/// Totals of each generation at the last look.
+#[derive(Default)]
+pub struct Looks {
+    last: BTreeMap<Generation, (Sample, Counts)>,
+}
+
+impl Looks {
+    /// Figures of one generation since the last look at it, and a new look. `None` at the first look, and when the
+    /// generation cannot be sampled any more.
+    pub fn since_last(&mut self, generation: Generation, eyes: &Eyes<'_>) -> Option<Figures> {
+        let sample = eyes.host.sample(generation).ok()?;
+        let now = (sample, eyes.workers.counts(generation));
+        let figures = self.last.get(&generation).map(|last| difference(last, &now));
+        self.last.insert(generation, now);
+        figures
+    }
+
+    /// Forgets generations that are gone.
+    pub fn keep(&mut self, alive: &[Generation]) {
+        self.last.retain(|generation, _| alive.contains(generation));
+    }
+}
+
+/// Where figures come from.
+pub struct Eyes<'a> {
+    /// The kernel's counters.
+    pub host: &'a dyn Host,
+    /// The workers' own counts.
+    pub workers: &'a dyn Workers,
+}
+
+fn difference(last: &(Sample, Counts), now: &(Sample, Counts)) -> Figures {
+    let ((old, old_counts), (new, new_counts)) = (last, now);
+    let latencies: Vec<u64> =
+        new.latencies.iter().zip(&old.latencies).map(|(new, old)| new.saturating_sub(*old)).collect();
+    let errors = |sample: &Sample| sample.server_errors + sample.not_http + sample.aborted;
+    Figures {
+        connections: new.opened.saturating_sub(old.opened),
+        requests: new.requests.saturating_sub(old.requests),
+        errors: errors(new).saturating_sub(errors(old)),
+        assertion_failures: new_counts.assertion_failures.saturating_sub(old_counts.assertion_failures),
+        p50_us: quantile(&latencies, 50),
+        p95_us: quantile(&latencies, 95),
+        p99_us: quantile(&latencies, 99),
+    }
+}
+
+/// The upper bound, in microseconds, of the bucket that holds this percentile.
+fn quantile(latencies: &[u64], percent: u64) -> Option<u64> {
+    let total: u64 = latencies.iter().sum();
+    let rank = (total * percent).div_ceil(100).max(1);
+    let mut seen = 0;
+    for (bucket, count) in latencies.iter().enumerate() {
+        seen += count;
+        if total > 0 && seen >= rank {
+            let bucket = u32::try_from(bucket).ok()?;
+            return Some(histogram::upper_bound(bucket).div_ceil(1000));
+        }
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_quantile_is_the_upper_bound_of_its_bucket() {
+        let mut latencies = vec![0; 512];
+        latencies[histogram::bucket(1_000_000) as usize] = 95;
+        latencies[histogram::bucket(30_000_000) as usize] = 5;
+        let upper = |nanoseconds| histogram::upper_bound(histogram::bucket(nanoseconds)).div_ceil(1000);
+        assert_eq!(quantile(&latencies, 50), Some(upper(1_000_000)));
+        assert_eq!(quantile(&latencies, 95), Some(upper(1_000_000)));
+        assert_eq!(quantile(&latencies, 96), Some(upper(30_000_000)));
+        assert_eq!(quantile(&[0; 512], 50), None);
+    }
+}
