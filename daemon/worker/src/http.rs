@@ -5,6 +5,7 @@ use crate::body::{self, JSON_LENGTH};
 use crate::contract::TensorRule;
 use crate::infer::{Answer, Refusal, Rules};
 use crate::model::Model;
+use crate::serve::Activity;
 use crate::state::{Outcome, State};
 use bytes::Bytes;
 use http_body_util::Full;
@@ -15,7 +16,6 @@ use std::borrow::Cow;
 use std::cell::RefCell;
 use std::convert::Infallible;
 use std::sync::Arc;
-use std::time::Instant;
 use turnout_inference::error::ErrorBody;
 use turnout_inference::metadata::{
     Live, ModelMetadata, ModelReady, Models, Ready, ServerMetadata, TensorMetadata,
@@ -122,12 +122,13 @@ enum Route {
 }
 
 impl Service {
-    /// Answers one request on a connection made at `born`.
+    /// Answers one request.
     pub async fn answer(
         &self,
         request: Request<Incoming>,
-        born: Instant,
+        connection: &Activity,
     ) -> Result<Response<Full<Bytes>>, Infallible> {
+        connection.begin();
         let result = match self.route(request.uri().path()) {
             Ok(Route::Infer) if request.method() == Method::POST => self.infer(request).await,
             Ok(Route::Infer) => Err(wrong_method("POST")),
@@ -143,7 +144,7 @@ impl Service {
         for (name, value) in &self.pages.lineage {
             headers.insert(name, value.clone());
         }
-        if self.state.is_last_answer(born.elapsed()) {
+        if self.state.is_last_answer(connection.end()) {
             headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
         Ok(response)

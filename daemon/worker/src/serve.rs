@@ -9,7 +9,7 @@ use crate::options::Options;
 use crate::state::State;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::TokioIo;
 use std::cell::{Cell, RefCell};
 use std::io::ErrorKind;
 use std::net::{TcpListener, TcpStream};
@@ -212,24 +212,67 @@ impl Drop for Place {
 async fn connection(stream: tokio::net::TcpStream, service: Rc<Service>) {
     // Answers are one write each: waiting for more to send would only add delay. A socket that refuses is closing.
     let _ = stream.set_nodelay(true);
-    let born = Instant::now();
+    let activity = Activity::new();
+    let mut silent = pin!(activity.is_over());
     let idle_over = pin!(idle_over(service.state.follow_drain()));
-    let answer = service_fn(|request| service.answer(request, born));
+    let answer = service_fn(|request| service.answer(request, &activity));
     let mut connection = pin!(
         http1::Builder::new()
-            .timer(TokioTimer::new())
-            .header_read_timeout(HEAD_DEADLINE)
             .max_header_size(HEAD_MAX)
             .writev(false)
             .serve_connection(TokioIo::new(stream), answer)
     );
     // An error here is the client's going away or its broken HTTP, which hyper has answered.
     tokio::select! {
+        biased;
         _ = connection.as_mut() => return,
+        () = silent.as_mut() => return,
         () = idle_over => {}
     }
     connection.as_mut().graceful_shutdown();
-    let _ = connection.await;
+    tokio::select! {
+        _ = connection => {}
+        () = silent => {}
+    }
+}
+
+/// When a connection was made and last did something. The HTTP library's own deadline sets up a timer for every request;
+/// this one looks again only when the last deadline has passed.
+pub struct Activity {
+    born: Instant,
+    last: Cell<Instant>,
+    in_request: Cell<bool>,
+}
+
+impl Activity {
+    fn new() -> Self {
+        let now = Instant::now();
+        Self { born: now, last: Cell::new(now), in_request: Cell::new(false) }
+    }
+
+    /// A request's head has arrived.
+    pub fn begin(&self) {
+        self.in_request.set(true);
+    }
+
+    /// Its answer is made. Returns the age of the connection.
+    pub fn end(&self) -> Duration {
+        self.in_request.set(false);
+        self.last.set(Instant::now());
+        self.last.get() - self.born
+    }
+
+    /// Waits until the client has sent no whole head for too long. A request under way has deadlines of its own.
+    async fn is_over(&self) {
+        loop {
+            let deadline =
+                if self.in_request.get() { Instant::now() } else { self.last.get() } + HEAD_DEADLINE;
+            if deadline <= Instant::now() {
+                return;
+            }
+            tokio::time::sleep_until(deadline.into()).await;
+        }
+    }
 }
 
 /// Waits until a connection that has been silent since the drain began, or since it was made, is to be closed.

@@ -17,6 +17,7 @@ pub struct State {
     connection_life_ms: AtomicU64,
     /// Once set: how long an idle connection is left open.
     drain: watch::Sender<Option<Duration>>,
+    is_draining: AtomicBool,
     requests: AtomicU64,
     contract_refusals: AtomicU64,
     assertion_failures: AtomicU64,
@@ -48,6 +49,7 @@ impl State {
         Ok(Self {
             connection_life_ms: AtomicU64::new(NO_LIMIT),
             drain: watch::Sender::new(None),
+            is_draining: AtomicBool::new(false),
             requests: AtomicU64::new(0),
             contract_refusals: AtomicU64::new(0),
             assertion_failures: AtomicU64::new(0),
@@ -66,6 +68,7 @@ impl State {
 
     /// Orders the serving threads to end.
     pub fn order_drain(&self, idle: Duration) {
+        self.is_draining.store(true, Ordering::Release);
         self.drain.send_replace(Some(idle));
     }
 
@@ -76,7 +79,7 @@ impl State {
 
     /// The worker is on its way out.
     pub fn is_draining(&self) -> bool {
-        self.drain.borrow().is_some()
+        self.is_draining.load(Ordering::Acquire)
     }
 
     /// A connection of this age gets no further request after the one under way.
