@@ -6,7 +6,6 @@ use crate::setup::{self, Need};
 use crate::{ebpf, layers, sources, test};
 use anyhow::{Result, bail};
 use std::path::Path;
-use std::process::Command;
 use std::time::Instant;
 
 /// Most lines of one check's output that are repeated in the list.
@@ -78,19 +77,23 @@ fn report(bad: &[String], skipped: &[String]) -> Result<()> {
 }
 
 fn format(root: &Path) -> Result<Verdict> {
-    formatted(command::cargo(root).args(["fmt", "--all", "--", "--check", "-l"]))
+    formatted(root, &["--all"])
 }
 
 fn ebpf_format(root: &Path) -> Result<Verdict> {
-    formatted(command::cargo(root).args(["fmt", "--manifest-path", "ebpf/Cargo.toml", "--", "--check", "-l"]))
+    formatted(root, &["--manifest-path", "ebpf/Cargo.toml"])
 }
 
-fn formatted(cargo: &mut Command) -> Result<Verdict> {
-    let done = command::capture(cargo)?;
+fn formatted(root: &Path, which: &[&str]) -> Result<Verdict> {
+    let mut cargo = command::cargo(root);
+    let done = command::capture(cargo.arg("fmt").args(which).args(["--", "--check", "-l"]))?;
     if done.success {
         return Ok(Verdict::Good("every file formatted".into()));
     }
-    let files: Vec<_> = done.stdout.lines().map(|file| format!("{file}: run `cargo fmt`")).collect();
+    let below_root = |file| Path::new(file).strip_prefix(root).unwrap_or(Path::new(file));
+    let remedy = format!("run `cargo fmt {}`", which.join(" "));
+    let files: Vec<_> =
+        done.stdout.lines().map(|file| format!("{}: {remedy}", below_root(file).display())).collect();
     Ok(if files.is_empty() { Verdict::Bad(output(&done)) } else { Verdict::Bad(files) })
 }
 
@@ -105,13 +108,15 @@ fn sources(root: &Path) -> Result<Verdict> {
 }
 
 fn clippy(root: &Path) -> Result<Verdict> {
-    let arguments = ["clippy", "--workspace", "--all-targets", "--locked", "--message-format", "short"];
+    let arguments =
+        ["clippy", "--workspace", "--all-targets", "--locked", "--keep-going", "--message-format", "short"];
     let done = command::capture(test::cargo(root, &arguments).args(["--", "-D", "warnings"]))?;
     Ok(diagnostics(&done, "no warning"))
 }
 
 fn documentation(root: &Path) -> Result<Verdict> {
-    let arguments = ["doc", "--workspace", "--no-deps", "--locked", "--message-format", "short"];
+    let arguments =
+        ["doc", "--workspace", "--no-deps", "--locked", "--keep-going", "--message-format", "short"];
     let done = command::capture(test::cargo(root, &arguments).env("RUSTDOCFLAGS", "-D warnings"))?;
     Ok(diagnostics(&done, "no warning"))
 }
