@@ -346,3 +346,47 @@ impl Answered {
         self.value.pointer(pointer).and_then(Value::as_u64)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn answered(code: i32, stderr: &str) -> Answered {
+        let command = "turnoutctl model import x".to_owned();
+        let value = json!({"state": "promoted", "timings": {"ready_ms": 40, "breach_to_home_ms": null}});
+        Answered { command, code: Some(code), value, stdout: String::new(), stderr: stderr.to_owned() }
+    }
+
+    #[test]
+    fn an_unexpected_exit_code_is_an_error_with_the_commands_own_words() {
+        assert!(answered(3, "").expect(3).is_ok());
+        let error = answered(3, "error: not signed\n").expect(0).unwrap_err().to_string();
+        assert_eq!(error, "`turnoutctl model import x` ended with code 3, not 0: error: not signed");
+    }
+
+    #[test]
+    fn fields_of_an_answer_are_found_or_said_to_be_missing() {
+        let answer = answered(0, "");
+        assert_eq!(answer.text("/state").unwrap(), "promoted");
+        assert!(answer.text("/cause").unwrap_err().to_string().contains("has no text at `/cause`"));
+        let numbers = ["/timings/ready_ms", "/timings/breach_to_home_ms"].map(|at| answer.number(at));
+        assert_eq!(numbers, [Some(40), None]);
+    }
+
+    #[test]
+    fn an_instance_without_its_programs_is_refused_and_leaves_nothing() {
+        let empty = tempfile::tempdir().unwrap();
+        let name = format!("no-programs-{}", std::process::id());
+        let refusal = Instance::create(Settings {
+            name: name.clone(),
+            ports: 8700..=8701,
+            worker_uid_base: 61_000,
+            models: BTreeMap::new(),
+            programs: empty.path().to_owned(),
+            onnxruntime: empty.path().join("libonnxruntime.so"),
+        });
+        assert!(refusal.unwrap_err().to_string().contains("remedy"));
+        assert!(!Path::new(BASE).join(name).exists());
+    }
+}

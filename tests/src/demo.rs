@@ -53,13 +53,12 @@ pub enum Verdict {
 pub fn run(settings: &Settings) -> Result<Verdict> {
     let began = Instant::now();
     let mut stage = Stage::set(settings)?;
-    acts::refusals(&mut stage)?;
-    acts::first_versions(&mut stage)?;
-    stage.traffic()?;
-    acts::take_over(&mut stage)?;
-    acts::throw_out(&mut stage, "slow")?;
-    acts::throw_out(&mut stage, "errors")?;
-    acts::proof(&mut stage)?;
+    if let Err(error) = play(&mut stage) {
+        let log = stage.instance.log_end();
+        return Err(
+            error.context(format!("the demo broke off; the daemon's log ends so:\n{log}\nand the reason is"))
+        );
+    }
     let tallies = stage.end_traffic();
     table::print(&mut stage, &tallies);
     let verdict = table::verdict(&stage, began.elapsed());
@@ -67,6 +66,16 @@ pub fn run(settings: &Settings) -> Result<Verdict> {
         stage.keep()?;
     }
     Ok(verdict)
+}
+
+fn play(stage: &mut Stage) -> Result<()> {
+    acts::refusals(stage)?;
+    acts::first_versions(stage)?;
+    stage.traffic()?;
+    acts::take_over(stage)?;
+    acts::throw_out(stage, "slow")?;
+    acts::throw_out(stage, "errors")?;
+    acts::proof(stage)
 }
 
 /// Ends the daemon that an earlier demo kept, and clears up after it.

@@ -131,7 +131,8 @@ fn judge_end(stage: &mut Stage, reference: &str, answer: &Answered, wanted: &str
 
 /// Leaves the report as a page, and keeps its figures for the table.
 fn keep_report(stage: &mut Stage, answer: &Answered) -> Result<()> {
-    let id = answer.text("/release_id").context("the release did not begin")?.to_owned();
+    let no_release = || format!("the release did not begin: {}", said(answer));
+    let id = answer.text("/release_id").with_context(no_release)?.to_owned();
     let version = answer.text("/to")?;
     let page = stage.settings.reports.join(format!("digits-{version}.html"));
     stage.ctl.ok(&["report", &id, "--format", "html", "-o", models::text(&page)?])?;
