@@ -4,6 +4,7 @@
 
 mod beneath;
 pub mod cells;
+mod counts;
 pub mod doctor;
 pub mod error;
 mod image;

@@ -3,8 +3,9 @@
 //! maps as they are and replaces a program only when its instructions differ. What the maps mean is left to others.
 
 use crate::HostError;
+use crate::counts::Counts;
 use crate::sys::{self, Element, LinkInfo};
-use aya::maps::{HashMap, Map, MapData, PerCpuArray, SkStorage, SockMap};
+use aya::maps::{HashMap, Map, MapData, SkStorage, SockMap};
 use aya::programs::links::FdLink;
 use aya::programs::{CgroupAttachMode, CgroupSkb, CgroupSkbAttachType, Program, SkLookup, loaded_programs};
 use aya::{Ebpf, EbpfLoader};
@@ -16,7 +17,7 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
-use turnout_ebpf_layout::{Connection, LAYOUT_VERSION, Route, RouteKey};
+use turnout_ebpf_layout::{Connection, LAYOUT_VERSION, Route, RouteKey, counter, histogram};
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("TURNOUT_EBPF_OBJECT"));
 
@@ -44,8 +45,8 @@ pub(crate) struct Maps {
     pub(crate) routes: HashMap<MapData, Element<RouteKey>, Element<Route>>,
     pub(crate) listeners: SockMap<MapData>,
     pub(crate) connections: SkStorage<MapData, Element<Connection>>,
-    pub(crate) latencies: PerCpuArray<MapData, u64>,
-    pub(crate) counters: PerCpuArray<MapData, u64>,
+    pub(crate) latencies: Counts,
+    pub(crate) counters: Counts,
 }
 
 /// Puts the programs in place, or takes over what an earlier daemon left: afterwards each hangs where it should,
@@ -98,8 +99,8 @@ fn open_object(object: &[u8], pin_directory: &Path, cgroup: &Path) -> Result<Map
         routes: take(&mut loaded, "ROUTES")?,
         listeners: take(&mut loaded, "LISTENERS")?,
         connections: take(&mut loaded, "CONNECTIONS")?,
-        latencies: take(&mut loaded, "LATENCIES")?,
-        counters: take(&mut loaded, "COUNTERS")?,
+        latencies: counts(&loaded, "LATENCIES", histogram::BUCKETS)?,
+        counters: counts(&loaded, "COUNTERS", counter::COUNT)?,
     })
 }
 
@@ -229,6 +230,10 @@ where
 {
     let map = loaded.take_map(name).ok_or_else(|| absent(name))?;
     Kind::try_from(map).map_err(refused(&format!("map `{name}`")))
+}
+
+fn counts(loaded: &Ebpf, name: &str, per_slot: u32) -> Result<Counts, HostError> {
+    Counts::of(loaded.map(name).ok_or_else(|| absent(name))?, per_slot)
 }
 
 fn absent(name: &str) -> HostError {

@@ -5,17 +5,15 @@ use crate::HostError;
 use crate::programs::{self, Maps, refused};
 use crate::sys::Element;
 use crate::traffic::{Route, Tenants, Traffic};
-use aya::maps::{MapError, PerCpuArray, PerCpuValues};
-use aya::util::nr_cpus;
+use aya::maps::MapError;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, ipproto, socket_with, sockopt};
 use rustix::process::{PidfdGetfdFlags, pidfd_getfd};
 use std::collections::BTreeMap;
-use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use turnout_ebpf_layout::{ADDRESSES, ARMS, Connection, RouteKey, counter, histogram, mode};
+use turnout_ebpf_layout::{ADDRESSES, ARMS, Connection, RouteKey, mode};
 use turnout_ebpf_layout::{Route as RouteElement, choice};
 use turnout_manifest::plan::Strategy;
 use turnout_manifest::{Generation, Percent};
@@ -118,8 +116,8 @@ impl Traffic for LinuxTraffic {
             Err(error) => return Err(refused("read tag")(error)),
         };
         if tagged != Some(tag) {
-            zero(&mut maps.counters, slot, counter::COUNT)?;
-            zero(&mut maps.latencies, slot, histogram::BUCKETS)?;
+            maps.counters.zero(slot)?;
+            maps.latencies.zero(slot)?;
             maps.connections.insert(&listener, Element(tag), 0).map_err(refused("tag listener"))?;
         }
         maps.listeners.set(slot, &listener, 0).map_err(refused("admit listener"))
@@ -261,19 +259,6 @@ fn absent_is_fine(result: Result<(), MapError>, absent: &[i32]) -> Result<(), Ma
         }
         other => other,
     }
-}
-
-fn zero(
-    values: &mut PerCpuArray<aya::maps::MapData, u64>,
-    slot: u32,
-    per_slot: u32,
-) -> Result<(), HostError> {
-    let cpus = nr_cpus().map_err(|(path, error): (_, io::Error)| HostError::os("read", path)(error))?;
-    for index in slot * per_slot..(slot + 1) * per_slot {
-        let zeroes = PerCpuValues::try_from(vec![0; cpus]).map_err(HostError::os("cpus", cpus))?;
-        values.set(index, zeroes, 0).map_err(refused("zero counters"))?;
-    }
-    Ok(())
 }
 
 #[cfg(test)]

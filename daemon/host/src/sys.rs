@@ -156,6 +156,8 @@ unsafe impl aya::Pod for Element<Connection> {}
 const BPF_OBJ_GET: libc::c_long = 7;
 const BPF_OBJ_GET_INFO_BY_FD: libc::c_long = 15;
 const BPF_LINK_UPDATE: libc::c_long = 29;
+const BPF_MAP_LOOKUP_BATCH: libc::c_long = 24;
+const BPF_MAP_UPDATE_BATCH: libc::c_long = 26;
 
 /// Opens what is pinned at a path ([bpf(2)](https://man7.org/linux/man-pages/man2/bpf.2.html), `BPF_OBJ_GET`); the
 /// descriptor is close-on-exec. The library opens pinned links too, but does not give their descriptor.
@@ -235,6 +237,61 @@ pub fn link_update(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::Result<
     let result =
         unsafe { libc::syscall(libc::SYS_bpf, BPF_LINK_UPDATE, &raw const update, size_of::<Update>()) };
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// The arguments of the batch commands (`union bpf_attr`, `batch`).
+#[repr(C)]
+struct Batch {
+    behind: u64,
+    last: u64,
+    keys: u64,
+    values: u64,
+    count: u32,
+    map: u32,
+    element_flags: u64,
+    flags: u64,
+}
+
+/// Reads elements `first` to below `first + count` of a per-CPU array of `u64`, each as one value per CPU
+/// ([bpf(2)](https://man7.org/linux/man-pages/man2/bpf.2.html), `BPF_MAP_LOOKUP_BATCH`). `cpus` are the possible ones.
+pub fn per_cpu_read(map: BorrowedFd<'_>, first: u32, count: u32, cpus: usize) -> io::Result<Vec<u64>> {
+    let mut values = vec![0; count as usize * cpus];
+    let mut keys = vec![0; count as usize];
+    batch(BPF_MAP_LOOKUP_BATCH, map, first, (&mut keys, &mut values))?;
+    Ok(values)
+}
+
+/// Zeroes what [`per_cpu_read`] reads (`BPF_MAP_UPDATE_BATCH`).
+pub fn per_cpu_zero(map: BorrowedFd<'_>, first: u32, count: u32, cpus: usize) -> io::Result<()> {
+    let mut values = vec![0; count as usize * cpus];
+    let mut keys: Vec<u32> = (first..first + count).collect();
+    batch(BPF_MAP_UPDATE_BATCH, map, first, (&mut keys, &mut values))
+}
+
+fn batch(
+    command: libc::c_long,
+    map: BorrowedFd<'_>,
+    first: u32,
+    (keys, values): (&mut [u32], &mut [u64]),
+) -> io::Result<()> {
+    let behind = first.wrapping_sub(1);
+    let mut last = 0_u32;
+    let mut batch = Batch {
+        behind: if first == 0 { 0 } else { (&raw const behind) as u64 },
+        last: (&raw mut last) as u64,
+        keys: keys.as_mut_ptr() as u64,
+        values: values.as_mut_ptr() as u64,
+        count: keys.len() as u32,
+        map: map.as_raw_fd() as u32,
+        element_flags: 0,
+        flags: 0,
+    };
+    // SAFETY: all that `batch` names lives through the call; `values` has `cpus` words, the kernel's element size, a key.
+    let result = unsafe { libc::syscall(libc::SYS_bpf, command, &raw mut batch, size_of::<Batch>()) };
+    if result < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    if batch.count as usize != keys.len() { Err(io::ErrorKind::UnexpectedEof.into()) } else { Ok(()) }
 }
 
 /// Connections that wait to be accepted at a listener ([tcp(7)](https://man7.org/linux/man-pages/man7/tcp.7.html),

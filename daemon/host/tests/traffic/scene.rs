@@ -18,6 +18,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
+use turnout_ebpf_layout::SLOTS;
 use turnout_host::HostError;
 use turnout_host::steering::{LinuxTraffic, TrafficConfig};
 use turnout_host::traffic::{Probes, Route, Sample, Tenants, Traffic};
@@ -99,7 +100,9 @@ impl Scene {
         let lines = BufReader::new(child.stdout.take().unwrap()).lines();
         assert!(lines.map_while(Result::ok).any(|line| line == worker::READY), "the worker does not listen");
         let pidfd = pidfd_open(Pid::from_child(&child), PidfdFlags::empty()).unwrap();
-        self.tenants.0.lock().unwrap().insert(generation, (generation.0, pidfd));
+        // The first and the last slot, where reading a slot's counts could miss its neighbours.
+        let slot = if generation == STABLE { 0 } else { SLOTS - 1 };
+        self.tenants.0.lock().unwrap().insert(generation, (slot, pidfd));
         self.cells.insert(generation, Cell { child, cgroup });
     }
 
@@ -130,7 +133,7 @@ impl Drop for Scene {
     }
 }
 
-/// Generation -> slot and worker: the slot has the generation's number.
+/// Generation -> slot and worker.
 #[derive(Default)]
 pub struct Workers(Mutex<BTreeMap<Generation, (u32, OwnedFd)>>);
 
