@@ -1,6 +1,9 @@
 //! Turnout inside the kernel: the entry points. What they do is in `steer` and `observe`; what they know is in `maps`.
 #![no_std]
 #![no_main]
+// The kernel's target has atomic addition and no compare-and-swap, so `core::sync::atomic` offers it nothing.
+#![feature(core_intrinsics)]
+#![expect(internal_features, reason = "the intrinsic is the only way to an atomic addition")]
 
 mod maps;
 mod observe;

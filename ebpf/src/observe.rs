@@ -11,6 +11,7 @@ use crate::segment::Segment;
 use aya_ebpf::bindings::{BPF_TCP_LISTEN, bpf_sock};
 use aya_ebpf::helpers::generated::{bpf_ktime_get_ns, bpf_sk_fullsock, bpf_tcp_sock};
 use aya_ebpf::programs::SkBuffContext;
+use core::intrinsics::{AtomicOrdering, atomic_xadd};
 use turnout_ebpf_layout::{Connection, SLOTS, counter, histogram, phase, seen};
 
 const ALLOW: i32 = 1;
@@ -97,7 +98,10 @@ fn has_received(socket: *mut bpf_sock) -> bool {
 #[inline(always)]
 fn begins_request(context: &SkBuffContext, segment: &Segment) -> bool {
     match segment.payload_bytes::<4>(context, 0) {
-        Some(bytes) => bytes[0].is_ascii_uppercase() && bytes.iter().all(|&b| b.is_ascii_uppercase() || b == b' ' || b == b'-'),
+        Some(bytes) => {
+            bytes[0].is_ascii_uppercase()
+                && bytes.iter().all(|&b| b.is_ascii_uppercase() || b == b' ' || b == b'-')
+        }
         None => segment.payload_bytes::<1>(context, 0).is_some_and(|bytes| bytes[0].is_ascii_uppercase()),
     }
 }
@@ -184,7 +188,8 @@ fn class(context: &SkBuffContext, segment: &Segment) -> u32 {
 fn class_at(context: &SkBuffContext, segment: &Segment, offset: u32) -> u32 {
     let Some(line) = segment.payload_bytes::<STATUS>(context, offset) else { return counter::NOT_HTTP };
     let begins = u64::from_be_bytes([line[0], line[1], line[2], line[3], line[4], line[5], line[6], line[8]]);
-    if begins != u64::from_be_bytes(*b"HTTP/1. ") || !line[10].is_ascii_digit() || !line[11].is_ascii_digit() {
+    if begins != u64::from_be_bytes(*b"HTTP/1. ") || !line[10].is_ascii_digit() || !line[11].is_ascii_digit()
+    {
         return counter::NOT_HTTP;
     }
     match line[9] {
@@ -198,10 +203,7 @@ fn class_at(context: &SkBuffContext, segment: &Segment, offset: u32) -> u32 {
 
 #[inline(always)]
 fn count(connection: &Connection, kind: u32) {
-    if let Some(value) = COUNTERS.get_ptr_mut(connection.slot * counter::COUNT + kind) {
-        // SAFETY: this CPU's own element; a nested run on the same CPU can at worst lose one count.
-        unsafe { *value = (*value).wrapping_add(1) };
-    }
+    add(COUNTERS.get_ptr_mut(connection.slot * counter::COUNT + kind), 1);
 }
 
 /// Adds to the bucket of an answer whose last byte went at `out`. Sums over CPUs are right although what one CPU
@@ -209,9 +211,17 @@ fn count(connection: &Connection, kind: u32) {
 #[inline(always)]
 fn book(connection: &Connection, out: u64, amount: i64) {
     let bucket = histogram::bucket(out.saturating_sub(connection.last_in));
-    if let Some(value) = LATENCIES.get_ptr_mut(connection.slot * histogram::BUCKETS + bucket) {
-        // SAFETY: as in `count`.
-        unsafe { *value = (*value).wrapping_add_signed(amount) };
+    add(LATENCIES.get_ptr_mut(connection.slot * histogram::BUCKETS + bucket), amount);
+}
+
+/// Atomic, although the element is this CPU's own: a worker's packet is sent in process context, where another
+/// process or a packet that comes in may take the CPU between the read and the write.
+#[inline(always)]
+fn add(element: Option<*mut u64>, amount: i64) {
+    if let Some(element) = element {
+        let amount = amount.cast_unsigned();
+        // SAFETY: an aligned element of the map, which lives as long as the program.
+        unsafe { atomic_xadd::<u64, u64, { AtomicOrdering::Relaxed }>(element, amount) };
     }
 }
 

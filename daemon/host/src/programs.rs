@@ -62,6 +62,12 @@ pub(crate) fn open(pin_directory: &Path, cgroup: &Path) -> Result<Maps, HostErro
 /// The kernel's own.
 pub fn detach(pin_directory: &Path) -> Result<(), HostError> {
     let layout = layout_directory(pin_directory);
+    for (name, _) in PROGRAMS {
+        let pin = layout.join("links").join(name);
+        if let Some(link) = pinned(&pin)? {
+            sys::link_detach(link.as_fd()).map_err(HostError::os("bpf link detach", pin.display()))?;
+        }
+    }
     match fs::remove_dir_all(&layout) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
             return Err(HostError::os("remove", layout.display())(error));

@@ -156,6 +156,7 @@ unsafe impl aya::Pod for Element<Connection> {}
 const BPF_OBJ_GET: libc::c_long = 7;
 const BPF_OBJ_GET_INFO_BY_FD: libc::c_long = 15;
 const BPF_LINK_UPDATE: libc::c_long = 29;
+const BPF_LINK_DETACH: libc::c_long = 34;
 const BPF_MAP_LOOKUP_BATCH: libc::c_long = 24;
 const BPF_MAP_UPDATE_BATCH: libc::c_long = 26;
 
@@ -236,6 +237,15 @@ pub fn link_update(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::Result<
     // SAFETY: `update` lives through the call and is as long as said.
     let result =
         unsafe { libc::syscall(libc::SYS_bpf, BPF_LINK_UPDATE, &raw const update, size_of::<Update>()) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// Detaches a link at once ([bpf(2)](https://man7.org/linux/man-pages/man2/bpf.2.html), `BPF_LINK_DETACH`): without
+/// its last pin and descriptor it would go too, but some time later.
+pub fn link_detach(link: BorrowedFd<'_>) -> io::Result<()> {
+    let link = link.as_raw_fd() as u32;
+    // SAFETY: the argument is the one word that the command takes and lives through the call.
+    let result = unsafe { libc::syscall(libc::SYS_bpf, BPF_LINK_DETACH, &raw const link, size_of::<u32>()) };
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
