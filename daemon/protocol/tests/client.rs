@@ -1,5 +1,7 @@
 //! The client against a service of given answers: each way a call can end has its own error, and uploads arrive whole.
 
+#![allow(clippy::unwrap_used, reason = "a failed unwrap fails the test, in its helpers too")]
+
 use service::{Answer, Received, Service, golden, golden_line};
 use std::future::Future;
 use turnout_protocol::ErrorCode;

@@ -1,0 +1,308 @@
+//! The command line. The doc comments here are the help; what a command does lives in its noun's file.
+
+use crate::render::Output;
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use std::path::PathBuf;
+use std::time::Duration;
+use turnout_manifest::{ModelName, ReleaseId, Version, VersionRef};
+use turnout_protocol::client::DEFAULT_SOCKET;
+
+const EXIT_CODES: &str = "\
+Exit codes: 0 done, 1 failed, 2 usage, 3 refused by a check or gate, 4 daemon unreachable, 5 denied.
+A release waited for with --wait: 0 promoted, 3 rolled back or cancelled, 1 stuck or timed out.";
+
+const PLAN_EXAMPLE: &str = "\
+A plan:
+  strategy: {kind: weight}             # weight: each connection; source-hash: each client
+  steps: [{percent: 5}, {percent: 25}, {percent: 50}, {percent: 100}]
+  window: 30s                          # 200ms to 1h
+  windows: {look_back: 5, consecutive: 3}
+  objectives: {p95_ms: 200, error_rate: 0.01, assertion_failures: 0.001}
+  minimum_requests: 50                 # fewer in a window: insufficient to judge it
+  patience: 10m                        # how long a step may wait for requests
+  on_breach: rollback                  # rollback or pause";
+
+/// Moves live inference traffic from one version of a model to another: verified, audited, rolled back on its own.
+#[derive(Debug, Parser)]
+#[command(name = "turnoutctl", version, after_help = EXIT_CODES)]
+pub struct Arguments {
+    /// Control socket of the daemon
+    #[arg(long, global = true, env = "TURNOUT_SOCKET", value_name = "PATH", default_value = DEFAULT_SOCKET)]
+    pub socket: PathBuf,
+    /// Form of what is printed
+    #[arg(long, global = true, value_enum, default_value_t = Output::Text)]
+    pub output: Output,
+    /// What to do
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The nouns, and the verbs that stand alone.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Every live version, its weight, why, and what happens next
+    Status,
+    /// Start, watch and steer releases
+    #[command(subcommand)]
+    Release(ReleaseCommand),
+    /// Move all traffic of a model back to the version before, at once, from every state
+    Rollback {
+        #[command(flatten)]
+        intervene: InterveneArguments,
+        /// Wait until the traffic is home and the release is over
+        #[arg(long)]
+        wait: bool,
+    },
+    /// Everything about one release, from its journal records alone
+    Report(ReportArguments),
+    /// Import and list versions
+    #[command(subcommand)]
+    Model(ModelCommand),
+    /// Write, sign and verify manifests
+    #[command(subcommand)]
+    Manifest(ManifestCommand),
+    /// Make signing keys
+    #[command(subcommand)]
+    Key(KeyCommand),
+    /// Say whose signature counts for which models
+    #[command(subcommand)]
+    Trust(TrustCommand),
+    /// Read and verify the journal, reach its snapshots
+    #[command(subcommand)]
+    Audit(AuditCommand),
+    /// Is this host ready? One line per requirement, with the remedy; exits 3 when one is missing
+    Doctor,
+}
+
+/// `turnoutctl release ...`
+#[derive(Debug, Subcommand)]
+pub enum ReleaseCommand {
+    /// Release an imported version
+    Start(StartArguments),
+    /// List all releases
+    List,
+    /// Show one release
+    Show {
+        /// The release, as `release list` names it
+        #[arg(value_name = "RELEASE")]
+        id: ReleaseId,
+    },
+    /// Follow releases live: step, weights asked and seen, latencies, verdicts, what comes next (NDJSON when piped)
+    Watch {
+        /// Only this model
+        model: Option<ModelName>,
+    },
+    /// Move all traffic to the new version without waiting for further windows
+    Promote(InterveneArguments),
+    /// Hold a release at its present weights
+    Pause(InterveneArguments),
+    /// Let a held release go on
+    Resume(InterveneArguments),
+}
+
+/// `turnoutctl release start ...`
+#[derive(Debug, Args)]
+#[command(after_help = PLAN_EXAMPLE)]
+pub struct StartArguments {
+    /// What to release: `fraud@1.4.0`
+    #[arg(value_name = "MODEL@VERSION")]
+    pub version: VersionRef,
+    /// Plan (YAML); without it, straight to 100 % when nothing is live, the default plan otherwise
+    #[arg(long, value_name = "FILE")]
+    pub plan: Option<PathBuf>,
+    /// Wait until the release is over, and say how it ended
+    #[arg(long)]
+    pub wait: bool,
+    /// With --wait: give up waiting after this time (`90s`, `10m`); the release goes on
+    #[arg(long, value_name = "TIME", value_parser = parse_time, requires = "wait")]
+    pub timeout: Option<Duration>,
+    /// Only print the steps it would take
+    #[arg(long, conflicts_with = "wait")]
+    pub dry_run: bool,
+}
+
+/// A model and a reason.
+#[derive(Debug, Args)]
+pub struct InterveneArguments {
+    /// The model
+    pub model: ModelName,
+    /// Why, kept in the journal
+    #[arg(long, value_name = "TEXT")]
+    pub reason: Option<String>,
+}
+
+/// `turnoutctl report ...`
+#[derive(Debug, Args)]
+pub struct ReportArguments {
+    /// The release, as `release list` names it
+    #[arg(value_name = "RELEASE")]
+    pub id: ReleaseId,
+    /// Form of the report; without it, what --output says
+    #[arg(long, value_enum)]
+    pub format: Option<ReportFormat>,
+    /// Write it to this file instead of standard output
+    #[arg(short = 'o', long = "file", value_name = "FILE")]
+    pub file: Option<PathBuf>,
+}
+
+/// Form of a report.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum ReportFormat {
+    /// For a terminal
+    Text,
+    /// For programs
+    Json,
+    /// One self-contained page
+    Html,
+}
+
+/// `turnoutctl model ...`
+#[derive(Debug, Subcommand)]
+pub enum ModelCommand {
+    /// Send a signed version to the daemon: verified, stored read-only, snapshot
+    Import {
+        /// Folder with the files and `turnout.dsse.json`
+        dir: PathBuf,
+    },
+    /// List every version in the store
+    List,
+}
+
+/// `turnoutctl manifest ...`
+#[derive(Debug, Subcommand)]
+pub enum ManifestCommand {
+    /// Write `turnout.yaml` from what the ONNX file says of itself
+    New {
+        /// Folder with the files of the version
+        dir: PathBuf,
+        /// Name of the model
+        #[arg(long)]
+        model: ModelName,
+        /// Label of this version
+        #[arg(long, value_name = "VERSION")]
+        version: Version,
+        /// The ONNX file in DIR; without it, the only one there
+        #[arg(long, value_name = "NAME")]
+        file: Option<String>,
+    },
+    /// Hash every file and write the signed manifest, `turnout.dsse.json`
+    Sign {
+        /// Folder with `turnout.yaml`
+        dir: PathBuf,
+        /// Private key, from `key generate`
+        #[arg(long, value_name = "PEM")]
+        key: PathBuf,
+    },
+    /// Make every check that an import makes; exits 0 when valid, 3 otherwise
+    Verify {
+        /// Folder with the files and `turnout.dsse.json`
+        dir: PathBuf,
+        /// Trust store (JSON); without it, the daemon's
+        #[arg(long, value_name = "FILE")]
+        trust: Option<PathBuf>,
+    },
+}
+
+/// `turnoutctl key ...`
+#[derive(Debug, Subcommand)]
+pub enum KeyCommand {
+    /// Make a P-256 key: FILE (PKCS#8, mode 0600) and its public half beside it (`release.pub.pem` for `release.pem`)
+    Generate {
+        /// Where to write the private key
+        file: PathBuf,
+        /// Replace files that are there
+        #[arg(long)]
+        force: bool,
+    },
+}
+
+/// `turnoutctl trust ...`
+#[derive(Debug, Subcommand)]
+pub enum TrustCommand {
+    /// Let a key sign for models
+    Add {
+        /// Public key (PEM)
+        file: PathBuf,
+        /// Whose key it is
+        #[arg(long, value_name = "NAME")]
+        issuer: String,
+        /// Models it may sign, globs with `*`; may be repeated
+        #[arg(long, value_name = "GLOB", required = true)]
+        models: Vec<String>,
+    },
+    /// List the keys that count
+    List,
+    /// Take a key out
+    Remove {
+        /// The key's id, or the first digits of it
+        key_id: String,
+    },
+}
+
+/// `turnoutctl audit ...`
+#[derive(Debug, Subcommand)]
+pub enum AuditCommand {
+    /// Print the journal
+    Log {
+        /// Go on as records are written
+        #[arg(long)]
+        follow: bool,
+        /// First record
+        #[arg(long, value_name = "SEQ", default_value_t = 0)]
+        from: u64,
+    },
+    /// Read every record again and check it; with DIR without the daemon; exits 3 when something does not hold
+    Verify {
+        /// A journal's folder, for instance inside a snapshot
+        dir: Option<PathBuf>,
+    },
+    /// List the audit snapshots
+    Snapshots,
+    /// Mount an audit snapshot read-only (as root)
+    Mount {
+        /// Its name, as `audit snapshots` shows it
+        snapshot: String,
+        /// An empty folder
+        dir: PathBuf,
+    },
+}
+
+fn parse_time(text: &str) -> Result<Duration, String> {
+    let refused = || format!("`{text}` is not a time such as `500ms`, `90s`, `10m` or `2h`");
+    let digits = text.find(|c: char| !c.is_ascii_digit()).ok_or_else(refused)?;
+    let (number, unit) = text.split_at(digits);
+    let number: u64 = number.parse().map_err(|_| refused())?;
+    let milliseconds = match unit {
+        "ms" => Some(number),
+        "s" => number.checked_mul(1000),
+        "m" => number.checked_mul(60_000),
+        "h" => number.checked_mul(3_600_000),
+        _ => None,
+    };
+    milliseconds.map(Duration::from_millis).ok_or_else(refused)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn the_plan_in_the_help_is_a_plan() {
+        let plan = PLAN_EXAMPLE.strip_prefix("A plan:\n").unwrap();
+        assert!(turnout_manifest::Plan::from_yaml(plan).is_ok());
+    }
+
+    #[test]
+    fn times_need_a_unit() {
+        assert_eq!(parse_time("90s"), Ok(Duration::from_secs(90)));
+        for bad in ["", "90", "s", "-1s", "1.5s", "1d", "99999999999999999999s", "18446744073709551615h"] {
+            assert!(parse_time(bad).is_err(), "{bad:?}");
+        }
+    }
+}

@@ -1,0 +1,73 @@
+//! `turnoutctl doctor`: is this host ready? Asks the daemon; where none answers, the daemon's binary looks by itself.
+
+use crate::error::{Exit, Failure};
+use crate::render::{BAD, DIM, GOOD, Screen, Table, WARN, count, safe, styled, words};
+use std::path::PathBuf;
+use std::time::Duration;
+use tokio::process::Command;
+use turnout_protocol::client::{Client, ClientError};
+use turnout_protocol::control::Doctor;
+
+const DAEMON: &str = "turnoutd";
+/// How long the daemon's binary may look.
+const LOOK_MAX: Duration = Duration::from_secs(60);
+
+/// Prints one line per requirement; exits 3 when one is missing.
+pub async fn doctor(client: &Client, screen: &mut Screen) -> Result<Exit, Failure> {
+    let (found, asked) = match client.doctor().await {
+        Ok(found) => (found, "as the running daemon found it"),
+        Err(error @ ClientError::Unreachable { .. }) => (look(error).await?, "the daemon does not run"),
+        Err(error) => return Err(error.into()),
+    };
+    screen.show(&found, &text(&found, asked))?;
+    let missing = found.requirements.iter().any(|requirement| requirement.state == "missing");
+    Ok(if missing { Exit::Refused } else { Exit::Done })
+}
+
+async fn look(unreachable: ClientError) -> Result<Doctor, Failure> {
+    let beside =
+        std::env::current_exe().ok().map(|own| own.with_file_name(DAEMON)).filter(|path| path.is_file());
+    let binary = beside.unwrap_or_else(|| PathBuf::from(DAEMON));
+    let run = Command::new(&binary).args(["doctor", "--output", "json"]).kill_on_drop(true).output();
+    let Ok(Ok(output)) = tokio::time::timeout(LOOK_MAX, run).await else {
+        return Err(Failure::from(unreachable)
+            .hint(format!("`{DAEMON}` is neither running nor to be found beside turnoutctl or in PATH")));
+    };
+    serde_json::from_slice(&output.stdout).map_err(|_| {
+        let said = String::from_utf8_lossy(&output.stderr);
+        let said = safe(said.lines().next().unwrap_or("it said nothing"));
+        Failure::new(Exit::Failed, format!("`{} doctor` gave no findings: {said}", binary.display()))
+    })
+}
+
+fn text(found: &Doctor, asked: &str) -> String {
+    let mut table = Table::new(&["STATE", "REQUIREMENT", "FOUND"]);
+    for requirement in &found.requirements {
+        let style = match requirement.state.as_str() {
+            "ok" => GOOD,
+            "missing" => BAD,
+            _ => WARN,
+        };
+        let cells = [
+            styled(style, safe(&requirement.state)),
+            words(safe(&requirement.name)),
+            words(safe(&requirement.found)),
+        ];
+        table.row(cells.into());
+    }
+    let mut text = table.text();
+    let wanting: Vec<_> = found.requirements.iter().filter(|requirement| requirement.state != "ok").collect();
+    for requirement in &wanting {
+        text += &format!("\n{}: {}\n", safe(&requirement.name), safe(&requirement.why));
+        if let Some(remedy) = &requirement.remedy {
+            text += &format!("{DIM}hint:{DIM:#} {}\n", safe(remedy));
+        }
+    }
+    let missing = wanting.iter().filter(|requirement| requirement.state == "missing").count() as u64;
+    let verdict = match (missing, wanting.len()) {
+        (0, 0) => format!("{GOOD}ready{GOOD:#}"),
+        (0, _) => format!("{WARN}ready, with less than it could have{WARN:#}"),
+        _ => format!("{BAD}not ready{BAD:#}: {} missing", count(missing, "requirement")),
+    };
+    text + &format!("\n{verdict} ({asked})\n")
+}

@@ -1,0 +1,134 @@
+//! What a person sees when a command does not succeed: message, then findings, then hint; the exit code follows the kind.
+
+use std::fmt;
+use std::io;
+use turnout_protocol::client::ClientError;
+
+/// How a command ends. The number is the exit code and part of the contract.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Exit {
+    /// It did what it was asked.
+    Done = 0,
+    /// It failed.
+    Failed = 1,
+    /// It was called in a way it does not understand.
+    Usage = 2,
+    /// A check or gate said no.
+    Refused = 3,
+    /// No daemon answers.
+    Unreachable = 4,
+    /// The caller may not do this.
+    Denied = 5,
+}
+
+/// Why a command did not succeed, ready to be printed.
+#[derive(Debug)]
+pub struct Failure {
+    /// The exit code it leads to.
+    pub exit: Exit,
+    message: String,
+    details: Vec<String>,
+    hint: Option<String>,
+    /// The reader of the output went away: nothing is printed and nothing went wrong.
+    pub reader_gone: bool,
+}
+
+impl Failure {
+    /// A failure of this kind.
+    pub fn new(exit: Exit, message: impl Into<String>) -> Self {
+        Self { exit, message: message.into(), details: Vec::new(), hint: None, reader_gone: false }
+    }
+
+    /// A failure of this kind with its chain of causes.
+    pub fn from_error(exit: Exit, error: &(dyn std::error::Error + 'static)) -> Self {
+        Self::new(exit, chain(error))
+    }
+
+    /// A failure to do something with a file.
+    pub fn file(action: &str, path: &std::path::Path, error: &io::Error) -> Self {
+        let exit = if error.kind() == io::ErrorKind::PermissionDenied { Exit::Denied } else { Exit::Failed };
+        Self::new(exit, format!("cannot {action} `{}`: {error}", path.display()))
+    }
+
+    /// What went wrong, without details and hint.
+    pub fn message(&self) -> &str {
+        &self.message
+    }
+
+    /// The same failure with what to do about it.
+    #[must_use]
+    pub fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+
+    /// The same failure with every single finding.
+    #[must_use]
+    pub fn details(mut self, details: Vec<String>) -> Self {
+        self.details = details;
+        self
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        use crate::render::{BAD, DIM};
+        writeln!(out, "{BAD}error:{BAD:#} {}", self.message)?;
+        for detail in &self.details {
+            writeln!(out, "  - {detail}")?;
+        }
+        match &self.hint {
+            Some(hint) => writeln!(out, "{DIM}hint:{DIM:#} {hint}"),
+            None => Ok(()),
+        }
+    }
+}
+
+impl From<ClientError> for Failure {
+    fn from(error: ClientError) -> Self {
+        match error {
+            ClientError::Problem(problem) => Self {
+                exit: exit_of(problem.code.exit_code()),
+                message: problem.message,
+                details: problem.details,
+                hint: problem.hint,
+                reader_gone: false,
+            },
+            ClientError::Unreachable { .. } => Self::from_error(Exit::Unreachable, &error)
+                .hint("start it with `systemctl start turnoutd`, or name its socket with `--socket PATH`"),
+            ClientError::Denied { .. } => Self::from_error(Exit::Denied, &error)
+                .hint("run it as root, or as a member of the group `turnout`"),
+            ClientError::Language { .. } => Self::from_error(Exit::Failed, &error).hint(
+                "is the daemon of another version? compare `turnoutctl --version` with `turnoutd --version`",
+            ),
+            ClientError::Broken { .. } => Self::from_error(Exit::Failed, &error)
+                .hint("see what the daemon says: `journalctl -u turnoutd`"),
+            _ => Self::from_error(Exit::Failed, &error),
+        }
+    }
+}
+
+impl From<io::Error> for Failure {
+    /// Of the output itself; other files go through [`Failure::file`].
+    fn from(error: io::Error) -> Self {
+        let reader_gone = error.kind() == io::ErrorKind::BrokenPipe;
+        let exit = if reader_gone { Exit::Done } else { Exit::Failed };
+        Self { reader_gone, ..Self::new(exit, format!("cannot write the output: {error}")) }
+    }
+}
+
+fn exit_of(code: u8) -> Exit {
+    match code {
+        2 => Exit::Usage,
+        3 => Exit::Refused,
+        4 => Exit::Unreachable,
+        5 => Exit::Denied,
+        _ => Exit::Failed,
+    }
+}
+
+/// The error and its causes in one line.
+pub fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+    let causes = std::iter::successors(error.source(), |cause| cause.source());
+    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
+}

@@ -1,0 +1,192 @@
+//! `turnoutctl manifest ...`: write the description of a version, sign its files, make every check of an import.
+
+use crate::args::ManifestCommand;
+use crate::bundle::{self, DESCRIPTION, ENVELOPE};
+use crate::error::{Exit, Failure, chain};
+use crate::files;
+use crate::onnx::{self, Header};
+use crate::render::{BAD, DIM, GOOD, STRONG, Screen, Table, WARN, count, safe, styled, words};
+use crate::verify;
+use serde::Serialize;
+use std::path::{Path, PathBuf};
+use turnout_manifest::assertion::{Assertion, Check};
+use turnout_manifest::contract::{Contract, Datatype, TensorContract};
+use turnout_manifest::description::Description;
+use turnout_manifest::envelope::{Envelope, MANIFEST_TYPE};
+use turnout_manifest::key::PrivateKey;
+
+use turnout_manifest::problem::Problems;
+use turnout_manifest::trust::{CheckResult, Outcome};
+use turnout_manifest::{ModelName, Sha256, Version, VersionRef};
+use turnout_protocol::client::Client;
+use turnout_protocol::control::SCHEMA;
+
+/// Runs `turnoutctl manifest ...`.
+pub async fn run(client: &Client, screen: &mut Screen, command: ManifestCommand) -> Result<Exit, Failure> {
+    match command {
+        ManifestCommand::New { dir, model, version, file } => new(screen, &dir, (model, version), file),
+        ManifestCommand::Sign { dir, key } => sign(screen, &dir, &key),
+        ManifestCommand::Verify { dir, trust } => verify::run(client, screen, &dir, trust.as_deref()).await,
+    }
+}
+
+#[derive(Serialize)]
+struct Written {
+    schema: &'static str,
+    description: PathBuf,
+    inputs: usize,
+    outputs: usize,
+}
+
+fn new(
+    screen: &mut Screen,
+    dir: &Path,
+    (model, version): (ModelName, Version),
+    file: Option<String>,
+) -> Result<Exit, Failure> {
+    let target = dir.join(DESCRIPTION);
+    if target.symlink_metadata().is_ok() {
+        return Err(Failure::new(Exit::Failed, format!("`{}` is there already", target.display()))
+            .hint("edit it, or remove it to begin anew"));
+    }
+    let model_file = file.map_or_else(|| only_onnx_file(dir), Ok)?;
+    let header = read_header(&dir.join(&model_file))?;
+    let description = describe(Description::template(model, version, model_file), &header);
+    files::write_new(&target, description.to_yaml().as_bytes(), 0o644)?;
+    let text = format!(
+        "wrote `{}`: {}, {}, from what the model says of itself\n\
+         {DIM}hint:{DIM:#} look through it, then sign the folder with `turnoutctl manifest sign {} --key PEM`\n",
+        target.display(),
+        count(header.inputs.len() as u64, "input"),
+        count(header.outputs.len() as u64, "output"),
+        dir.display(),
+    );
+    let (inputs, outputs) = (header.inputs.len(), header.outputs.len());
+    screen.show(&Written { schema: SCHEMA, description: target, inputs, outputs }, &text)?;
+    Ok(Exit::Done)
+}
+
+fn only_onnx_file(dir: &Path) -> Result<String, Failure> {
+    let mut models = files::list(dir)?;
+    models.retain(|path| path.ends_with(".onnx"));
+    match (models.pop(), models.is_empty()) {
+        (Some(model), true) => Ok(model),
+        (None, _) => Err(Failure::new(Exit::Failed, format!("`{}` holds no `.onnx` file", dir.display()))
+            .hint("put the model there, or name it with `--file NAME`")),
+        (Some(_), false) => {
+            Err(Failure::new(Exit::Usage, format!("`{}` holds more than one `.onnx` file", dir.display()))
+                .hint("name the one that is served with `--file NAME`"))
+        }
+    }
+}
+
+fn read_header(path: &Path) -> Result<Header, Failure> {
+    let file = files::open_regular(path).map_err(|error| Failure::file("read", path, &error))?;
+    onnx::header(file).map_err(|error| {
+        Failure::new(Exit::Refused, format!("`{}` {}", path.display(), chain(&error)))
+            .hint("export the model to ONNX, for instance with skl2onnx or `torch.onnx.export`")
+    })
+}
+
+/// The contract is the model's own words; every output that can hold NaN must be finite.
+fn describe(mut description: Description, header: &Header) -> Description {
+    let contract = |tensors: &[onnx::Tensor]| tensors.iter().map(tensor_contract).collect::<Vec<_>>();
+    description.contract = Contract { inputs: contract(&header.inputs), outputs: contract(&header.outputs) };
+    description.assertions = header
+        .outputs
+        .iter()
+        .filter(|output| matches!(output.datatype, Datatype::Fp32 | Datatype::Fp64))
+        .map(|output| Assertion {
+            name: format!("{} is finite", output.name),
+            output: output.name.clone(),
+            check: Check::Finite,
+        })
+        .collect();
+    description
+}
+
+fn tensor_contract(tensor: &onnx::Tensor) -> TensorContract {
+    let onnx::Tensor { name, datatype, shape } = tensor.clone();
+    TensorContract { name, datatype, shape, minimum: None, maximum: None }
+}
+
+#[derive(Serialize)]
+struct Signed {
+    schema: &'static str,
+    version: VersionRef,
+    digest: Sha256,
+    key_id: String,
+    files: usize,
+    envelope: PathBuf,
+}
+
+fn sign(screen: &mut Screen, dir: &Path, key: &Path) -> Result<Exit, Failure> {
+    let key_failed = |error: &dyn std::error::Error| {
+        Failure::new(Exit::Refused, format!("key `{}`: {error}", key.display()))
+            .hint("make a key with `turnoutctl key generate FILE`")
+    };
+    let key = PrivateKey::from_pem(&files::read_text(key)?).map_err(|error| key_failed(&error))?;
+    let path = dir.join(DESCRIPTION);
+    if dir.is_dir() && !path.exists() {
+        return Err(Failure::new(Exit::Failed, format!("`{}` holds no `{DESCRIPTION}`", dir.display()))
+            .hint(format!(
+                "write it with `turnoutctl manifest new {} --model NAME --version LABEL`",
+                dir.display()
+            )));
+    }
+    let wrong = |found: Problems| {
+        Failure::new(Exit::Refused, format!("`{}` is not well-formed", path.display()))
+            .details(problems(&found))
+    };
+    let description = Description::from_yaml(&files::read_text(&path)?).map_err(wrong)?;
+    let manifest = description.into_manifest(bundle::entries(dir)?).map_err(wrong)?;
+    let failed = |error: &(dyn std::error::Error + 'static)| Failure::from_error(Exit::Failed, error);
+    let payload = manifest.to_canonical().map_err(|error| failed(&error))?;
+    let digest = Sha256::of(&payload);
+    let envelope = Envelope::sign(MANIFEST_TYPE, payload, &key).map_err(|error| failed(&error))?;
+    let target = dir.join(ENVELOPE);
+    files::replace(&target, &envelope.to_json().map_err(|error| failed(&error))?, 0o644)?;
+
+    let signed = Signed {
+        schema: SCHEMA,
+        version: manifest.reference(),
+        digest,
+        key_id: key.public_key().id().to_string(),
+        files: manifest.files.len(),
+        envelope: target,
+    };
+    screen.show(&signed, &signed_text(&signed, dir))?;
+    Ok(Exit::Done)
+}
+
+fn signed_text(signed: &Signed, dir: &Path) -> String {
+    format!(
+        "{GOOD}signed{GOOD:#}: {STRONG}{}{STRONG:#} with {}\ndigest  {}\nkey id  {}\nwrote   {}\n\
+         {DIM}hint:{DIM:#} check it with `turnoutctl manifest verify {}`\n",
+        signed.version,
+        count(signed.files as u64, "file"),
+        signed.digest,
+        signed.key_id,
+        signed.envelope.display(),
+        dir.display(),
+    )
+}
+
+/// Each problem of a document as one line.
+pub fn problems(found: &Problems) -> Vec<String> {
+    found.0.iter().map(|problem| safe(&problem.to_string())).collect()
+}
+
+/// Every check with its result.
+pub fn check_rows(checks: &[CheckResult]) -> String {
+    let mut table = Table::new(&["RESULT", "CHECK", "FOUND"]);
+    for check in checks {
+        let (style, word) = match check.result {
+            Outcome::Pass => (GOOD, "pass"),
+            Outcome::Fail => (BAD, "FAIL"),
+            Outcome::Skipped => (WARN, "skipped"),
+        };
+        table.row(vec![styled(style, word), words(safe(&check.name)), words(safe(&check.detail))]);
+    }
+    table.text()
+}

@@ -1,0 +1,313 @@
+//! `turnoutctl release ...` and `turnoutctl rollback`: start and steer releases, and wait for their end.
+
+use crate::args::{InterveneArguments, ReleaseCommand, StartArguments};
+use crate::error::{Exit, Failure};
+use crate::manifest::problems;
+use crate::render::{
+    BAD, DIM, GOOD, Output, STRONG, Screen, Table, WARN, duration_ms, figure, safe, styled, time, words,
+};
+use crate::updates::Updates;
+use crate::watch::{self, Frame};
+use anstyle::Style;
+use std::path::Path;
+use std::time::Duration;
+use turnout_manifest::{Plan, ReleaseId};
+use turnout_protocol::client::{Client, Intervention};
+use turnout_protocol::control::{Intervene, ReleaseState, ReleaseStatus, StartRelease, Timings, Update};
+
+/// Whether a command returns at once or when the release is over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wait {
+    /// At once.
+    Not,
+    /// When it is over.
+    UntilOver,
+}
+
+/// Runs `turnoutctl release ...`.
+pub async fn run(client: &Client, screen: &mut Screen, command: ReleaseCommand) -> Result<Exit, Failure> {
+    match command {
+        ReleaseCommand::Start(arguments) => start(client, screen, arguments).await,
+        ReleaseCommand::List => list(client, screen).await,
+        ReleaseCommand::Show { id } => {
+            let status = client.release(id).await?;
+            screen.show(&status, &text(&status))?;
+            Ok(Exit::Done)
+        }
+        ReleaseCommand::Watch { model } => watch::watch(client, screen, model).await,
+        ReleaseCommand::Promote(arguments) => {
+            intervene(client, screen, Intervention::Promote, arguments).await
+        }
+        ReleaseCommand::Pause(arguments) => intervene(client, screen, Intervention::Pause, arguments).await,
+        ReleaseCommand::Resume(arguments) => intervene(client, screen, Intervention::Resume, arguments).await,
+    }
+}
+
+/// Runs `turnoutctl rollback`. Repeating it is no error.
+pub async fn rollback(
+    client: &Client,
+    screen: &mut Screen,
+    arguments: InterveneArguments,
+    wait: Wait,
+) -> Result<Exit, Failure> {
+    if wait == Wait::Not {
+        return intervene(client, screen, Intervention::Rollback, arguments).await;
+    }
+    let request = Intervene { reason: arguments.reason };
+    let status = client.intervene(&arguments.model, Intervention::Rollback, &request).await?;
+    let ended = wait_for(client, screen, status, None).await?;
+    print_end(screen, &ended)?;
+    // The old version having the traffic is what was asked for, on whichever path it came about.
+    Ok(if ended.state == ReleaseState::Stuck { Exit::Failed } else { Exit::Done })
+}
+
+async fn start(client: &Client, screen: &mut Screen, arguments: StartArguments) -> Result<Exit, Failure> {
+    let plan = arguments.plan.as_deref().map(read_plan).transpose()?;
+    let request = StartRelease { version: arguments.version, plan, dry_run: arguments.dry_run };
+    if arguments.dry_run {
+        let dry = client.plan_release(&request).await?;
+        let mut text = String::new();
+        for (number, step) in dry.steps.iter().enumerate() {
+            text += &format!("{:>3}  {}\n", number + 1, safe(step));
+        }
+        text += &format!("{DIM}nothing was changed{DIM:#}\n");
+        screen.show(&dry, &text)?;
+        return Ok(Exit::Done);
+    }
+    let status = client.start_release(&request).await?;
+    if arguments.wait {
+        let ended = wait_for(client, screen, status, arguments.timeout).await?;
+        print_end(screen, &ended)?;
+        return Ok(exit_of(ended.state));
+    }
+    let hint = format!("{DIM}hint:{DIM:#} follow it with `turnoutctl release watch {}`\n", status.model);
+    screen.show(&status, &(format!("{}\n", sentence(&status)) + &hint))?;
+    Ok(Exit::Done)
+}
+
+fn read_plan(path: &Path) -> Result<Plan, Failure> {
+    let text = crate::files::read_text(path)?;
+    Plan::from_yaml(&text).map_err(|found| {
+        Failure::new(Exit::Refused, format!("plan `{}` is not well-formed", path.display()))
+            .details(problems(&found))
+            .hint("nothing was started; `turnoutctl release start --help` shows a whole plan")
+    })
+}
+
+async fn intervene(
+    client: &Client,
+    screen: &mut Screen,
+    intervention: Intervention,
+    arguments: InterveneArguments,
+) -> Result<Exit, Failure> {
+    let request = Intervene { reason: arguments.reason };
+    let status = client.intervene(&arguments.model, intervention, &request).await?;
+    screen.show(&status, &format!("{}\n", sentence(&status)))?;
+    Ok(Exit::Done)
+}
+
+async fn list(client: &Client, screen: &mut Screen) -> Result<Exit, Failure> {
+    let list = client.releases().await?;
+    let mut table = Table::new(&["RELEASE", "MODEL", "FROM", "TO", "STATE", "STARTED", "TOOK", "CAUSE"]);
+    for release in &list.releases {
+        let timings = &release.timings;
+        let took = timings.ended_at_ms.map(|ended| duration_ms(ended.saturating_sub(timings.asked_at_ms)));
+        table.row(vec![
+            styled(STRONG, release.release_id.to_string()),
+            words(release.model.as_str()),
+            words(release.from.as_ref().map_or("-", |from| from.as_str())),
+            words(release.to.as_str()),
+            styled(state_style(release.state), state(release.state)),
+            words(time(timings.asked_at_ms)),
+            figure(took.unwrap_or_else(|| "-".to_owned())),
+            words(safe(release.cause.as_deref().unwrap_or_default())),
+        ]);
+    }
+    let text = if list.releases.is_empty() { "no release yet\n".to_owned() } else { table.text() };
+    screen.show(&list, &text)?;
+    Ok(Exit::Done)
+}
+
+/// Follows a release to its end, showing how it goes.
+async fn wait_for(
+    client: &Client,
+    screen: &mut Screen,
+    status: ReleaseStatus,
+    timeout: Option<Duration>,
+) -> Result<ReleaseStatus, Failure> {
+    let id = status.release_id;
+    let waited = follow_to_end(client, screen, status);
+    let Some(timeout) = timeout else { return waited.await };
+    tokio::time::timeout(timeout, waited).await.unwrap_or_else(|_| {
+        let given = duration_ms(timeout.as_millis().try_into().unwrap_or(u64::MAX));
+        Err(Failure::new(Exit::Failed, format!("release {id} is not over after {given}; it goes on")).hint(
+            format!("follow it with `turnoutctl release watch`, or see `turnoutctl release show {id}`"),
+        ))
+    })
+}
+
+async fn follow_to_end(
+    client: &Client,
+    screen: &mut Screen,
+    mut status: ReleaseStatus,
+) -> Result<ReleaseStatus, Failure> {
+    if status.state.is_final() {
+        return Ok(status);
+    }
+    let mut updates = Updates::follow(client, Some(status.model.clone())).await?;
+    let mut progress = Progress::default();
+    loop {
+        let update = updates.next().await?;
+        status = match find(&update, status.release_id) {
+            Some(found) => found.clone(),
+            // Another release of the model has begun: this one is over, and its end is in the journal.
+            None => client.release(status.release_id).await?,
+        };
+        progress.show(screen, &update, &status)?;
+        if status.state.is_final() {
+            return Ok(status);
+        }
+    }
+}
+
+fn find(update: &Update, id: ReleaseId) -> Option<&ReleaseStatus> {
+    update
+        .status
+        .models
+        .iter()
+        .filter_map(|model| model.release.as_ref())
+        .find(|release| release.release_id == id)
+}
+
+/// How a release that is waited for goes: redrawn in a terminal, a line for each news elsewhere.
+#[derive(Default)]
+struct Progress {
+    frame: Frame,
+    step: u32,
+    state: Option<ReleaseState>,
+    window_ms: u64,
+    last: Option<ReleaseStatus>,
+}
+
+impl Progress {
+    fn show(&mut self, screen: &mut Screen, update: &Update, status: &ReleaseStatus) -> Result<(), Failure> {
+        match screen.output {
+            Output::Json => {}
+            Output::Ndjson if self.last.as_ref() == Some(status) || status.state.is_final() => {}
+            Output::Ndjson => screen.line_of(status)?,
+            Output::Text if screen.is_live() => {
+                self.frame.draw(screen, &watch::text(update, Some(&status.model)))?;
+            }
+            Output::Text => screen.text(&self.news(status))?,
+        }
+        self.last = Some(status.clone());
+        Ok(())
+    }
+
+    fn news(&mut self, status: &ReleaseStatus) -> String {
+        let mut text = String::new();
+        for window in status.windows.iter().filter(|window| window.at_ms > self.window_ms) {
+            let why = window.why.as_deref().map(|why| format!(": {}", safe(why))).unwrap_or_default();
+            text += &format!("  window at {} {}{why}\n", window.asked, safe(&window.verdict));
+        }
+        self.window_ms =
+            status.windows.last().map_or(self.window_ms, |window| window.at_ms.max(self.window_ms));
+        if (self.step, self.state) != (status.step_number, Some(status.state)) && !status.state.is_final() {
+            text += &format!("{}\n", sentence(status));
+        }
+        (self.step, self.state) = (status.step_number, Some(status.state));
+        text
+    }
+}
+
+fn print_end(screen: &mut Screen, ended: &ReleaseStatus) -> Result<(), Failure> {
+    let hint = match ended.state {
+        ReleaseState::Promoted => format!("undo it with `turnoutctl rollback {}`", ended.model),
+        ReleaseState::Stuck => "an operator must look: `turnoutctl status`, `turnoutctl doctor`".to_owned(),
+        _ => format!("see everything with `turnoutctl report {}`", ended.release_id),
+    };
+    let shown = match screen.is_live() {
+        // The windows are on the screen already.
+        true => ReleaseStatus { windows: Vec::new(), ..ended.clone() },
+        false => ended.clone(),
+    };
+    Ok(screen.show(ended, &(text(&shown) + &format!("{DIM}hint:{DIM:#} {hint}\n")))?)
+}
+
+fn exit_of(state: ReleaseState) -> Exit {
+    match state {
+        ReleaseState::Promoted => Exit::Done,
+        ReleaseState::RolledBack | ReleaseState::Cancelled => Exit::Refused,
+        _ => Exit::Failed,
+    }
+}
+
+/// `r-2 fraud 1.3.7 -> 1.4.0 running, step 7 of 12: observe at 25 %`.
+pub fn sentence(status: &ReleaseStatus) -> String {
+    let style = state_style(status.state);
+    let from = status.from.as_ref().map_or_else(|| "(nothing)".to_owned(), |from| from.to_string());
+    let mut text = format!(
+        "{STRONG}{}{STRONG:#} {} {from} -> {} {style}{}{style:#}",
+        status.release_id,
+        status.model,
+        status.to,
+        state(status.state)
+    );
+    if !status.state.is_final() {
+        text += &format!(", step {} of {}: {}", status.step_number, status.step_count, safe(&status.step));
+    }
+    match &status.cause {
+        Some(cause) => text + &format!(" ({})", safe(cause)),
+        None => text,
+    }
+}
+
+/// A release in several lines: how it stands, its causes, its timings, its last windows.
+pub fn text(status: &ReleaseStatus) -> String {
+    let mut text = format!("{}\n", sentence(status));
+    if status.causes.len() > 1 {
+        for cause in &status.causes {
+            text += &format!("  - {}\n", safe(cause));
+        }
+    }
+    text += &format!("  asked for by {} at {}\n", safe(&status.asked_by), time(status.timings.asked_at_ms));
+    for (what, ms) in timings(&status.timings) {
+        text += &format!("  {what:<51} {}\n", duration_ms(ms));
+    }
+    text + &watch::windows(&status.windows)
+}
+
+/// The timings that were taken, in words.
+pub fn timings(timings: &Timings) -> Vec<(&'static str, u64)> {
+    let took = timings.ended_at_ms.map(|ended| ended.saturating_sub(timings.asked_at_ms));
+    let all = [
+        ("until the new worker was ready", timings.ready_ms),
+        ("from the first missed window to traffic home", timings.breach_to_home_ms),
+        ("from the first missed window to its last connection", timings.breach_to_last_connection_ms),
+        ("until it was over", took),
+    ];
+    all.into_iter().filter_map(|(what, ms)| Some((what, ms?))).collect()
+}
+
+/// The state in words.
+pub fn state(state: ReleaseState) -> &'static str {
+    match state {
+        ReleaseState::Running => "running",
+        ReleaseState::Paused => "paused",
+        ReleaseState::RollingBack => "rolling back",
+        ReleaseState::Promoted => "promoted",
+        ReleaseState::RolledBack => "rolled back",
+        ReleaseState::Cancelled => "cancelled",
+        ReleaseState::Stuck => "stuck",
+    }
+}
+
+/// The colour that goes with the state's word.
+pub fn state_style(state: ReleaseState) -> Style {
+    match state {
+        ReleaseState::Running => STRONG,
+        ReleaseState::Promoted => GOOD,
+        ReleaseState::Paused | ReleaseState::RollingBack | ReleaseState::Cancelled => WARN,
+        ReleaseState::RolledBack | ReleaseState::Stuck => BAD,
+    }
+}

@@ -1,0 +1,126 @@
+//! `turnoutctl status`, and the block about one model that `release watch` shows too.
+
+use crate::error::{Exit, Failure};
+use crate::release;
+use crate::render::{
+    BAD, DIM, GOOD, STRONG, Screen, Table, WARN, count, duration_ms, figure, latency, safe, share, styled,
+    words,
+};
+use std::time::{SystemTime, UNIX_EPOCH};
+use turnout_protocol::client::Client;
+use turnout_protocol::control::{LiveVersion, ModelStatus, Role, Status};
+
+/// Prints the state of the daemon and of every model.
+pub async fn status(client: &Client, screen: &mut Screen) -> Result<Exit, Failure> {
+    let status = client.status().await?;
+    screen.show(&status, &text(&status))?;
+    Ok(Exit::Done)
+}
+
+fn text(status: &Status) -> String {
+    let up = now_ms().saturating_sub(status.started_ms) / 1000 * 1000;
+    let mut text = format!(
+        "turnoutd {}, pid {}, up {}; journal of {}, root {}\n",
+        safe(&status.daemon_version),
+        status.pid,
+        duration_ms(up),
+        count(status.journal.size, "record"),
+        short(&status.journal.root),
+    );
+    text += &warnings(status);
+    for model in &status.models {
+        text += "\n";
+        text += &model_block(model);
+    }
+    if status.models.is_empty() {
+        text += "\nno model is live\n";
+        text += &format!("{DIM}hint:{DIM:#} import one with `turnoutctl model import DIR`, ");
+        text += "then `turnoutctl release start MODEL@VERSION --wait`\n";
+    }
+    text
+}
+
+/// What keeps the daemon from its full work, one line each.
+pub fn warnings(status: &Status) -> String {
+    let mut text = String::new();
+    if let Some(why) = &status.read_only {
+        text += &format!("{BAD}changes are refused:{BAD:#} {}\n", safe(why));
+    }
+    for missing in &status.degraded {
+        text += &format!("{WARN}not enforced here:{WARN:#} {}\n", safe(missing));
+    }
+    text
+}
+
+/// One model: its versions, its release, what happens next.
+pub fn model_block(model: &ModelStatus) -> String {
+    let endpoints: Vec<String> =
+        model.endpoints.iter().map(|endpoint| format!("http://{}", safe(endpoint))).collect();
+    let mut text = format!("{STRONG}{}{STRONG:#}  {}\n", model.model, endpoints.join("  "));
+    text += &versions(&model.versions);
+    if let Some(status) = &model.release {
+        text += &format!("  release: {}\n", release::sentence(status));
+    }
+    text += &format!("  next:    {}\n", safe(&model.next));
+    text
+}
+
+fn versions(versions: &[LiveVersion]) -> String {
+    let heading = [
+        "VERSION",
+        "ROLE",
+        "WORKER",
+        "ASKED",
+        "SEEN",
+        "REQUESTS",
+        "ERRORS",
+        "P50",
+        "P95",
+        "P99",
+        "SIGNED BY",
+        "WHY",
+    ];
+    let mut table = Table::new(&heading).indent(2);
+    for live in versions {
+        let seen = &live.seen;
+        let worker = match live.worker.as_str() {
+            "ready" => GOOD,
+            "dead" => BAD,
+            _ => WARN,
+        };
+        let errors = seen.errors + seen.assertion_failures;
+        table.row(vec![
+            styled(STRONG, live.version.as_str()),
+            words(role(live.role)),
+            styled(worker, safe(&live.worker)),
+            figure(live.asked.to_string()),
+            figure(if seen.requests == 0 { "-".into() } else { share(seen.share_thousandths) }),
+            figure(seen.requests.to_string()),
+            figure(errors.to_string()),
+            figure(latency(seen.p50_us)),
+            figure(latency(seen.p95_us)),
+            figure(latency(seen.p99_us)),
+            words(safe(&live.signed_by.join(", "))),
+            words(safe(&live.why)),
+        ]);
+    }
+    if versions.is_empty() { "  no version has a worker\n".to_owned() } else { table.text() }
+}
+
+/// The role's word in the API.
+pub fn role(role: Role) -> &'static str {
+    match role {
+        Role::Stable => "stable",
+        Role::Candidate => "candidate",
+    }
+}
+
+fn short(root: &str) -> String {
+    safe(&root.chars().take(12).collect::<String>())
+}
+
+fn now_ms() -> u64 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |since| since.as_millis().try_into().unwrap_or(u64::MAX))
+}

@@ -1,0 +1,111 @@
+//! `turnoutctl manifest verify`: every check that an import makes, on a folder, with the daemon's trust store or a file.
+
+use crate::bundle::{self, DESCRIPTION, ENVELOPE};
+use crate::error::{Exit, Failure};
+use crate::files;
+use crate::manifest::check_rows;
+use crate::render::{BAD, DIM, GOOD, STRONG, Screen, WARN};
+use serde::Serialize;
+use std::collections::BTreeSet;
+use std::path::Path;
+use turnout_manifest::trust::{CheckResult, Outcome, TrustStore, Verdict, check_files, verify};
+use turnout_manifest::{Manifest, Sha256, VersionRef, canonical};
+use turnout_protocol::client::Client;
+use turnout_protocol::control::{SCHEMA, Trust};
+
+/// The result as printed; `verdict` and `checks` are part of the contract.
+#[derive(Serialize)]
+struct Verified {
+    schema: &'static str,
+    verdict: Verdict,
+    version: Option<VersionRef>,
+    digest: Option<Sha256>,
+    signed_by: Vec<String>,
+    checks: Vec<CheckResult>,
+}
+
+/// Verifies the folder; exits 0 when valid, 3 otherwise.
+pub async fn run(
+    client: &Client,
+    screen: &mut Screen,
+    dir: &Path,
+    trust: Option<&Path>,
+) -> Result<Exit, Failure> {
+    let envelope = bundle::envelope(dir)?;
+    let store = match trust {
+        Some(file) => store_of_file(file)?,
+        None => store_of(&client.trust().await?, "the daemon's trust store")?,
+    };
+    let mut verification = verify(&envelope, &store);
+    if let Some(manifest) = verification.manifest().cloned() {
+        verification = verification.with_files(compare(dir, &manifest));
+    }
+    let verified = Verified {
+        schema: SCHEMA,
+        verdict: verification.verdict,
+        version: verification.manifest().map(Manifest::reference),
+        digest: verification.digest,
+        signed_by: verification.signed_by,
+        checks: verification.checks,
+    };
+    screen.show(&verified, &text(&verified, dir))?;
+    Ok(if verified.verdict == Verdict::Valid { Exit::Done } else { Exit::Refused })
+}
+
+fn store_of_file(file: &Path) -> Result<TrustStore, Failure> {
+    let what = format!("trust store `{}`", file.display());
+    let trust: Trust = serde_json::from_slice(&files::read(file)?).map_err(|error| {
+        Failure::new(Exit::Refused, format!("{what} is not well-formed: {error}"))
+            .hint("`turnoutctl trust list --output json` prints one")
+    })?;
+    store_of(&trust, &what)
+}
+
+/// The store's own reader takes canonical JSON alone, so that both ways in meet the same checks.
+fn store_of(trust: &Trust, what: &str) -> Result<TrustStore, Failure> {
+    let refused = |error: &(dyn std::error::Error + 'static)| {
+        Failure::new(Exit::Refused, format!("{what} cannot be used: {}", crate::error::chain(error)))
+    };
+    let bytes = canonical::to_canonical(trust).map_err(|error| refused(&error))?;
+    TrustStore::from_json(&bytes).map_err(|error| refused(&error))
+}
+
+fn compare(dir: &Path, manifest: &Manifest) -> CheckResult {
+    let listed = match files::list(dir) {
+        Ok(listed) => listed,
+        Err(failure) => {
+            let detail = failure.message().to_owned();
+            return CheckResult { name: "files".to_owned(), result: Outcome::Fail, detail };
+        }
+    };
+    let present: BTreeSet<String> =
+        listed.into_iter().filter(|path| path != DESCRIPTION && path != ENVELOPE).collect();
+    check_files(manifest, &present, &mut |entry| {
+        files::open_regular(&dir.join(&entry.path)).and_then(|mut file| Sha256::of_reader(&mut file))
+    })
+}
+
+fn text(verified: &Verified, dir: &Path) -> String {
+    let style = match verified.verdict {
+        Verdict::Valid => GOOD,
+        Verdict::Untrusted => WARN,
+        Verdict::Rejected => BAD,
+    };
+    let mut text = check_rows(&verified.checks);
+    text += &format!("\nverdict: {style}{}{style:#}", verified.verdict);
+    if let Some(version) = &verified.version {
+        text += &format!("  {STRONG}{version}{STRONG:#}");
+    }
+    if let Some(digest) = &verified.digest {
+        text += &format!("  {digest}");
+    }
+    let dir = dir.display();
+    let hint = match verified.verdict {
+        Verdict::Valid => format!("import it with `turnoutctl model import {dir}`"),
+        Verdict::Untrusted => "let the signer sign for this model with `turnoutctl trust add`".to_owned(),
+        Verdict::Rejected => {
+            format!("restore the files, or sign them again with `turnoutctl manifest sign {dir}`")
+        }
+    };
+    text + &format!("\n{DIM}hint:{DIM:#} {hint}\n")
+}
