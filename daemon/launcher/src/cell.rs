@@ -174,8 +174,10 @@ pub fn become_worker(recipe: &Recipe, worker: &Worker<'_>) -> StepError {
 /// IPv6-only whatever was asked, and one on `::` can be reached from outside: only the mapped loopback address is neither.
 fn listener() -> Result<OwnedFd, Errno> {
     let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+    // Steered connections carry the public port: with reuse on, a daemon that starts again can claim it beside them.
     let dual = || {
         let socket = socket_with(AddressFamily::INET6, SocketType::STREAM, flags, None)?;
+        sockopt::set_socket_reuseaddr(&socket, true)?;
         sockopt::set_ipv6_v6only(&socket, false)?;
         bind(&socket, &SocketAddrV6::new(Ipv4Addr::LOCALHOST.to_ipv6_mapped(), 0, 0, 0))?;
         Ok(socket)
@@ -183,6 +185,7 @@ fn listener() -> Result<OwnedFd, Errno> {
     let socket = match dual() {
         Err(Errno::AFNOSUPPORT | Errno::ADDRNOTAVAIL) => {
             let socket = socket_with(AddressFamily::INET, SocketType::STREAM, flags, None)?;
+            sockopt::set_socket_reuseaddr(&socket, true)?;
             bind(&socket, &SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0))?;
             socket
         }

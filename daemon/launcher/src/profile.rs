@@ -142,6 +142,7 @@ pub const ALLOWED: &[Allowed] = &[
     always(libc::SYS_epoll_pwait, EVENTS),
     always(libc::SYS_epoll_pwait2, EVENTS),
     always(libc::SYS_eventfd2, EVENTS),
+    Allowed { call: libc::SYS_socketpair, rule: Rule::OneOf(0, &[libc::AF_UNIX as u64]), needed_by: EVENTS },
     always(libc::SYS_ppoll, EVENTS),
     always(libc::SYS_clock_gettime, CLOCK),
     always(libc::SYS_clock_getres, CLOCK),

@@ -105,6 +105,8 @@ impl Workers for LinkedWorkers {
         }
         let found = self.host.link(generation).map_err(|error| crate::chain(&error))?;
         let Some(found) = found else { return Err(format!("the worker of {generation} does not run")) };
+        // A worker that does not read its link must not hold anybody up.
+        rustix::io::ioctl_fionbio(&found.link, true).map_err(|error| format!("link to {generation}: {error}"))?;
         let link = Arc::new(found.link);
         let line = Line { link: Arc::clone(&link), known: Known::default() };
         self.shared.lines().insert(generation, line);
@@ -201,6 +203,7 @@ impl Listener {
             Ok(FromWorker::Ready { load_ms }) => self.ready(Ok(format!("ready after {load_ms} ms"))),
             Ok(FromWorker::Failed { reason }) => self.ready(Err(reason)),
             Ok(FromWorker::Counts(counts)) => self.shared.update(self.generation, |known| known.counts = counts),
+            Err(FrameError::Io(error)) if error.kind() == std::io::ErrorKind::WouldBlock => {}
             Err(FrameError::Closed | FrameError::Io(_)) => return false,
             Err(error @ (FrameError::Language(_) | FrameError::TooLarge(_))) => {
                 self.ready(Err(format!("worker sent no message of the link: {error}")));

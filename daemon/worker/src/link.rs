@@ -25,7 +25,7 @@ pub enum LinkError {
     Poll(#[source] Errno),
     #[error(transparent)]
     Frame(#[from] FrameError),
-    #[error("the first order was neither an assignment nor to end")]
+    #[error("the order does not fit: one assignment, and no other after it")]
     Order,
 }
 
@@ -41,6 +41,15 @@ pub enum Order {
 pub struct Link {
     socket: OwnedFd,
     is_open: bool,
+    served: Option<Served>,
+}
+
+/// What is served, and how that was reported: a daemon that starts again asks once more.
+pub struct Served {
+    /// The assignment.
+    pub assignment: Assignment,
+    /// What was said when it was ready.
+    pub ready: FromWorker,
 }
 
 impl Link {
@@ -48,7 +57,7 @@ impl Link {
     pub fn adopt(number: i32) -> Result<Self, LinkError> {
         let socket = adopt(number)?;
         rustix::io::ioctl_fionbio(&socket, true).map_err(|error| LinkError::Descriptor(number, error))?;
-        Ok(Self { socket, is_open: true })
+        Ok(Self { socket, is_open: true, served: None })
     }
 
     /// Says that the process runs in its cell.
@@ -59,6 +68,13 @@ impl Link {
     /// Sends one message; the link is empty or all but empty whenever this is called.
     pub fn send(&self, message: &FromWorker) -> Result<(), LinkError> {
         frame::send(&self.socket, message).map_err(LinkError::Frame)
+    }
+
+    /// Reports readiness, now and whenever the same assignment comes again.
+    pub fn say_ready(&mut self, served: Served) -> Result<(), LinkError> {
+        self.send(&served.ready)?;
+        self.served = Some(served);
+        Ok(())
     }
 
     /// Waits for work. Without it there is nothing to serve: a link that closes here is an error.
@@ -111,7 +127,10 @@ impl Link {
         match frame::receive(&self.socket) {
             Ok(ToWorker::ConnectionLife { milliseconds }) => state.limit_connection_life(milliseconds),
             Ok(ToWorker::Drain { idle_ms }) => state.order_drain(Duration::from_millis(idle_ms)),
-            Ok(ToWorker::Assign(_)) => return Err(LinkError::Order),
+            Ok(ToWorker::Assign(again)) => match &self.served {
+                Some(served) if served.assignment == *again => self.send(&served.ready)?,
+                _ => return Err(LinkError::Order),
+            },
             Err(FrameError::Io(error)) if error.kind() == std::io::ErrorKind::WouldBlock => {}
             // The daemon is gone: traffic goes on as it last ordered.
             Err(FrameError::Closed | FrameError::Io(_)) => self.is_open = false,

@@ -12,7 +12,7 @@ mod options;
 mod serve;
 mod state;
 
-use link::{Link, LinkError, Order};
+use link::{Link, LinkError, Order, Served};
 use options::Options;
 use serve::Serving;
 use state::State;
@@ -56,7 +56,10 @@ fn run() -> Result<(), WorkerError> {
     let Order::Assign(assignment) = link.wait_for_assignment(&state)? else { return Ok(()) };
     let began = Instant::now();
     match prepare(&options, &assignment).and_then(|serving| serving.start(&state)) {
-        Ok(()) => link.send(&FromWorker::Ready { load_ms: began.elapsed().as_millis() as u64 })?,
+        Ok(()) => {
+            let ready = FromWorker::Ready { load_ms: began.elapsed().as_millis() as u64 };
+            link.say_ready(Served { assignment: *assignment, ready })?;
+        }
         Err(reason) => {
             link.send(&FromWorker::Failed { reason: reason.clone() })?;
             return Err(WorkerError::Assignment(reason));

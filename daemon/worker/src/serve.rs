@@ -33,7 +33,7 @@ const HEAD_MAX: usize = 64 * 1024;
 /// After an error of accept (no descriptors left) the next try waits this long, or for a connection to end.
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 /// Handshakes that were under way when the drain began are let in for this long.
-const HANDSHAKE_GRACE: Duration = Duration::from_millis(200);
+const HANDSHAKE_GRACE: Duration = Duration::from_millis(1000);
 
 /// Why an assignment cannot be served.
 #[derive(Debug, thiserror::Error)]
