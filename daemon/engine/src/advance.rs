@@ -336,6 +336,10 @@ fn measured(world: &World, id: ReleaseId, window: &Window) -> Vec<Record> {
     }
     let plan = release.plan();
     let verdict = judge(window, plan);
+    if release.held.is_some() && matches!(verdict, Verdict::Insufficient(_)) {
+        // Nobody waits for it, and a release may be held for weeks.
+        return Vec::new();
+    }
     let mut verdicts = release.verdicts.clone();
     verdicts.push(verdict.clone());
     let mut records = vec![Record::Observed { release: id, window: Box::new(window.clone()), verdict }];

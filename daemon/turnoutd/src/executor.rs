@@ -20,12 +20,12 @@ use turnout_protocol::worker::Assignment;
 
 /// Most processes and threads in a cell: the worker's own and those of its runtime.
 const PIDS_MAX: u32 = 256;
-/// How long an idle connection of a retired version is left open. Long enough for a client that is about to use it.
+/// How long an idle connection of a retired version is left open: long enough for a client that is about to use it.
 const IDLE_RETIRED: Duration = Duration::from_millis(1000);
 /// The same for a version that is thrown out.
-const IDLE_THROWN_OUT: Duration = Duration::from_millis(200);
-/// How long a version that is thrown out may take to answer what it has.
-const DRAIN_THROWN_OUT: Duration = Duration::from_secs(3);
+const IDLE_THROWN_OUT: Duration = Duration::from_millis(100);
+/// How long a version that is thrown out may take to answer what it has, before its connections are cut.
+const DRAIN_THROWN_OUT: Duration = Duration::from_millis(500);
 /// How long a handshake under way may take to reach the accept queue after its listener left the route.
 const HANDSHAKE_GRACE: Duration = Duration::from_millis(1000);
 /// How often the kernel's connection count is read while a version drains.
@@ -214,16 +214,13 @@ impl Executor {
         let begun = Instant::now();
         self.workers.expect_end(generation);
         self.workers.drain(generation, idle);
-        let closed = self.last_connection(generation, begun + limit);
-        let left = (begun + limit).saturating_duration_since(Instant::now()).max(HANDSHAKE_GRACE);
+        let Some(closed) = self.last_connection(generation, begun + limit) else {
+            return Ok(format!("connections are still open after {} ms and will be cut", limit.as_millis()));
+        };
+        let left = (begun + limit).saturating_duration_since(Instant::now()).max(HANDSHAKE_GRACE * 2);
         let ended = self.workers.ended_within(generation, left);
-        Ok(match (closed, ended) {
-            (Some(closed), true) => format!("last connection closed after {} ms", closed.as_millis()),
-            (Some(closed), false) => {
-                format!("last connection closed after {} ms; the worker had to be ended", closed.as_millis())
-            }
-            (None, _) => format!("connections were still open after {} s", limit.as_secs()),
-        })
+        let stays = if ended { "" } else { "; the worker does not leave by itself" };
+        Ok(format!("last connection closed after {} ms{stays}", closed.as_millis()))
     }
 
     /// When the kernel saw the version's last connection close, counted from now; `None` at the deadline.

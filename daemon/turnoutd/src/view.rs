@@ -306,12 +306,17 @@ fn timings(release: &Release) -> Timings {
     }
 }
 
-/// When the kernel saw the last connection of a version that was thrown out close.
+/// When the kernel saw the last connection of a version that was thrown out close; at the latest its worker's end.
 fn last_connection(release: &Release) -> Option<u64> {
-    let drained = release.log.iter().find(|logged| logged.undo && matches!(logged.step, Step::Drain(_)))?;
-    let Some(Ok(detail)) = &drained.outcome else { return None };
-    let after: u64 = detail.strip_prefix("last connection closed after ")?.split(' ').next()?.parse().ok()?;
-    Some(drained.begun_ms + after)
+    let undone = |wanted: fn(&Step) -> bool| release.log.iter().find(|logged| logged.undo && wanted(&logged.step));
+    let drained = undone(|step| matches!(step, Step::Drain(_)))?;
+    let closed_after = |detail: &str| -> Option<u64> {
+        detail.strip_prefix("last connection closed after ")?.split(' ').next()?.parse().ok()
+    };
+    match drained.outcome.as_ref()?.as_ref().ok().and_then(|detail| closed_after(detail)) {
+        Some(after) => Some(drained.begun_ms + after),
+        None => undone(|step| matches!(step, Step::KillWorker(_)))?.ended_ms,
+    }
 }
 
 /// The report of one release, from what its records left in the state.
