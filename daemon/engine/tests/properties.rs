@@ -1,6 +1,8 @@
 //! Any order of events and failures: a release ends promoted, rolled back or stuck with both causes, leaves nothing
 //! half done, and traffic is never sent to a worker that is not ready. The machine below is a second, tiny host.
 
+#![expect(clippy::unwrap_used, reason = "the steps of a test fail by panicking")]
+
 use proptest::prelude::*;
 use std::collections::BTreeSet;
 use turnout_engine::advance::{Start, Wish, proceed};
