@@ -10,6 +10,8 @@ use turnout_manifest::ModelName;
 
 /// Largest configuration file, bytes.
 const FILE_MAX: u64 = 1024 * 1024;
+/// Most addresses that models are served on: as many as a route in the kernel holds.
+const LISTEN_MAX: usize = 4;
 
 /// The file as written.
 #[derive(Debug, Default, Deserialize)]
@@ -27,8 +29,9 @@ struct Raw {
     store_image_bytes: Option<u64>,
     /// The cgroup2 directory below which all cells lie. Default `turnout` in the mounted cgroup2 tree.
     cgroup: Option<PathBuf>,
-    /// Address on which models are served. Default `127.0.0.1`.
-    listen: Option<IpAddr>,
+    /// Addresses on which models are served, one or a list of up to four; `::` is every address of the host.
+    /// Default `127.0.0.1`.
+    listen: Option<OneOrMore<IpAddr>>,
     /// Ports given to models in turn. Default `8700-8799`.
     ports: Option<String>,
     /// First uid of the cells; 64 are used. Default 61000.
@@ -47,6 +50,14 @@ struct Raw {
     drain_seconds: Option<u64>,
     /// Settings of single models.
     models: BTreeMap<String, RawModel>,
+}
+
+/// A single value or a list.
+#[derive(Debug, Deserialize)]
+#[serde(untagged)]
+enum OneOrMore<T> {
+    One(T),
+    More(Vec<T>),
 }
 
 /// One model's settings.
@@ -72,8 +83,8 @@ pub struct Config {
     pub store_image_bytes: Option<u64>,
     /// The cgroup2 directory of this instance, if configured.
     pub cgroup: Option<PathBuf>,
-    /// Address on which models are served.
-    pub listen: IpAddr,
+    /// Addresses on which models are served, 1 to 4.
+    pub listen: Vec<IpAddr>,
     /// First and last port for models.
     pub ports: (u16, u16),
     /// Ports fixed for single models.
@@ -154,6 +165,7 @@ impl Config {
         if !(1000..=u32::MAX - 1000).contains(&worker_uid_base) {
             problems.push(format!("worker_uid_base {worker_uid_base} must be 1000 or more: cells must not share a system uid"));
         }
+        let listen = listen(raw.listen, &mut problems);
         let runtime = absolute("runtime", raw.runtime.unwrap_or("/run/turnout".into()), &mut problems);
         let state = absolute("state", raw.state.unwrap_or("/var/lib/turnout".into()), &mut problems);
         if !problems.is_empty() {
@@ -164,7 +176,7 @@ impl Config {
             group: Some(raw.group.unwrap_or_else(|| "turnout".to_owned())),
             store_image_bytes: raw.store_image_bytes,
             cgroup: raw.cgroup,
-            listen: raw.listen.unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST)),
+            listen,
             worker: raw.worker.unwrap_or_else(|| beside("turnout-worker")),
             launcher: raw.launcher.unwrap_or_else(|| beside("turnout-launcher")),
             onnxruntime: raw.onnxruntime.unwrap_or_else(|| beside("../lib/turnout/libonnxruntime.so")),
@@ -181,7 +193,7 @@ impl Config {
 
     /// The public addresses of a model with this port.
     pub fn addresses(&self, port: u16) -> Vec<SocketAddr> {
-        vec![SocketAddr::new(self.listen, port)]
+        self.listen.iter().map(|address| SocketAddr::new(*address, port)).collect()
     }
 }
 
@@ -196,6 +208,21 @@ fn absolute(key: &str, path: PathBuf, problems: &mut Vec<String>) -> PathBuf {
         problems.push(format!("{key} `{}` must be an absolute path", path.display()));
     }
     path
+}
+
+fn listen(given: Option<OneOrMore<IpAddr>>, problems: &mut Vec<String>) -> Vec<IpAddr> {
+    let listen = match given {
+        None => vec![IpAddr::V4(Ipv4Addr::LOCALHOST)],
+        Some(OneOrMore::One(address)) => vec![address],
+        Some(OneOrMore::More(addresses)) => addresses,
+    };
+    if listen.iter().any(|address| address.is_ipv4() && address.is_unspecified()) {
+        problems.push("listen `0.0.0.0`: write `::` for every address of the host, IPv4 and IPv6".to_owned());
+    }
+    if listen.is_empty() || listen.len() > LISTEN_MAX {
+        problems.push(format!("listen: {} addresses; give 1 to {LISTEN_MAX}", listen.len()));
+    }
+    listen
 }
 
 fn ports(text: &str, problems: &mut Vec<String>) -> (u16, u16) {
