@@ -7,6 +7,8 @@ pub mod cells;
 mod counts;
 pub mod doctor;
 pub mod error;
+#[cfg(feature = "fake")]
+pub mod fake;
 mod image;
 mod launcher_client;
 mod linux;

@@ -1,0 +1,297 @@
+//! The second implementation of the host: plain values that obey the same rules. It lives in the `Arc` that a test
+//! keeps, so it outlives a daemon as a machine does, and it can be told to fail, or half-fail, at any call.
+//! What the values are and what they refuse is in `machine`; when calls fail is in `faults`.
+
+mod faults;
+mod machine;
+
+pub use faults::{Fault, When};
+
+use crate::HostError;
+use crate::cells::{Cells, Limits, StartedWorker, WorkerLink, WorkerState};
+use crate::pointer::Pointer;
+use crate::store::{Evidence, ImportOutcome, Incoming, SnapshotInfo, Store, StoredName};
+use crate::traffic::{Probes, Route, Sample, Traffic};
+use faults::Faults;
+use machine::Machine;
+use std::io::Read;
+use std::net::SocketAddr;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use turnout_manifest::manifest::FileEntry;
+use turnout_manifest::{Generation, ModelName};
+
+/// One call of the daemon on the machine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Call {
+    /// The method.
+    pub method: &'static str,
+    /// What it was called on.
+    pub object: String,
+    /// False when the caller was told that it failed.
+    pub succeeded: bool,
+}
+
+/// A machine of plain values.
+#[derive(Debug, Default)]
+pub struct FakeHost {
+    inner: Mutex<Inner>,
+}
+
+#[derive(Debug, Clone, Default)]
+struct Inner {
+    machine: Machine,
+    faults: Faults,
+    trace: Vec<Call>,
+    broken: Vec<String>,
+}
+
+impl Clone for FakeHost {
+    /// Another machine in the same state.
+    fn clone(&self) -> Self {
+        Self { inner: Mutex::new(self.inner().clone()) }
+    }
+}
+
+impl FakeHost {
+    /// Makes calls fail from now on, in addition to what was asked before.
+    pub fn fail(&self, when: When, fault: Fault) {
+        self.inner().faults.add(when, fault);
+    }
+
+    /// Lets every call succeed again. Calls go on being numbered.
+    pub fn heal(&self) {
+        self.inner().faults.heal();
+    }
+
+    /// Every call so far, oldest first; its index is the call's number.
+    pub fn trace(&self) -> Vec<Call> {
+        self.inner().trace.clone()
+    }
+
+    /// Calls that left a port with new connections going to something that cannot serve, which did not before.
+    pub fn broken(&self) -> Vec<String> {
+        self.inner().broken.clone()
+    }
+
+    /// What is wrong with the routes at this moment: arms that are not admitted, or whose worker does not run.
+    pub fn misrouted(&self) -> Vec<String> {
+        self.inner().machine.misrouted()
+    }
+
+    /// Sets what the kernel is said to have seen of a generation.
+    pub fn set_sample(&self, generation: Generation, sample: Sample) {
+        self.inner().machine.samples.insert(generation, sample);
+    }
+
+    /// What the kernel is said to have seen of a generation, `None` without a cell. As [`FakeHost::worker`], not a call
+    /// of the daemon.
+    pub fn seen(&self, generation: Generation) -> Option<Sample> {
+        self.inner().machine.sample(generation).ok()
+    }
+
+    /// Ends a worker from outside: it crashes, or exits on its own.
+    pub fn end_worker(&self, generation: Generation, state: WorkerState) {
+        self.inner().machine.end_worker(generation, state);
+    }
+
+    /// Restarts the machine: all is gone but the store.
+    pub fn reboot(&self) {
+        self.inner().machine.reboot();
+    }
+
+    /// Ends the daemon's process: the ports that it claimed are anybody's again, all else stays.
+    pub fn end_daemon(&self) {
+        self.inner().machine.claims.clear();
+    }
+
+    /// Has another process listen on a public address.
+    pub fn occupy(&self, address: SocketAddr) {
+        self.inner().machine.occupied.insert(address);
+    }
+
+    /// Changes the first byte of a stored file, as a failing disk or a tampering root would.
+    pub fn damage(&self, name: &StoredName, path: &str) {
+        self.inner().machine.damage(name, path);
+    }
+
+    /// What a cell's worker does, `None` without a cell. Not a call of the daemon: never fails and leaves no trace.
+    pub fn worker(&self, generation: Generation) -> Option<WorkerState> {
+        self.inner().machine.cells.get(&generation).map(|cell| cell.worker)
+    }
+
+    /// The split in force on a port. As [`FakeHost::worker`], not a call of the daemon.
+    pub fn route_of(&self, port: u16) -> Option<Route> {
+        self.inner().machine.routes.get(&port).cloned()
+    }
+
+    /// Generations that are eligible for routes. As [`FakeHost::worker`], not a call of the daemon.
+    pub fn admitted(&self) -> Vec<Generation> {
+        self.inner().machine.admitted.keys().copied().collect()
+    }
+
+    /// What a model's pointer shows. As [`FakeHost::worker`], not a call of the daemon.
+    pub fn current(&self, model: &ModelName) -> Option<StoredName> {
+        self.inner().machine.pointers.get(model).cloned()
+    }
+
+    fn inner(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The gate that every call of the daemon passes.
+    fn call<T>(
+        &self,
+        (method, object): (&'static str, String),
+        act: impl FnOnce(&mut Machine) -> Result<T, HostError>,
+    ) -> Result<T, HostError> {
+        let mut inner = self.inner();
+        let whole = inner.machine.misrouted().is_empty();
+        let outcome = match inner.faults.due(method) {
+            Some(Fault::Refused) => Err(faults::injected(method, &object)),
+            Some(Fault::HalfDone) => act(&mut inner.machine).and(Err(faults::injected(method, &object))),
+            None => act(&mut inner.machine),
+        };
+        let wrong = inner.machine.misrouted();
+        if whole && !wrong.is_empty() {
+            inner.broken.push(format!("{method} `{object}`: {}", wrong.join(", ")));
+        }
+        inner.trace.push(Call { method, object, succeeded: outcome.is_ok() });
+        outcome
+    }
+}
+
+impl Store for FakeHost {
+    fn import(&self, incoming: &Incoming<'_>, content: &mut dyn Read) -> Result<ImportOutcome, HostError> {
+        let files = machine::read_files(incoming.files, content)?;
+        self.call(("import", incoming.name.to_string()), |machine| Ok(machine.import(incoming, files)))
+    }
+
+    fn versions(&self) -> Result<Vec<StoredName>, HostError> {
+        self.call(("versions", String::new()), |machine| Ok(machine.versions.keys().cloned().collect()))
+    }
+
+    fn envelope(&self, name: &StoredName) -> Result<Vec<u8>, HostError> {
+        self.call(("envelope", name.to_string()), |machine| Ok(machine.version(name)?.envelope.clone()))
+    }
+
+    fn verify(&self, name: &StoredName, files: &[FileEntry]) -> Result<(), HostError> {
+        self.call(("verify", name.to_string()), |machine| machine.verify(name, files))
+    }
+
+    fn snapshot(&self, name: &str, evidence: &Evidence) -> Result<SnapshotInfo, HostError> {
+        self.call(("snapshot", name.to_owned()), |machine| machine.snapshot(name, evidence))
+    }
+
+    fn snapshots(&self) -> Result<Vec<SnapshotInfo>, HostError> {
+        self.call(("snapshots", String::new()), |machine| Ok(machine.snapshots.clone()))
+    }
+}
+
+impl Pointer for FakeHost {
+    fn point(&self, name: &StoredName) -> Result<(), HostError> {
+        self.call(("point", name.to_string()), |machine| {
+            machine.version(name)?;
+            machine.pointers.insert(name.model.clone(), name.clone());
+            Ok(())
+        })
+    }
+
+    fn pointed(&self, model: &ModelName) -> Result<Option<StoredName>, HostError> {
+        self.call(("pointed", model.to_string()), |machine| Ok(machine.pointers.get(model).cloned()))
+    }
+
+    fn unpoint(&self, model: &ModelName) -> Result<(), HostError> {
+        self.call(("unpoint", model.to_string()), |machine| {
+            machine.pointers.remove(model);
+            Ok(())
+        })
+    }
+}
+
+impl Cells for FakeHost {
+    fn create_cell(&self, generation: Generation, limits: Limits) -> Result<(), HostError> {
+        self.call(("create_cell", generation.to_string()), |machine| machine.create_cell(generation, limits))
+    }
+
+    fn start_worker(&self, generation: Generation, version: &StoredName) -> Result<StartedWorker, HostError> {
+        let object = generation.to_string();
+        self.call(("start_worker", object), |machine| machine.start_worker(generation, version))
+    }
+
+    /// Plain values have no descriptors: who supervises workers in tests asks [`FakeHost::worker`] instead.
+    fn link(&self, generation: Generation) -> Result<Option<WorkerLink>, HostError> {
+        self.call(("link", generation.to_string()), |machine| {
+            if machine.runs(generation) {
+                let remedy = "supervise the workers of a fake host without links";
+                return Err(HostError::Unsupported {
+                    what: format!("no descriptors of {generation}"),
+                    remedy,
+                });
+            }
+            Ok(None)
+        })
+    }
+
+    fn kill_worker(&self, generation: Generation) -> Result<(), HostError> {
+        self.call(("kill_worker", generation.to_string()), |machine| {
+            machine.end_worker(generation, WorkerState::Killed(9));
+            Ok(())
+        })
+    }
+
+    fn destroy_cell(&self, generation: Generation) -> Result<(), HostError> {
+        self.call(("destroy_cell", generation.to_string()), |machine| machine.destroy_cell(generation))
+    }
+
+    fn cells(&self) -> Result<Vec<(Generation, WorkerState)>, HostError> {
+        self.call(("cells", String::new()), |machine| {
+            Ok(machine.cells.iter().map(|(generation, cell)| (*generation, cell.worker)).collect())
+        })
+    }
+}
+
+impl Traffic for FakeHost {
+    fn claim(&self, addresses: &[SocketAddr]) -> Result<(), HostError> {
+        self.call(("claim", format!("{addresses:?}")), |machine| machine.claim(addresses))
+    }
+
+    fn admit(&self, generation: Generation, port: u16) -> Result<(), HostError> {
+        self.call(("admit", generation.to_string()), |machine| machine.admit(generation, port))
+    }
+
+    fn dismiss(&self, generation: Generation) -> Result<(), HostError> {
+        self.call(("dismiss", generation.to_string()), |machine| {
+            machine.admitted.remove(&generation);
+            Ok(())
+        })
+    }
+
+    fn set_route(&self, addresses: &[SocketAddr], route: &Route) -> Result<(), HostError> {
+        let arms: Vec<String> =
+            route.arms.iter().map(|(generation, percent)| format!("{generation} {percent}")).collect();
+        self.call(("set_route", arms.join(", ")), |machine| machine.set_route(addresses, route))
+    }
+
+    fn clear_route(&self, addresses: &[SocketAddr]) -> Result<(), HostError> {
+        self.call(("clear_route", format!("{addresses:?}")), |machine| {
+            let port = machine::port_of(addresses)?;
+            machine.routes.remove(&port);
+            Ok(())
+        })
+    }
+
+    fn route(&self, port: u16) -> Result<Option<Route>, HostError> {
+        self.call(("route", port.to_string()), |machine| Ok(machine.route(port)))
+    }
+}
+
+impl Probes for FakeHost {
+    fn sample(&self, generation: Generation) -> Result<Sample, HostError> {
+        self.call(("sample", generation.to_string()), |machine| machine.sample(generation))
+    }
+
+    fn queued(&self, generation: Generation) -> Result<u32, HostError> {
+        // A fake worker takes each connection at once.
+        self.call(("queued", generation.to_string()), |_| Ok(0))
+    }
+}

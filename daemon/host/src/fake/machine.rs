@@ -1,0 +1,277 @@
+//! The state of the fake host, and the rules that a real kernel, store and launcher hold calls to.
+
+use crate::HostError;
+use crate::cells::{Limits, StartedWorker, WorkerState};
+use crate::store::{Evidence, ImportOutcome, Incoming, SnapshotInfo, StoredName};
+use crate::traffic::{Route, Sample};
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::{self, ErrorKind, Read};
+use std::net::SocketAddr;
+use turnout_manifest::manifest::FileEntry;
+use turnout_manifest::{Generation, ModelName, Percent, Sha256};
+
+/// Cells there can be at one time, as the launcher and the eBPF maps have them.
+const SLOTS: usize = turnout_launcher_wire::SLOTS as usize;
+/// Buckets of a latency histogram.
+const BUCKETS: usize = turnout_ebpf_layout::histogram::BUCKETS as usize;
+
+/// A stored version.
+#[derive(Debug, Clone)]
+pub(super) struct StoredVersion {
+    pub(super) envelope: Vec<u8>,
+    files: BTreeMap<String, Vec<u8>>,
+}
+
+/// A cell and its worker.
+#[derive(Debug, Clone)]
+pub(super) struct Cell {
+    pub(super) worker: WorkerState,
+}
+
+/// Everything that a daemon finds and leaves.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Machine {
+    pub(super) versions: BTreeMap<StoredName, StoredVersion>,
+    pub(super) snapshots: Vec<SnapshotInfo>,
+    pub(super) pointers: BTreeMap<ModelName, StoredName>,
+    pub(super) cells: BTreeMap<Generation, Cell>,
+    pub(super) occupied: BTreeSet<SocketAddr>,
+    pub(super) admitted: BTreeMap<Generation, u16>,
+    pub(super) routes: BTreeMap<u16, Route>,
+    pub(super) samples: BTreeMap<Generation, Sample>,
+    pub(super) claims: BTreeSet<SocketAddr>,
+}
+
+impl Machine {
+    pub(super) fn import(&mut self, incoming: &Incoming<'_>, files: Vec<Vec<u8>>) -> ImportOutcome {
+        if self.versions.contains_key(&incoming.name) {
+            return ImportOutcome::AlreadyThere;
+        }
+        let files = incoming.files.iter().map(|entry| entry.path.clone()).zip(files).collect();
+        let stored = StoredVersion { envelope: incoming.envelope.to_vec(), files };
+        self.versions.insert(incoming.name.clone(), stored);
+        ImportOutcome::Stored
+    }
+
+    pub(super) fn version(&self, name: &StoredName) -> Result<&StoredVersion, HostError> {
+        let missing = || HostError::Missing { kind: "version", name: name.to_string() };
+        self.versions.get(name).ok_or_else(missing)
+    }
+
+    pub(super) fn verify(&self, name: &StoredName, files: &[FileEntry]) -> Result<(), HostError> {
+        let stored = self.version(name)?;
+        let surplus = stored.files.keys().find(|path| files.iter().all(|entry| entry.path != **path));
+        if let Some(path) = surplus {
+            return Err(differs(path, "it is not in the manifest"));
+        }
+        for entry in files {
+            let content =
+                stored.files.get(&entry.path).ok_or_else(|| differs(&entry.path, "it is not there"))?;
+            check_content(entry, content)?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn damage(&mut self, name: &StoredName, path: &str) {
+        let file = self.versions.get_mut(name).and_then(|stored| stored.files.get_mut(path));
+        if let Some(byte) = file.and_then(|content| content.first_mut()) {
+            *byte ^= 1;
+        }
+    }
+
+    pub(super) fn snapshot(&mut self, name: &str, evidence: &Evidence) -> Result<SnapshotInfo, HostError> {
+        if let Some(made) = self.snapshots.iter().find(|made| made.name == name) {
+            return Ok(made.clone());
+        }
+        std::fs::read_dir(&evidence.journal).map_err(HostError::os("readdir", evidence.journal.display()))?;
+        for version in &evidence.versions {
+            self.version(version)?;
+        }
+        let ordinal = self.snapshots.len() as u64;
+        let made = SnapshotInfo {
+            name: name.to_owned(),
+            path: format!("/audit/{name}").into(),
+            created_ms: ordinal,
+            uuid: format!("{ordinal:032x}"),
+        };
+        self.snapshots.push(made.clone());
+        Ok(made)
+    }
+
+    pub(super) fn create_cell(&mut self, generation: Generation, limits: Limits) -> Result<(), HostError> {
+        if self.cells.contains_key(&generation) {
+            return Ok(());
+        }
+        if limits.memory_bytes == 0 || limits.pids_max == 0 {
+            return Err(launcher("limits are not possible", generation));
+        }
+        if self.cells.len() >= SLOTS {
+            return Err(launcher("no slot is free", generation));
+        }
+        self.cells.insert(generation, Cell { worker: WorkerState::None });
+        Ok(())
+    }
+
+    pub(super) fn start_worker(
+        &mut self,
+        generation: Generation,
+        version: &StoredName,
+    ) -> Result<StartedWorker, HostError> {
+        self.version(version)?;
+        let cell = self.cells.get_mut(&generation).ok_or_else(|| launcher("no such cell", generation))?;
+        if cell.worker != WorkerState::Running {
+            cell.worker = WorkerState::Running;
+        }
+        Ok(StartedWorker { pid: 1000 + generation.0, shortfalls: Vec::new() })
+    }
+
+    /// The listener goes with its process, and the kernel takes a closed socket out of its maps.
+    pub(super) fn end_worker(&mut self, generation: Generation, state: WorkerState) {
+        if let Some(cell) = self.cells.get_mut(&generation).filter(|cell| cell.worker == WorkerState::Running)
+        {
+            cell.worker = state;
+            self.admitted.remove(&generation);
+        }
+    }
+
+    pub(super) fn destroy_cell(&mut self, generation: Generation) -> Result<(), HostError> {
+        if self.runs(generation) {
+            return Err(launcher("cell is not empty", generation));
+        }
+        self.cells.remove(&generation);
+        self.samples.remove(&generation);
+        Ok(())
+    }
+
+    pub(super) fn runs(&self, generation: Generation) -> bool {
+        self.cells.get(&generation).is_some_and(|cell| cell.worker == WorkerState::Running)
+    }
+
+    pub(super) fn claim(&mut self, addresses: &[SocketAddr]) -> Result<(), HostError> {
+        port_of(addresses)?;
+        for address in addresses {
+            if self.occupied.contains(address) && !self.claims.contains(address) {
+                return Err(HostError::AddressInUse { address: address.to_string() });
+            }
+            self.claims.insert(*address);
+        }
+        Ok(())
+    }
+
+    pub(super) fn admit(&mut self, generation: Generation, port: u16) -> Result<(), HostError> {
+        if !self.cells.contains_key(&generation) {
+            return Err(HostError::Missing { kind: "cell", name: generation.to_string() });
+        }
+        if !self.runs(generation) {
+            return Err(HostError::Missing { kind: "worker", name: generation.to_string() });
+        }
+        if self.admitted.insert(generation, port) != Some(port) {
+            self.samples.insert(generation, nothing_seen());
+        }
+        Ok(())
+    }
+
+    /// Stricter than the kernel, which would let the other arms take what a dead one cannot: no decision of the daemon
+    /// may come to this.
+    pub(super) fn set_route(&mut self, addresses: &[SocketAddr], route: &Route) -> Result<(), HostError> {
+        let port = port_of(addresses)?;
+        let total: u32 = route.arms.iter().map(|(_, percent)| percent.thousandths()).sum();
+        if total != Percent::ALL.thousandths() {
+            return Err(unfit("route", format!("shares add up to {total} thousandths")));
+        }
+        if let Some(wrong) = self.wrong_arms(port, route).first() {
+            return Err(HostError::Missing { kind: "admitted worker", name: wrong.clone() });
+        }
+        self.routes.insert(port, route.clone());
+        Ok(())
+    }
+
+    pub(super) fn route(&self, port: u16) -> Option<Route> {
+        let mut route = self.routes.get(&port)?.clone();
+        route.arms.retain(|(generation, _)| self.cells.contains_key(generation));
+        Some(route)
+    }
+
+    pub(super) fn misrouted(&self) -> Vec<String> {
+        self.routes.iter().flat_map(|(port, route)| self.wrong_arms(*port, route)).collect()
+    }
+
+    fn wrong_arms(&self, port: u16, route: &Route) -> Vec<String> {
+        let serves = |generation| self.admitted.get(&generation) == Some(&port) && self.runs(generation);
+        let wrong = route.arms.iter().filter(|(generation, _)| !serves(*generation));
+        wrong.map(|(generation, percent)| format!("{generation} with {percent} of port {port}")).collect()
+    }
+
+    pub(super) fn sample(&self, generation: Generation) -> Result<Sample, HostError> {
+        if !self.cells.contains_key(&generation) {
+            return Err(HostError::Missing { kind: "cell", name: generation.to_string() });
+        }
+        Ok(self.samples.get(&generation).cloned().unwrap_or_else(nothing_seen))
+    }
+
+    pub(super) fn reboot(&mut self) {
+        self.pointers.clear();
+        self.cells.clear();
+        self.claims.clear();
+        self.admitted.clear();
+        self.routes.clear();
+        self.samples.clear();
+    }
+}
+
+/// Reads exactly the declared bytes of each file and compares their digests.
+pub(super) fn read_files(files: &[FileEntry], content: &mut dyn Read) -> Result<Vec<Vec<u8>>, HostError> {
+    let mut contents = Vec::new();
+    for entry in files {
+        let mut bytes = Vec::new();
+        content.take(entry.size).read_to_end(&mut bytes).map_err(HostError::os("read", &entry.path))?;
+        check_content(entry, &bytes)?;
+        contents.push(bytes);
+    }
+    Ok(contents)
+}
+
+pub(super) fn port_of(addresses: &[SocketAddr]) -> Result<u16, HostError> {
+    match addresses {
+        [first, rest @ ..] if rest.iter().all(|address| address.port() == first.port()) => Ok(first.port()),
+        _ => Err(unfit("addresses", "they must be at least one and share a port".to_owned())),
+    }
+}
+
+fn check_content(entry: &FileEntry, content: &[u8]) -> Result<(), HostError> {
+    if content.len() as u64 != entry.size {
+        return Err(differs(&entry.path, &format!("{} bytes expected, {} found", entry.size, content.len())));
+    }
+    let found = Sha256::of(content);
+    if found != entry.sha256 {
+        return Err(differs(&entry.path, &format!("{} expected, {found} found", entry.sha256)));
+    }
+    Ok(())
+}
+
+fn differs(path: &str, what: &str) -> HostError {
+    HostError::Content { path: path.to_owned(), what: what.to_owned() }
+}
+
+fn launcher(failure: &str, generation: Generation) -> HostError {
+    HostError::Launcher { failure: failure.to_owned(), detail: generation.to_string(), source: None }
+}
+
+fn unfit(object: &str, why: String) -> HostError {
+    HostError::os("set route", object)(io::Error::new(ErrorKind::InvalidInput, why))
+}
+
+fn nothing_seen() -> Sample {
+    Sample {
+        requests: 0,
+        success: 0,
+        client_errors: 0,
+        server_errors: 0,
+        not_http: 0,
+        aborted: 0,
+        client_gone: 0,
+        opened: 0,
+        closed: 0,
+        latencies: vec![0; BUCKETS],
+    }
+}
