@@ -41,18 +41,15 @@ pub struct Eyes<'a> {
 }
 
 fn difference(last: &(Sample, Counts), now: &(Sample, Counts)) -> Figures {
-    let ((old, old_counts), (new, new_counts)) = (last, now);
-    let latencies: Vec<u64> =
-        new.latencies.iter().zip(&old.latencies).map(|(new, old)| new.saturating_sub(*old)).collect();
-    let errors = |sample: &Sample| sample.server_errors + sample.not_http + sample.aborted;
+    let seen = now.0.since(&last.0);
     Figures {
-        connections: new.opened.saturating_sub(old.opened),
-        requests: new.requests.saturating_sub(old.requests),
-        errors: errors(new).saturating_sub(errors(old)),
-        assertion_failures: new_counts.assertion_failures.saturating_sub(old_counts.assertion_failures),
-        p50_us: quantile(&latencies, 50),
-        p95_us: quantile(&latencies, 95),
-        p99_us: quantile(&latencies, 99),
+        connections: seen.opened,
+        requests: seen.requests,
+        errors: seen.server_errors + seen.not_http + seen.aborted,
+        assertion_failures: now.1.assertion_failures.saturating_sub(last.1.assertion_failures),
+        p50_us: quantile(&seen.latencies, 50),
+        p95_us: quantile(&seen.latencies, 95),
+        p99_us: quantile(&seen.latencies, 99),
     }
 }
 
