@@ -160,6 +160,7 @@ impl Executor {
         let mut arms = vec![(candidate, percent)];
         arms.extend(home.map(|home| (home, percent.rest())).filter(|(_, rest)| *rest != Percent::NONE));
         let split = arms.len() > 1;
+        self.claim(release)?;
         self.route(release, arms)?;
         let life = split.then(|| release.planned.plan.connection_life());
         for generation in std::iter::once(candidate).chain(home.filter(|_| split)) {
@@ -187,9 +188,15 @@ impl Executor {
         self.route(release, vec![(live, Percent::ALL)])
     }
 
+    /// Keeps others off the public port before traffic is shifted. The way home never asks for it: it must not fail for
+    /// want of what the old version serves without.
+    fn claim(&self, release: &Release) -> Result<(), String> {
+        let addresses = self.config.addresses(release.planned.port);
+        self.host.claim(&addresses).map_err(|error| chain(&error))
+    }
+
     fn route(&self, release: &Release, arms: Vec<(Generation, Percent)>) -> Result<(), String> {
         let addresses = self.config.addresses(release.planned.port);
-        self.host.claim(&addresses).map_err(|error| chain(&error))?;
         let salt = u64::from_str_radix(&release.planned.salt, 16).map_err(|error| error.to_string())?;
         let route = Route { strategy: release.planned.plan.strategy, salt, arms };
         self.host.set_route(&addresses, &route).map_err(|error| chain(&error))
