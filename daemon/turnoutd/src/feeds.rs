@@ -4,6 +4,7 @@
 use crate::handlers::{Desk, Failure, problem};
 use crate::{chain, evidence, millis, now_ms};
 use axum::body::Body;
+use axum::extract::rejection::QueryRejection;
 use axum::extract::{Query, State};
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
@@ -37,10 +38,17 @@ pub struct EventsQuery {
 }
 
 /// `GET /v1/events`.
-pub async fn events(State(desk): State<Desk>, Query(query): Query<EventsQuery>) -> Response {
+///
+/// # Errors
+/// 400 for a query that is none of this resource.
+pub async fn events(
+    State(desk): State<Desk>,
+    query: Result<Query<EventsQuery>, QueryRejection>,
+) -> Result<Response, Failure> {
+    let query = asked(query)?;
     let (lines, response) = feed();
     tokio::spawn(send_events(desk, query, lines));
-    response
+    Ok(response)
 }
 
 async fn send_events(desk: Desk, query: EventsQuery, mut lines: Lines) {
@@ -82,8 +90,12 @@ pub struct LogQuery {
 /// `GET /v1/audit/log`.
 ///
 /// # Errors
-/// 500 when the journal cannot be read.
-pub async fn audit_log(State(desk): State<Desk>, Query(query): Query<LogQuery>) -> Result<Response, Failure> {
+/// 400 for a query that is none of this resource, 500 when the journal cannot be read.
+pub async fn audit_log(
+    State(desk): State<Desk>,
+    query: Result<Query<LogQuery>, QueryRejection>,
+) -> Result<Response, Failure> {
+    let query = asked(query)?;
     let journal = desk.daemon.config.state.join(evidence::JOURNAL_DIR);
     let reader = Reader::open(&journal, query.from).map_err(|e| problem(ErrorCode::HostFailure, chain(&e)))?;
     let (lines, response) = feed();
@@ -122,6 +134,11 @@ fn audit_record(record: &Record) -> AuditRecord {
         body: serde_json::from_slice(&record.body).unwrap_or(serde_json::Value::Null),
         leaf: record.leaf().to_string(),
     }
+}
+
+fn asked<T>(query: Result<Query<T>, QueryRejection>) -> Result<T, Failure> {
+    let refused = |rejection: QueryRejection| Failure(problem(ErrorCode::BadRequest, rejection.body_text()));
+    query.map(|Query(query)| query).map_err(refused)
 }
 
 fn feed() -> (Lines, Response) {

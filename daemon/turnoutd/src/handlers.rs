@@ -6,7 +6,7 @@ use crate::intake::Intake;
 use crate::view::{Daemon, View, release_status};
 use crate::{chain, ports, view};
 use axum::Json;
-use axum::extract::rejection::JsonRejection;
+use axum::extract::rejection::{JsonRejection, PathRejection};
 use axum::extract::{Extension, Path, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -77,6 +77,9 @@ impl Desk {
     }
 
     /// Lets the peer pass, or journals the denial.
+    ///
+    /// # Errors
+    /// 403 when this peer may not do this.
     pub async fn allow(&self, peer: Peer, need: Need, what: &str) -> Result<(), Failure> {
         if peer.may(need) {
             return Ok(());
@@ -95,6 +98,9 @@ impl Desk {
     }
 
     /// Has the loop write a record.
+    ///
+    /// # Errors
+    /// 503 when the journal cannot be written, 409 when the loop has ended.
     pub async fn note(&self, record: Record) -> Result<(), Failure> {
         let (reply, answer) = oneshot::channel();
         self.send(Input::Note(Box::new(record), reply))?;
@@ -149,9 +155,19 @@ fn denied(denial: Denial) -> Problem {
 
 fn body<T>(parsed: Result<Json<T>, JsonRejection>) -> Result<T, Failure> {
     let refused = |rejection: JsonRejection| {
-        Failure(problem(ErrorCode::BadRequest, rejection.body_text()).hint("the API is described in `openapi.yaml`"))
+        let too_large = rejection.status() == StatusCode::PAYLOAD_TOO_LARGE;
+        let code = if too_large { ErrorCode::Limit } else { ErrorCode::BadRequest };
+        Failure(problem(code, rejection.body_text()).hint("the API is described in `openapi.yaml`"))
     };
     parsed.map(|Json(value)| value).map_err(refused)
+}
+
+/// What a request's path, a Unicode text once decoded, names.
+type Named<T> = Result<Path<T>, PathRejection>;
+
+fn named<T>(path: Named<T>) -> Result<T, Failure> {
+    let refused = |rejection: PathRejection| Failure(problem(ErrorCode::BadRequest, rejection.body_text()));
+    path.map(|Path(name)| name).map_err(refused)
 }
 
 fn parsed<T: std::str::FromStr<Err: std::fmt::Display>>(text: &str) -> Result<T, Failure> {
@@ -187,17 +203,23 @@ pub async fn releases(State(desk): State<Desk>) -> Json<Releases> {
 }
 
 /// `GET /v1/releases/{id}`.
-pub async fn release(State(desk): State<Desk>, Path(id): Path<String>) -> Result<Json<ReleaseStatus>, Failure> {
+///
+/// # Errors
+/// 404 for a release that is not in memory.
+pub async fn release(State(desk): State<Desk>, id: Named<String>) -> Result<Json<ReleaseStatus>, Failure> {
     let view = desk.view();
-    let id: ReleaseId = parsed(&id)?;
+    let id: ReleaseId = parsed(&named(id)?)?;
     let found = view.world.releases.get(&id).map(|release| release_status(release));
     found.map(Json).ok_or_else(|| Failure(no_release(id)))
 }
 
 /// `GET /v1/releases/{id}/report`.
-pub async fn report(State(desk): State<Desk>, Path(id): Path<String>) -> Result<Json<Report>, Failure> {
+///
+/// # Errors
+/// 404 for a release that is not in memory.
+pub async fn report(State(desk): State<Desk>, id: Named<String>) -> Result<Json<Report>, Failure> {
     let view = desk.view();
-    let id: ReleaseId = parsed(&id)?;
+    let id: ReleaseId = parsed(&named(id)?)?;
     let found = view.world.releases.get(&id).map(|release| view::report(release));
     found.map(Json).ok_or_else(|| Failure(no_release(id)))
 }
@@ -208,6 +230,9 @@ fn no_release(id: ReleaseId) -> Problem {
 }
 
 /// `POST /v1/releases`.
+///
+/// # Errors
+/// 404 for a version that is not in the store, 422 for a plan or port that cannot be, 409 when the state forbids it.
 pub async fn start_release(
     State(desk): State<Desk>,
     Extension(peer): Extension<Peer>,
@@ -257,12 +282,16 @@ pub async fn start_release(
 }
 
 /// `POST /v1/models/{model}/{wish}`.
+///
+/// # Errors
+/// 404 for an unknown model or wish, 409 when the state forbids it.
 pub async fn intervene(
     State(desk): State<Desk>,
     Extension(peer): Extension<Peer>,
-    Path((model, wish)): Path<(String, String)>,
+    path: Named<(String, String)>,
     request: Result<Json<Intervene>, JsonRejection>,
 ) -> Result<Json<ReleaseStatus>, Failure> {
+    let (model, wish) = named(path)?;
     let model: ModelName = parsed(&model)?;
     let reason = match request {
         Err(JsonRejection::MissingJsonContentType(_)) => String::new(),
@@ -341,6 +370,9 @@ fn trust_reply(desk: &Desk) -> Trust {
 }
 
 /// `POST /v1/trust`.
+///
+/// # Errors
+/// 403 for who is not root, 422 for what is no key or no set of globs.
 pub async fn add_trust(
     State(desk): State<Desk>,
     Extension(peer): Extension<Peer>,
@@ -361,11 +393,15 @@ pub async fn add_trust(
 }
 
 /// `DELETE /v1/trust/{key_id}`.
+///
+/// # Errors
+/// 403 for who is not root, 404 for an unknown key.
 pub async fn remove_trust(
     State(desk): State<Desk>,
     Extension(peer): Extension<Peer>,
-    Path(key_id): Path<String>,
+    key_id: Named<String>,
 ) -> Result<Json<Trust>, Failure> {
+    let key_id = named(key_id)?;
     desk.allow(peer, Need::Trust, "remove a trusted key").await?;
     let mut store = desk.intake.trust();
     if parsed(&key_id).ok().and_then(|id| store.remove(id)).is_none() {
