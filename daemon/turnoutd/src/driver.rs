@@ -359,6 +359,7 @@ impl Driver {
             }
         }
         self.restore_route(name, live);
+        self.restore_pointer(name);
         if self.parts.world.models.get(name).is_some_and(|model| model.live_died && model.current.is_none()) {
             self.timers.arm(Timer::Restart(name.clone()), Instant::now());
         }
@@ -375,6 +376,19 @@ impl Driver {
         let Some(release) = model.last.and_then(|id| self.parts.world.releases.get(&id)) else { return };
         if let Err(why) = self.parts.executor.restore(release, live) {
             tracing::error!(model = %name, "{why}");
+        }
+    }
+
+    /// A pointer that shows nothing was lost with the machine's mounts; one that shows something is a release's matter.
+    fn restore_pointer(&self, name: &ModelName) {
+        let Some(live) = self.parts.world.models.get(name).and_then(|model| model.live.as_ref()) else { return };
+        let restored = match self.host().pointed(name) {
+            Ok(Some(_)) => return,
+            Ok(None) => self.host().point(&crate::executor::stored(name, live)),
+            Err(error) => Err(error),
+        };
+        if let Err(error) = restored {
+            tracing::error!(model = %name, "{}", chain(&error));
         }
     }
 
