@@ -82,7 +82,7 @@ impl Driver {
         Self { parts, timers: Timers::default(), looks: Looks::default(), windows: Looks::default(), read_only: None }
     }
 
-    /// Recovers, then loops until told to stop.
+    /// [Recovers](Self::recover), then loops until told to stop.
     pub fn run(mut self, degraded: Vec<String>) {
         self.recover(degraded);
         self.timers.arm(Timer::Look, Instant::now());
@@ -323,8 +323,8 @@ impl Driver {
     }
 
     /// After a start: what the journal says is the state; the host is asked what is still there, and what is missing
-    /// becomes an event. The open step of a release, if any, is done again.
-    fn recover(&mut self, degraded: Vec<String>) {
+    /// becomes an event. The open step of a release, if any, is done again. `degraded` is what this host cannot enforce.
+    pub fn recover(&mut self, degraded: Vec<String>) {
         let version = env!("CARGO_PKG_VERSION").to_owned();
         let _ = self.write(vec![Record::DaemonStarted { version, degraded }]);
         self.sweep();

@@ -1,0 +1,140 @@
+//! Workers that die: the candidate, the live one, during a release and outside of one, with and without a daemon.
+
+use crate::power::Moment;
+use crate::stage::{PORT, Stage, V1, V2, model, plan};
+use turnout_engine::Progress;
+use turnout_engine::record::{End, Kind};
+use turnout_host::cells::WorkerState;
+use turnout_manifest::{Generation, Percent};
+
+const V3: Generation = Generation(3);
+
+impl Stage {
+    fn kill(&mut self, generation: Generation) {
+        self.mourning = true;
+        self.host.end_worker(generation, WorkerState::Killed(9));
+    }
+
+    /// The first version has everything, whatever start of its worker that is.
+    fn first_version_serves(&mut self) -> Generation {
+        self.mourning = false;
+        self.check();
+        let live = self.known().live.unwrap();
+        assert_eq!(live.version.as_str(), "1");
+        assert_eq!(self.arms(), [(live.generation, Percent::ALL)]);
+        live.generation
+    }
+}
+
+#[test]
+fn the_candidates_death_at_any_step_rolls_back() {
+    for asked in [Percent::NONE, Percent::from_thousandths(50_000).unwrap()] {
+        let mut stage = Stage::live();
+        stage.ask(Stage::start("2", plan())).unwrap();
+        stage.until(|stage, _, release| {
+            let running = stage.host.worker(V2) == Some(WorkerState::Running);
+            (running && release?.asked == asked).then_some(())
+        });
+        stage.kill(V2);
+        assert_eq!(stage.settle(), End::RolledBack);
+        assert_eq!(stage.first_version_serves(), V1);
+        assert_eq!(stage.release().causes, ["the new version's worker died: killed by SIGKILL"]);
+        assert_eq!(stage.host.worker(V2), None);
+    }
+}
+
+#[test]
+fn the_stable_versions_death_in_a_release_brings_it_up_again_and_home() {
+    let mut stage = Stage::live();
+    stage.ask(Stage::start("2", plan())).unwrap();
+    stage.until(|_, _, release| (release?.asked != Percent::NONE).then_some(()));
+    stage.kill(V1);
+    assert_eq!(stage.settle(), End::RolledBack);
+    assert_eq!(stage.first_version_serves(), V3);
+    assert_eq!(stage.release().causes, ["the old version's worker died: killed by SIGKILL"]);
+    assert_eq!((stage.host.worker(V1), stage.host.worker(V2)), (None, None));
+}
+
+#[test]
+fn a_live_worker_that_dies_is_brought_up_again_each_time() {
+    let mut stage = Stage::live();
+    for restarts in 1..=2 {
+        let before = stage.known().live.unwrap().generation;
+        stage.kill(before);
+        stage.until(|_, model, _| (model.live_died).then_some(()));
+        assert_eq!(stage.settle(), End::Promoted);
+        let after = stage.first_version_serves();
+        assert!(after > before);
+        assert_eq!(stage.host.worker(before), None);
+        let known = stage.known();
+        assert_eq!((known.restarts, known.previous), (restarts, None), "no version was left");
+        assert_eq!(stage.release().planned.kind, Kind::Restart);
+    }
+}
+
+#[test]
+fn a_daemon_that_finds_its_live_worker_dead_brings_it_up() {
+    let mut stage = Stage::live();
+    stage.close();
+    stage.kill(V1);
+    stage.open();
+    assert!(stage.known().live_died);
+    assert_eq!(stage.settle(), End::Promoted);
+    assert_eq!(stage.first_version_serves(), V2);
+    assert_eq!(stage.host.worker(V1), None);
+}
+
+#[test]
+fn a_daemon_that_finds_nothing_after_a_reboot_serves_the_last_good_version() {
+    let mut stage = Stage::live();
+    stage.close();
+    stage.mourning = true;
+    stage.host.reboot();
+    stage.open();
+    assert_eq!(stage.settle(), End::Promoted);
+    stage.first_version_serves();
+    assert_eq!(stage.host.current(&model()).map(|name| name.model), Some(model()), "the pointer is back");
+}
+
+#[test]
+fn a_reboot_in_the_middle_of_a_release_ends_it_and_serves_the_last_good_version_first() {
+    let release = |stage: &mut Stage| {
+        stage.ask(Stage::start("2", plan())).unwrap();
+        stage.settle();
+    };
+    let mut whole = Stage::live();
+    let first = whole.records();
+    release(&mut whole);
+    for seq in first..whole.records() {
+        let mut stage = Stage::live();
+        if !stage.cut_at((seq, Moment::Done), release) {
+            continue;
+        }
+        stage.mourning = true;
+        stage.host.reboot();
+        stage.open();
+        let route = stage.until(|stage, _, _| stage.host.route_of(PORT));
+        let last_good = stage.known().live.unwrap().version;
+        stage.settle();
+        stage.mourning = false;
+        stage.check();
+        let live = stage.known().live.unwrap();
+        assert_eq!(live.version, last_good, "cut at {seq}");
+        assert_eq!(route.arms, [(live.generation, Percent::ALL)], "cut at {seq}: nothing served before it");
+        let current = stage.host.current(&model()).map(|name| name.digest);
+        assert_eq!(current, Some(live.digest), "cut at {seq}: the pointer shows what is live");
+    }
+}
+
+#[test]
+fn a_worker_that_dies_while_no_daemon_runs_ends_its_release() {
+    let mut stage = Stage::live();
+    stage.ask(Stage::start("2", plan())).unwrap();
+    stage.until(|_, _, release| (release?.asked != Percent::NONE).then_some(()));
+    stage.close();
+    stage.kill(V2);
+    stage.open();
+    assert_eq!(stage.release().progress, Progress::Backward, "traffic goes home before anything else");
+    assert_eq!(stage.settle(), End::RolledBack);
+    assert_eq!(stage.first_version_serves(), V1);
+}

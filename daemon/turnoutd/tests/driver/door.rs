@@ -1,0 +1,286 @@
+//! The control API on a real socket: who is refused what, and what every refusal looks like.
+
+use crate::stage::{Stage, bundle, model};
+use serde_json::{Value, json};
+use std::io::{Read, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::mpsc::Sender;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+use tokio::runtime::Runtime;
+use tokio::sync::watch;
+use turnout_engine::Record;
+use turnout_journal::Reader;
+use turnout_manifest::key::PrivateKey;
+use turnoutd::driver::Input;
+use turnoutd::handlers::Desk;
+use turnoutd::view::Daemon;
+use turnoutd::{api, now_ms};
+
+/// `nobody` and its group: whoever is not root.
+const NOBODY: u32 = 65_534;
+/// How long a release may take to end.
+const DEADLINE: Duration = Duration::from_secs(10);
+
+/// A daemon behind its door.
+struct Door {
+    stage: Stage,
+    socket: PathBuf,
+    driver: Sender<Input>,
+    looping: Option<JoinHandle<()>>,
+    runtime: Option<Runtime>,
+    stop: watch::Sender<bool>,
+}
+
+/// An answer: status, kind of content, content.
+#[derive(Debug)]
+struct Reply {
+    status: u16,
+    kind: String,
+    body: Value,
+}
+
+impl Door {
+    fn open() -> Self {
+        let stage = Stage::bare();
+        std::fs::set_permissions(stage.folder.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
+        let socket = stage.folder.path().join("control.sock");
+        let listener = api::bind(&socket, Some(NOBODY)).unwrap();
+        let running = stage.assemble();
+        let daemon = Daemon { started_ms: now_ms(), degraded: Vec::new(), config: Arc::clone(&stage.config) };
+        let desk = Desk {
+            driver: running.sender.clone(),
+            views: running.views,
+            daemon: Arc::new(daemon),
+            intake: running.intake,
+            host: stage.host.clone(),
+            journal: running.journal,
+        };
+        let driver = running.driver;
+        let looping = std::thread::spawn(move || driver.run(Vec::new()));
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let (stop, stopped) = watch::channel(false);
+        runtime.spawn(async move {
+            let listener = tokio::net::UnixListener::from_std(listener).unwrap();
+            api::serve(listener, desk, stopped).await;
+        });
+        Self { stage, socket, driver: running.sender, looping: Some(looping), runtime: Some(runtime), stop }
+    }
+
+    fn get(&self, path: &str) -> Reply {
+        self.json(&format!("GET {path}"), "")
+    }
+
+    fn json(&self, request: &str, body: &str) -> Reply {
+        self.send((request, "application/json"), body.as_bytes())
+    }
+
+    fn import(&self, bundle: &[u8]) -> Reply {
+        self.send(("POST /v1/bundles", "application/octet-stream"), bundle)
+    }
+
+    fn send(&self, (request, kind): (&str, &str), body: &[u8]) -> Reply {
+        let mut stream = UnixStream::connect(&self.socket).unwrap();
+        stream.set_read_timeout(Some(DEADLINE)).unwrap();
+        let length = body.len();
+        let fields =
+            format!("host: turnout\r\nconnection: close\r\ncontent-type: {kind}\r\ncontent-length: {length}");
+        stream.write_all(format!("{request} HTTP/1.1\r\n{fields}\r\n\r\n").as_bytes()).unwrap();
+        // A request that is refused early is not read to its end.
+        let _ = stream.write_all(body);
+        let mut answer = Vec::new();
+        let _ = stream.read_to_end(&mut answer);
+        parse(&String::from_utf8(answer).unwrap())
+    }
+
+    /// The same as somebody who is not root, in a process of its own.
+    fn json_as_nobody(&self, method: &str, path: &str, body: &str) -> Reply {
+        let mut curl = Command::new("curl");
+        curl.args(["--silent", "--include", "--request", method, "--unix-socket"]).arg(&self.socket);
+        curl.args(["--header", "content-type: application/json"]);
+        if !body.is_empty() {
+            curl.args(["--data", body]);
+        }
+        let done = curl.arg(format!("http://turnout{path}")).uid(NOBODY).gid(NOBODY).output().unwrap();
+        assert!(done.status.success(), "curl: {done:?}");
+        parse(&String::from_utf8(done.stdout).unwrap())
+    }
+
+    fn release_and_wait(&self, version: &str) -> Value {
+        let made = self.json("POST /v1/releases", &format!("{{\"version\":\"digits@{version}\"}}"));
+        assert_eq!(made.status, 201, "{made:?}");
+        let path = format!("/v1/releases/{}", made.body["release_id"].as_str().unwrap());
+        let deadline = Instant::now() + DEADLINE;
+        loop {
+            let release = self.get(&path).body;
+            if !["running", "rolling_back"].contains(&release["state"].as_str().unwrap()) {
+                return release;
+            }
+            assert!(Instant::now() < deadline, "{release}");
+            std::thread::yield_now();
+        }
+    }
+
+    fn journaled(&self) -> Vec<Record> {
+        let mut reader = Reader::open(&self.stage.folder.path().join("journal"), 0).unwrap();
+        let mut records = Vec::new();
+        while let Some(record) = reader.next_record().unwrap() {
+            records.push(serde_json::from_slice(&record.body).unwrap());
+        }
+        records
+    }
+}
+
+impl Drop for Door {
+    fn drop(&mut self) {
+        let _ = self.stop.send(true);
+        let _ = self.driver.send(Input::Stop);
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+        let looped = self.looping.take().map(JoinHandle::join);
+        if !std::thread::panicking() {
+            looped.unwrap().unwrap();
+        }
+    }
+}
+
+fn parse(answer: &str) -> Reply {
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap_or_else(|| panic!("no answer: {answer:?}"));
+    let status = head.split(' ').nth(1).unwrap().parse().unwrap();
+    let mut lines = head.lines().filter_map(|line| line.split_once(": "));
+    let kind = lines.find(|(name, _)| name.eq_ignore_ascii_case("content-type"));
+    let body = serde_json::from_str(body).unwrap_or_else(|_| Value::String(body.to_owned()));
+    Reply { status, kind: kind.map(|(_, kind)| kind.to_owned()).unwrap_or_default(), body }
+}
+
+/// Every refusal is a problem document that says what is wrong.
+fn check_problem(reply: &Reply, status: u16, code: &str) {
+    assert_eq!(reply.status, status, "{reply:?}");
+    assert_eq!(reply.kind, "application/problem+json", "{reply:?}");
+    assert_eq!(reply.body["code"], code, "{reply:?}");
+    let message = ["detail", "message", "title"].iter().find_map(|key| reply.body[*key].as_str());
+    assert!(!message.unwrap_or_default().is_empty(), "{reply:?}");
+}
+
+#[test]
+fn a_bundle_becomes_the_live_version() {
+    let door = Door::open();
+    let imported = door.import(&bundle("1"));
+    assert_eq!(imported.status, 200, "{imported:?}");
+    assert_eq!(imported.body["already_there"], false);
+    assert_eq!(door.release_and_wait("1")["state"], "promoted");
+    let again = door.import(&bundle("1"));
+    assert_eq!(again.body["already_there"], true, "{again:?}");
+    let status = door.get("/v1/status").body;
+    assert_eq!(status["models"][0]["model"], json!(model()));
+    assert_eq!(status["models"][0]["versions"][0]["version"], "1");
+    let imports = door.journaled().iter().filter(|record| matches!(record, Record::Imported { .. })).count();
+    assert_eq!(imports, 1);
+    let wish = door.json("POST /v1/models/digits/rollback", "{}");
+    check_problem(&wish, 409, "conflict");
+}
+
+#[test]
+fn a_bundle_that_is_not_what_was_signed_leaves_nothing() {
+    let door = Door::open();
+    let whole = bundle("1");
+    let mut tampered = whole.clone();
+    *tampered.last_mut().unwrap() ^= 1;
+    let mut unsigned = whole.clone();
+    let signature = unsigned.windows(5).position(|part| part == b"\"sig\"").unwrap();
+    unsigned[signature + 20] ^= 1;
+    let longer = [&whole[..], b"more"].concat();
+    for (name, bytes, status, code) in [
+        ("tampered file", &tampered[..], 422, "refused"),
+        ("broken signature", &unsigned[..], 422, "refused"),
+        ("short of files", &whole[..whole.len() - 3], 422, "refused"),
+        ("more than the files", &longer[..], 422, "refused"),
+        ("no envelope", &[0, 0, 0, 0][..], 413, "limit"),
+        ("an endless envelope", &[0xff, 0xff, 0xff, 0xff][..], 413, "limit"),
+        ("short of envelope", &whole[..40], 400, "bad-request"),
+    ] {
+        let reply = door.import(bytes);
+        assert_eq!((reply.status, &reply.body["code"]), (status, &json!(code)), "{name}: {reply:?}");
+        assert_eq!(reply.kind, "application/problem+json", "{name}");
+    }
+    assert!(door.journaled().iter().all(|record| !matches!(record, Record::Imported { .. })));
+    assert_eq!(door.get("/v1/versions").body["versions"], json!([]));
+}
+
+#[test]
+fn trust_is_changed_by_root_alone_and_a_denial_is_journaled() {
+    let door = Door::open();
+    let key = PrivateKey::generate().unwrap().public_key();
+    let request = json!({ "issuer": "other", "public_key": key.to_pem(), "models": ["*"] }).to_string();
+    let before = door.get("/v1/trust").body;
+    let key_id = before["keys"][0]["key_id"].as_str().unwrap().to_owned();
+    let removal = format!("/v1/trust/{key_id}");
+    let denied = door.json_as_nobody("POST", "/v1/trust", &request);
+    check_problem(&denied, 403, "denied");
+    check_problem(&door.json_as_nobody("DELETE", &removal, ""), 403, "denied");
+    assert_eq!(door.get("/v1/trust").body, before, "a denial changes nothing");
+    let denials: Vec<String> = door
+        .journaled()
+        .into_iter()
+        .filter_map(|record| {
+            if let Record::Refused { by, what, .. } = record { Some(format!("{by}: {what}")) } else { None }
+        })
+        .collect();
+    assert_eq!(denials.len(), 2, "{denials:?}");
+    assert!(
+        denials[0].starts_with("uid 65534 (pid ") && denials[0].ends_with(": add a trusted key"),
+        "{denials:?}"
+    );
+    assert!(denials[1].ends_with(": remove a trusted key"), "{denials:?}");
+
+    // The group reads and operates.
+    assert_eq!(door.json_as_nobody("GET", "/v1/status", "").status, 200);
+    check_problem(&door.json_as_nobody("POST", "/v1/models/digits/rollback", "{}"), 404, "not-found");
+
+    let added = door.json("POST /v1/trust", &request);
+    assert_eq!((added.status, added.body["keys"].as_array().unwrap().len()), (200, 2), "{added:?}");
+    assert_eq!(door.json(&format!("DELETE {removal}"), "").status, 200);
+    let reply = door.import(&bundle("1"));
+    check_problem(&reply, 422, "refused");
+}
+
+#[test]
+fn what_nobody_understands_is_answered_with_a_problem() {
+    let door = Door::open();
+    let large = format!("{{\"version\":\"{}\"}}", "x".repeat(2 * 1024 * 1024));
+    for (request, body, status, code) in [
+        ("GET /v2/status", "", 404, "not-found"),
+        ("GET /v1/releases/r-1x", "", 400, "bad-request"),
+        ("DELETE /v1/status", "", 400, "bad-request"),
+        ("POST /v1/releases", "{", 400, "bad-request"),
+        ("POST /v1/releases", "{\"version\":7}", 400, "bad-request"),
+        ("POST /v1/releases", "{\"version\":\"a@1\",\"plam\":{}}", 400, "bad-request"),
+        ("POST /v1/releases", "{\"version\":\"a@1\"}", 404, "not-found"),
+        ("POST /v1/releases", &large, 413, "limit"),
+        ("POST /v1/models/digits/explode", "{}", 404, "not-found"),
+        ("POST /v1/models/digits/rollback", "{}", 404, "not-found"),
+        ("POST /v1/trust", "{\"issuer\":\"a\",\"public_key\":\"x\",\"models\":[\"*\"]}", 422, "refused"),
+        ("DELETE /v1/trust/sha256:00", "", 404, "not-found"),
+        ("GET /v1/releases/%ff", "", 400, "bad-request"),
+        ("GET /v1/events?model=../etc", "", 400, "bad-request"),
+        ("GET /v1/audit/log?from=x", "", 400, "bad-request"),
+    ] {
+        let reply = door.json(request, body);
+        let found = (reply.status, reply.kind.as_str(), reply.body["code"].as_str().unwrap_or_default());
+        assert_eq!(
+            found,
+            (status, "application/problem+json", code),
+            "{request} {}: {reply:?}",
+            &body[..body.len().min(40)]
+        );
+    }
+    let planned = door.journaled().into_iter().filter(|record| matches!(record, Record::Planned(_))).count();
+    assert_eq!(planned, 0);
+}

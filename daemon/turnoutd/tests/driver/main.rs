@@ -1,0 +1,15 @@
+//! The real driver with a real journal, intake and signed manifests, on the fake host: a machine of plain values that
+//! can fail at any call. Steps run inline, so every run is one thread that can be stopped between any two records.
+
+#![expect(clippy::unwrap_used, reason = "a test stops where its ground is missing")]
+
+mod admission;
+mod canary;
+mod crashes;
+mod deaths;
+mod door;
+mod failures;
+mod power;
+mod read_only;
+mod stage;
+mod workers;

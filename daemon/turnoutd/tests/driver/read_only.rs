@@ -1,0 +1,94 @@
+//! A journal that cannot be written: changes are refused, what serves goes on serving. The journal is made to fail by
+//! the greatest size of a file (setrlimit(2)), which holds for a whole process, so each run is a process of its own.
+
+use crate::stage::{Stage, V1, plan};
+use std::process::Command;
+use tokio::sync::oneshot;
+use turnout_engine::Record;
+use turnout_manifest::Percent;
+use turnoutd::driver::{Denial, Input};
+
+/// Set in the process that has the limit.
+const LIMITED: &str = "TURNOUT_TEST_FILE_LIMIT";
+/// Greatest file, in the blocks of `ulimit -f`; a journal of some hundred records.
+const BLOCKS: u32 = 128;
+
+/// Runs one test of this file again, in a process that can write no large file.
+fn in_a_small_world(test: &str) {
+    let program = std::env::current_exe().unwrap();
+    // An ignored SIGXFSZ stays ignored across exec: the write then fails with EFBIG.
+    let script =
+        format!("trap '' XFSZ; ulimit -f {BLOCKS}; exec \"$0\" --exact read_only::{test} --nocapture");
+    let done = Command::new("sh").arg("-c").arg(script).arg(program).env(LIMITED, "1").output().unwrap();
+    let text = String::from_utf8_lossy(&done.stdout);
+    assert!(done.status.success(), "{text}{}", String::from_utf8_lossy(&done.stderr));
+    assert!(text.contains("1 passed"), "{text}");
+}
+
+/// Notes until the journal is full; gives why it takes no more.
+fn fill(stage: &mut Stage) -> String {
+    loop {
+        let record =
+            Record::Refused { by: "uid 1000".into(), what: "fill".into(), why: vec!["x".repeat(3000)] };
+        let (reply, mut answer) = oneshot::channel();
+        stage.running().sender.send(Input::Note(Box::new(record), reply)).unwrap();
+        // Other inputs may come first.
+        let answered = loop {
+            stage.turn();
+            if let Ok(answered) = answer.try_recv() {
+                break answered;
+            }
+        };
+        match answered {
+            Ok(()) => {}
+            Err(Denial::ReadOnly(why)) => return why,
+            Err(Denial::Refusal(refusal)) => panic!("{refusal}"),
+        }
+    }
+}
+
+#[test]
+fn nothing_is_started_and_the_live_version_serves() {
+    if std::env::var_os(LIMITED).is_none() {
+        return in_a_small_world("nothing_is_started_and_the_live_version_serves");
+    }
+    let mut stage = Stage::live();
+    let why = fill(&mut stage);
+    assert!(why.starts_with("journal: ") && why.contains("File too large"), "{why}");
+    let (records, calls) = (stage.records(), stage.host.trace().len());
+    let refused = stage.ask(Stage::start("2", plan()));
+    assert_eq!(refused, Err(Denial::ReadOnly(why.clone())));
+    for _ in 0..3 {
+        stage.turn();
+    }
+    assert_eq!(stage.running().views.borrow().read_only, Some(why));
+    assert_eq!((stage.records(), stage.host.trace().len()), (records, calls), "no effect without a record");
+    assert_eq!(stage.arms(), [(V1, Percent::ALL)]);
+    assert_eq!(stage.known().current, None);
+    let journal = stage.folder.path().join("journal");
+    stage.close();
+    assert_eq!(
+        turnoutd::recover::replay(&journal).unwrap().models.len(),
+        1,
+        "what was acknowledged is readable"
+    );
+}
+
+#[test]
+fn a_release_under_way_stays_where_it_is() {
+    if std::env::var_os(LIMITED).is_none() {
+        return in_a_small_world("a_release_under_way_stays_where_it_is");
+    }
+    let mut stage = Stage::live();
+    stage.ask(Stage::start("2", plan())).unwrap();
+    stage.until(|_, _, release| (release?.asked != Percent::NONE).then_some(()));
+    let arms = stage.arms();
+    // Windows are records too: the release may move until the journal is full, but never without a record.
+    fill(&mut stage);
+    let (split, release) = (stage.arms(), stage.release());
+    for _ in 0..5 {
+        stage.turn();
+    }
+    assert_eq!((stage.arms(), stage.release()), (split.clone(), release));
+    assert!(split == arms || split.len() == 1);
+}

@@ -1,0 +1,413 @@
+//! What a run needs: a machine that outlives the daemon, traffic on it, a daemon that can be stopped and started, and
+//! the invariants that hold after every turn of its loop.
+
+use crate::power::Cut;
+use crate::workers::FakeWorkers;
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Sender, channel};
+use std::sync::{Arc, LazyLock, Mutex};
+use std::time::{Duration, Instant};
+use tempfile::TempDir;
+use tokio::sync::{oneshot, watch};
+use turnout_engine::advance::{Start, Wish};
+use turnout_engine::record::{End, Kind};
+use turnout_engine::world::Model;
+use turnout_engine::{Event, Progress, Release};
+use turnout_host::fake::FakeHost;
+use turnout_host::histogram;
+use turnout_host::store::{Incoming, Store, StoredName};
+use turnout_host::traffic::{Route, Sample};
+use turnout_journal::{Journal, OpenOptions};
+use turnout_manifest::envelope::{Envelope, MANIFEST_TYPE};
+use turnout_manifest::key::PrivateKey;
+use turnout_manifest::manifest::FileEntry;
+use turnout_manifest::plan::{Objectives, OnBreach, Strategy, Windows};
+use turnout_manifest::trust::TrustedKey;
+use turnout_manifest::{Description, Generation, ModelName, Percent, Plan, Sha256, TrustStore};
+use turnoutd::config::Config;
+use turnoutd::driver::{Denial, Driver, Input, Parts, Spawn};
+use turnoutd::executor::Executor;
+use turnoutd::intake::Intake;
+use turnoutd::recover::replay;
+use turnoutd::view::{Publisher, View};
+
+pub const PORT: u16 = 8700;
+/// The first version, live from the start on most stages.
+pub const V1: Generation = Generation(1);
+/// The version that most releases bring.
+pub const V2: Generation = Generation(2);
+/// Longest a run may take; only a run that hangs comes near.
+const DEADLINE: Duration = Duration::from_secs(10);
+
+pub fn model() -> ModelName {
+    "digits".parse().unwrap()
+}
+
+/// Half of the traffic, one window of a millisecond, then all.
+pub fn plan() -> Plan {
+    Plan {
+        strategy: Strategy::Weight,
+        steps: vec![Percent::from_thousandths(50_000).unwrap(), Percent::ALL],
+        window_ms: 1,
+        windows: Windows { look_back: 1, consecutive: 1 },
+        objectives: Objectives {
+            p95_us: Some(10_000),
+            error_rate_ppm: Some(10_000),
+            ..Objectives::default()
+        },
+        minimum_requests: 10,
+        patience_ms: 60_000,
+        on_breach: OnBreach::Rollback,
+    }
+}
+
+/// What each look at a version's arm finds more of.
+#[derive(Debug, Clone, Copy)]
+pub struct Load {
+    pub requests: u64,
+    pub errors: u64,
+    pub latency: Duration,
+}
+
+pub const GOOD: Load = Load { requests: 20, errors: 0, latency: Duration::from_millis(1) };
+
+/// A key, and three versions signed with it, in a store.
+struct Signed {
+    trust: Vec<u8>,
+    digests: BTreeMap<&'static str, Sha256>,
+    bundles: BTreeMap<&'static str, Vec<u8>>,
+    host: FakeHost,
+}
+
+static SIGNED: LazyLock<Signed> = LazyLock::new(|| {
+    let key = PrivateKey::generate().unwrap();
+    let mut trust = TrustStore::default();
+    trust.add(TrustedKey::new("ci", key.public_key(), &["*".to_owned()]).unwrap()).unwrap();
+    let (host, mut digests, mut bundles) = (FakeHost::default(), BTreeMap::new(), BTreeMap::new());
+    for version in ["1", "2", "3"] {
+        let content = format!("weights of version {version}");
+        let file = FileEntry {
+            path: "model.onnx".into(),
+            size: content.len() as u64,
+            sha256: Sha256::of(content.as_bytes()),
+        };
+        let description = Description::template(model(), version.parse().unwrap(), "model.onnx".to_owned());
+        let manifest = description.into_manifest(vec![file]).unwrap();
+        let payload = manifest.to_canonical().unwrap();
+        let digest = Sha256::of(&payload);
+        let envelope = Envelope::sign(MANIFEST_TYPE, payload, &key).unwrap().to_json().unwrap();
+        let name = StoredName { model: model(), digest };
+        let incoming = Incoming { name, files: &manifest.files, envelope: &envelope };
+        host.import(&incoming, &mut content.as_bytes()).unwrap();
+        let length = u32::try_from(envelope.len()).unwrap().to_be_bytes();
+        bundles.insert(version, [&length[..], &envelope, content.as_bytes()].concat());
+        digests.insert(version, digest);
+    }
+    Signed { trust: trust.to_json().unwrap(), digests, bundles, host }
+});
+
+/// A machine on which version 1 was released, and its journal's folder, to copy from.
+static LIVE: LazyLock<(FakeHost, TempDir)> = LazyLock::new(|| {
+    let mut stage = Stage::fresh();
+    stage.open();
+    stage.ask(Stage::start("1", Plan::all_at_once())).unwrap();
+    assert_eq!(stage.settle(), End::Promoted);
+    stage.close();
+    ((*stage.host).clone(), stage.folder)
+});
+
+/// The bytes of a bundle, as a client sends it.
+pub fn bundle(version: &str) -> Vec<u8> {
+    SIGNED.bundles[version].clone()
+}
+
+pub fn stored(version: &str) -> StoredName {
+    StoredName { model: model(), digest: SIGNED.digests[version] }
+}
+
+/// Steps that are not run but kept, so that a state between two records can be looked at.
+#[derive(Default)]
+pub struct Freezer {
+    pub closed: AtomicBool,
+    works: Mutex<Vec<Box<dyn FnOnce() + Send>>>,
+}
+
+pub struct Running {
+    pub driver: Driver,
+    pub sender: Sender<Input>,
+    pub views: watch::Receiver<Arc<View>>,
+    pub journal: Arc<Journal>,
+    pub intake: Arc<Intake>,
+}
+
+pub struct Stage {
+    pub folder: TempDir,
+    pub host: Arc<FakeHost>,
+    pub workers: Arc<FakeWorkers>,
+    pub config: Arc<Config>,
+    pub freezer: Arc<Freezer>,
+    pub loads: BTreeMap<Generation, Load>,
+    /// Workers have died on purpose: their arms cannot serve for a moment.
+    pub mourning: bool,
+    running: Option<Running>,
+    pub cut: Arc<Cut>,
+}
+
+impl Stage {
+    /// A machine with three versions in its store, and no daemon yet.
+    pub fn fresh() -> Self {
+        Self::on(SIGNED.host.clone(), None)
+    }
+
+    /// A machine with nothing in its store.
+    pub fn bare() -> Self {
+        Self::on(FakeHost::default(), None)
+    }
+
+    /// A machine on which version 1 is live and its daemon runs.
+    pub fn live() -> Self {
+        let mut stage = Self::on(LIVE.0.clone(), Some(LIVE.1.path()));
+        stage.open();
+        stage
+    }
+
+    fn on(host: FakeHost, copied: Option<&Path>) -> Self {
+        let memory = Path::new("/dev/shm");
+        let place = if memory.is_dir() { memory.to_owned() } else { std::env::temp_dir() };
+        let folder = tempfile::Builder::new().prefix("turnout-driver-").tempdir_in(place).unwrap();
+        let path = folder.path().display();
+        let text = format!("state = \"{path}\"\nruntime = \"{path}\"\nready_seconds = 1\n");
+        fs::write(folder.path().join("trust.json"), &SIGNED.trust).unwrap();
+        fs::create_dir(folder.path().join("journal")).unwrap();
+        for file in copied.into_iter().flat_map(|from| fs::read_dir(from.join("journal")).unwrap()) {
+            let file = file.unwrap();
+            fs::copy(file.path(), folder.path().join("journal").join(file.file_name())).unwrap();
+        }
+        let host = Arc::new(host);
+        Self {
+            workers: Arc::new(FakeWorkers::new(Arc::clone(&host))),
+            config: Arc::new(Config::parse(&text).unwrap()),
+            freezer: Arc::default(),
+            loads: BTreeMap::new(),
+            mourning: false,
+            running: None,
+            cut: Arc::default(),
+            folder,
+            host,
+        }
+    }
+
+    /// Puts a daemon together as `serve` does, without running its loop.
+    pub fn assemble(&self) -> Running {
+        let journal_folder = self.folder.path().join("journal");
+        let (journal, _) = Journal::open(&journal_folder, OpenOptions::default()).unwrap();
+        let journal = Arc::new(journal);
+        let world = replay(&journal_folder).unwrap();
+        let host = Arc::clone(&self.host);
+        let intake = Arc::new(Intake::open(host.clone(), self.folder.path().join("trust.json")).unwrap());
+        let (sender, inbox) = channel();
+        self.workers.attach(sender.clone());
+        let (publisher, views) = Publisher::new();
+        let executor = Executor {
+            host,
+            workers: self.workers.clone(),
+            journal: Arc::clone(&journal),
+            intake: Arc::clone(&intake),
+            config: Arc::clone(&self.config),
+        };
+        let spawn = self.spawn();
+        let parts = Parts {
+            world,
+            journal: journal.clone(),
+            executor,
+            spawn,
+            publisher,
+            inbox,
+            sender: sender.clone(),
+        };
+        Running { driver: Driver::new(parts), sender, views, journal, intake }
+    }
+
+    fn spawn(&self) -> Spawn {
+        let (freezer, cut) = (Arc::clone(&self.freezer), Arc::clone(&self.cut));
+        Arc::new(move |work| {
+            if freezer.closed.load(Ordering::Relaxed) {
+                return freezer.works.lock().unwrap().push(work);
+            }
+            work();
+            cut.after_effect();
+        })
+    }
+
+    /// Starts the daemon.
+    pub fn open(&mut self) {
+        let running = self.assemble();
+        self.running = Some(running);
+        self.running().driver.recover(Vec::new());
+        self.check();
+    }
+
+    /// Stops the daemon as `kill -9` would: nothing is cleaned up.
+    pub fn close(&mut self) {
+        self.freezer.works.lock().unwrap().clear();
+        self.running = None;
+        self.host.end_daemon();
+    }
+
+    pub fn running(&mut self) -> &mut Running {
+        self.running.as_mut().unwrap()
+    }
+
+    /// Runs the steps that were kept back, and lets later ones run at once.
+    pub fn thaw(&mut self) {
+        self.freezer.closed.store(false, Ordering::Relaxed);
+        let works: Vec<_> = std::mem::take(&mut *self.freezer.works.lock().unwrap());
+        works.into_iter().for_each(|work| work());
+    }
+
+    pub fn freeze(&self) {
+        self.freezer.closed.store(true, Ordering::Relaxed);
+    }
+
+    pub fn start(version: &str, plan: Plan) -> Event {
+        Event::Start(Box::new(Start {
+            model: model(),
+            kind: Kind::Release,
+            version: version.parse().unwrap(),
+            digest: SIGNED.digests[version],
+            signed_by: vec!["ci".to_owned()],
+            plan,
+            port: PORT,
+            salt: 7,
+            by: "root (pid 1)".to_owned(),
+        }))
+    }
+
+    pub fn wish(wish: Wish) -> Event {
+        Event::Operator { model: model(), wish, by: "root (pid 1)".to_owned(), reason: "a test".to_owned() }
+    }
+
+    /// Asks the loop and gives its answer.
+    pub fn ask(&mut self, event: Event) -> Result<(), Denial> {
+        let (reply, mut answer) = oneshot::channel();
+        self.running().sender.send(Input::Ask(event, reply)).unwrap();
+        let deadline = Instant::now() + DEADLINE;
+        loop {
+            self.turn();
+            if let Ok(answer) = answer.try_recv() {
+                return answer;
+            }
+            assert!(Instant::now() < deadline, "the loop does not answer");
+        }
+    }
+
+    /// One turn of the loop, with the traffic and the deaths before it and the invariants after it.
+    pub fn turn(&mut self) {
+        self.workers.notice();
+        self.traffic();
+        assert!(self.running().driver.turn(Some(Duration::from_millis(5))));
+        self.check();
+    }
+
+    /// Turns until no release is under way and the live version is up, or the release is stuck.
+    pub fn settle(&mut self) -> End {
+        self.until(|_, model, release| match release.map(|release| release.progress) {
+            Some(Progress::Ended(End::Stuck)) => Some(End::Stuck),
+            Some(Progress::Ended(end)) if model.current.is_none() && !model.live_died => Some(end),
+            _ => None,
+        })
+    }
+
+    /// Turns until something is seen.
+    pub fn until<T>(&mut self, wanted: impl Fn(&Self, &Model, Option<&Release>) -> Option<T>) -> T {
+        let deadline = Instant::now() + DEADLINE;
+        loop {
+            let world = self.running.as_ref().unwrap().driver.world();
+            if let Some(model) = world.models.get(&model()) {
+                let release = model.last.and_then(|id| world.releases.get(&id)).map(Arc::as_ref);
+                if let Some(found) = wanted(self, model, release) {
+                    return found;
+                }
+            }
+            if Instant::now() > deadline {
+                let last = self.release();
+                panic!(
+                    "hangs: {:?} at {:?} open {}\n{:#?}",
+                    last.progress,
+                    last.step(),
+                    last.open,
+                    self.tail()
+                );
+            }
+            self.turn();
+        }
+    }
+
+    pub fn tail(&self) -> Vec<turnout_host::fake::Call> {
+        let trace = self.host.trace();
+        trace[trace.len().saturating_sub(25)..].to_vec()
+    }
+
+    /// The model as the loop knows it.
+    pub fn known(&self) -> Model {
+        self.running.as_ref().unwrap().driver.world().models[&model()].clone()
+    }
+
+    /// The newest release as the loop knows it.
+    pub fn release(&self) -> Release {
+        let world = self.running.as_ref().unwrap().driver.world();
+        (*world.releases[&world.models[&model()].last.unwrap()]).clone()
+    }
+
+    pub fn records(&mut self) -> u64 {
+        self.running().journal.size()
+    }
+
+    /// The split in force.
+    pub fn arms(&self) -> Vec<(Generation, Percent)> {
+        self.host.route_of(PORT).map(|route: Route| route.arms).unwrap_or_default()
+    }
+
+    fn traffic(&self) {
+        for (generation, _) in self.arms() {
+            let load = self.loads.get(&generation).copied().unwrap_or(GOOD);
+            let Some(mut sample) = self.host.seen(generation) else { continue };
+            add(&mut sample, load);
+            self.host.set_sample(generation, sample);
+        }
+    }
+
+    /// What holds at every moment, whatever failed.
+    pub fn check(&self) {
+        if self.mourning {
+            return;
+        }
+        assert_eq!(self.host.broken(), Vec::<String>::new(), "{:#?}", self.tail());
+        assert_eq!(self.host.misrouted(), Vec::<String>::new(), "{:#?}", self.tail());
+        let Some(live) = self.running.as_ref().and_then(|running| {
+            running.driver.world().models.get(&model()).and_then(|model| model.live.clone())
+        }) else {
+            return;
+        };
+        let arms = self.arms();
+        assert!(!arms.is_empty(), "nothing serves");
+        assert!(
+            self.host.admitted().contains(&live.generation),
+            "{} is live and not admitted",
+            live.generation
+        );
+    }
+}
+
+fn add(sample: &mut Sample, load: Load) {
+    sample.requests += load.requests;
+    sample.success += load.requests - load.errors;
+    sample.server_errors += load.errors;
+    sample.opened += 1;
+    sample.closed += 1;
+    let nanoseconds = u64::try_from(load.latency.as_nanos()).unwrap();
+    sample.latencies[histogram::bucket(nanoseconds) as usize] += load.requests;
+}

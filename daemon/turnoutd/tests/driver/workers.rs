@@ -1,0 +1,134 @@
+//! The second implementation of `Workers`: no process, no link. A worker runs when the fake host says so; what it
+//! answers is what the test has told it.
+
+use std::collections::BTreeMap;
+use std::sync::mpsc::Sender;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+use turnout_engine::Event;
+use turnout_host::cells::{Cells, WorkerState};
+use turnout_host::fake::FakeHost;
+use turnout_manifest::Generation;
+use turnout_protocol::worker::{Assignment, Counts};
+use turnoutd::driver::Input;
+use turnoutd::supervise::Workers;
+
+/// What a worker answers to its assignment.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Answer {
+    #[default]
+    Ready,
+    Failed,
+    Silent,
+}
+
+#[derive(Default)]
+struct Known {
+    answer: Answer,
+    /// Whether the end of each worker that is listened to is expected.
+    listened: BTreeMap<Generation, bool>,
+    life: BTreeMap<Generation, Option<Duration>>,
+    events: Option<Sender<Input>>,
+}
+
+/// Workers without processes.
+pub struct FakeWorkers {
+    host: Arc<FakeHost>,
+    known: Mutex<Known>,
+}
+
+impl FakeWorkers {
+    pub fn new(host: Arc<FakeHost>) -> Self {
+        Self { host, known: Mutex::default() }
+    }
+
+    /// A new daemon: it listens to nobody yet.
+    pub fn attach(&self, events: Sender<Input>) {
+        let mut known = self.known();
+        known.listened.clear();
+        known.events = Some(events);
+    }
+
+    /// What workers answer from now on.
+    pub fn answer(&self, answer: Answer) {
+        self.known().answer = answer;
+    }
+
+    /// The bound on the life of a worker's connections, as it was told last.
+    pub fn life(&self, generation: Generation) -> Option<Duration> {
+        self.known().life.get(&generation).copied().flatten()
+    }
+
+    /// Tells of workers that have ended since, as their pidfds would.
+    pub fn notice(&self) {
+        let mut known = self.known();
+        let gone: Vec<Generation> =
+            known.listened.keys().copied().filter(|generation| !self.runs(*generation)).collect();
+        for generation in gone {
+            let expected = known.listened.remove(&generation).unwrap();
+            if let (false, Some(events)) = (expected, &known.events) {
+                let event = Event::Died { generation, why: "killed by SIGKILL".to_owned() };
+                let _ = events.send(Input::Event(event));
+            }
+        }
+    }
+
+    fn runs(&self, generation: Generation) -> bool {
+        self.host.worker(generation) == Some(WorkerState::Running)
+    }
+
+    fn known(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap()
+    }
+}
+
+impl Workers for FakeWorkers {
+    fn supervise(&self, generation: Generation) -> Result<(), String> {
+        if self.known().listened.contains_key(&generation) && self.runs(generation) {
+            return Ok(());
+        }
+        let cells = self.host.cells().map_err(|error| turnoutd::chain(&error))?;
+        if !cells.contains(&(generation, WorkerState::Running)) {
+            return Err(format!("the worker of {generation} does not run"));
+        }
+        self.known().listened.insert(generation, false);
+        Ok(())
+    }
+
+    fn assign(&self, generation: Generation, assignment: &Assignment) -> Result<(), String> {
+        assert!(assignment.digest.starts_with("sha256:") && assignment.model_file == "model.onnx");
+        let known = self.known();
+        if !known.listened.contains_key(&generation) || !self.runs(generation) {
+            return Err(format!("no link to {generation}"));
+        }
+        let outcome = match known.answer {
+            Answer::Ready => Ok("ready after 3 ms".to_owned()),
+            Answer::Failed => Err("the model has no input `x`".to_owned()),
+            Answer::Silent => return Ok(()),
+        };
+        let _ = known.events.as_ref().unwrap().send(Input::Event(Event::Ready { generation, outcome }));
+        Ok(())
+    }
+
+    fn connection_life(&self, generation: Generation, life: Option<Duration>) {
+        self.known().life.insert(generation, life);
+    }
+
+    fn drain(&self, generation: Generation, _idle: Duration) {
+        self.host.end_worker(generation, WorkerState::Exited(0));
+    }
+
+    fn expect_end(&self, generation: Generation) {
+        if let Some(expected) = self.known().listened.get_mut(&generation) {
+            *expected = true;
+        }
+    }
+
+    fn ended_within(&self, generation: Generation, _limit: Duration) -> bool {
+        !self.runs(generation)
+    }
+
+    fn counts(&self, _generation: Generation) -> Counts {
+        Counts::default()
+    }
+}
