@@ -68,15 +68,7 @@ impl Instance {
                 );
             }
         }
-        let folder = Path::new(BASE).join(&settings.name);
-        let remains = Remains { cgroup: cgroup_root()?.join(format!("turnout-{}", settings.name)), folder };
-        own_base()?;
-        if remains.folder.exists() {
-            clear(&remains)
-                .with_context(|| format!("an earlier instance `{}` cannot be cleared", settings.name))?;
-        }
-        fs::create_dir(&remains.folder)
-            .with_context(|| format!("cannot create `{}`", remains.folder.display()))?;
+        let remains = fresh_place(&settings.name)?;
         let instance = Self { settings, remains, child: None, kept: false };
         fs::write(instance.config(), instance.configuration())?;
         Ok(instance)
@@ -157,6 +149,18 @@ impl Instance {
         self.folder().join("run/control.sock")
     }
 
+    /// Every process of this instance: the program's name and the process id.
+    ///
+    /// # Errors
+    /// When `/proc` cannot be read.
+    pub fn processes(&self) -> Result<Vec<(String, i32)>> {
+        let named = |pid: i32| {
+            let program = fs::read_link(format!("/proc/{pid}/exe")).ok()?;
+            Some((program.file_name()?.to_string_lossy().into_owned(), pid))
+        };
+        Ok(self.remains.processes()?.into_iter().filter_map(named).collect())
+    }
+
     /// The last lines of the daemon's log.
     pub fn log_end(&self) -> String {
         let text = fs::read_to_string(self.log()).unwrap_or_default();
@@ -214,6 +218,20 @@ impl Drop for Instance {
     }
 }
 
+/// An empty folder and a cgroup's name for whatever a test runs, cleared of what an earlier run of this name has left.
+///
+/// # Errors
+/// What could not be cleared or made.
+pub(crate) fn fresh_place(name: &str) -> Result<Remains> {
+    own_base()?;
+    let cgroup = cgroup_root()?.join(format!("turnout-{name}"));
+    let remains = Remains { folder: Path::new(BASE).join(name), cgroup };
+    clear(&remains).with_context(|| format!("an earlier instance `{name}` cannot be cleared"))?;
+    fs::create_dir(&remains.folder)
+        .with_context(|| format!("cannot create `{}`", remains.folder.display()))?;
+    Ok(remains)
+}
+
 /// Ends and clears an instance that was kept, or left behind by a killed test.
 ///
 /// # Errors
@@ -223,7 +241,11 @@ pub fn clear_by_name(name: &str) -> Result<()> {
     clear(&Remains { folder: Path::new(BASE).join(name), cgroup })
 }
 
-fn clear(remains: &Remains) -> Result<()> {
+/// Takes everything away, the folder last.
+///
+/// # Errors
+/// What could not be taken away.
+pub(crate) fn clear(remains: &Remains) -> Result<()> {
     remains.clear()?;
     match fs::remove_dir_all(&remains.folder) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => {

@@ -2,7 +2,7 @@
 //! programs by their command line alone, and ends with a table in which every line must be good.
 
 mod acts;
-mod measure;
+pub(crate) mod measure;
 mod stage;
 mod table;
 

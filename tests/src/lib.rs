@@ -1,5 +1,6 @@
 //! Whole-product tests over sockets and files: what the scenarios, the demo and the benchmarks share.
 
+pub mod bench;
 mod connection;
 pub mod daemon;
 pub mod demo;

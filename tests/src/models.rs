@@ -35,6 +35,11 @@ pub fn bodies(model: &str) -> Result<Arc<[Bytes]>> {
     Ok(samples.iter().map(|sample| Bytes::copy_from_slice(sample.body.get().as_bytes())).collect())
 }
 
+/// The committed file of a model's version.
+pub fn file(model: &str, version: &str) -> PathBuf {
+    folder().join(model).join(version).join("model.onnx")
+}
+
 /// Makes keys and says that their signature counts for the test models; gives the private key's file.
 ///
 /// # Errors
@@ -73,7 +78,7 @@ impl<'a> Source<'a> {
 /// When the model is not there, or the command's own message.
 pub fn unsigned(ctl: &Ctl, work: &Path, source: Source<'_>) -> Result<PathBuf> {
     let Source { model, version, label } = source;
-    let file = folder().join(model).join(version).join("model.onnx");
+    let file = file(model, version);
     let bundle = work.join(format!("{model}-{label}"));
     fs::create_dir_all(&bundle)?;
     fs::copy(&file, bundle.join("model.onnx"))

@@ -1,8 +1,7 @@
-//! The yardstick of `cargo xtask bench`: the least that answers the same requests, a bare hyper loop around ONNX Runtime with serde_json.
+//! The yardstick: the least that answers the same requests, a bare hyper loop around ONNX Runtime with serde_json.
 //! No contract, no assertions, no limits, no lineage, no drain; one input, every output, JSON only.
-//!
-//! `floor ONNXRUNTIME MODEL PORT THREADS`
 
+use anyhow::{Result, anyhow};
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
@@ -16,7 +15,8 @@ use ort::value::TensorRef;
 use serde::{Deserialize, Serialize};
 use std::cell::RefCell;
 use std::error::Error;
-use std::net::TcpListener;
+use std::net::{Ipv4Addr, TcpListener};
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use tokio::runtime::{Builder, LocalOptions};
 
@@ -45,34 +45,45 @@ struct Output<'a, T> {
     data: &'a [T],
 }
 
-fn main() -> Result<(), Box<dyn Error>> {
-    let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let [library, model, port, threads] = &arguments[..] else {
-        return Err("usage: floor ONNXRUNTIME MODEL PORT THREADS".into());
-    };
-    let environment = ort::init_from(library)?.with_telemetry(false).build()?;
-    let listener = TcpListener::bind(("127.0.0.1", port.parse()?))?;
+/// What the floor serves, and with how much.
+#[derive(Debug, clap::Args)]
+pub struct Arguments {
+    /// The ONNX Runtime library
+    pub onnxruntime: PathBuf,
+    /// The model's file
+    pub model: PathBuf,
+    /// Serving threads, each with a session of its own
+    pub threads: usize,
+}
+
+/// Serves for ever; the first line on standard output is the address.
+///
+/// # Errors
+/// What could not be loaded or bound.
+pub fn serve(arguments: &Arguments) -> Result<()> {
+    let environment = ort::init_from(&arguments.onnxruntime)?.with_telemetry(false).build()?;
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
     listener.set_nonblocking(true)?;
     let mut serving = Vec::new();
-    for _ in 0..threads.parse()? {
-        let (session, listener) = (open(&environment, model)?, listener.try_clone()?);
-        serving.push(std::thread::spawn(move || serve(session, listener)));
+    for _ in 0..arguments.threads {
+        let (session, listener) = (open(&environment, &arguments.model)?, listener.try_clone()?);
+        serving.push(std::thread::spawn(move || accept(session, listener)));
     }
-    println!("listening on {}", listener.local_addr()?);
+    println!("{}", listener.local_addr()?);
     for thread in serving {
-        thread.join().map_err(|_| "a serving thread panicked")??;
+        thread.join().map_err(|_| anyhow!("a serving thread panicked"))??;
     }
     Ok(())
 }
 
-fn open(environment: &Environment, model: &str) -> ort::Result<Session> {
+fn open(environment: &Environment, model: &Path) -> ort::Result<Session> {
     Session::builder(environment)?
         .with_intra_threads(1)?
         .with_intra_op_spinning(false)?
         .commit_from_file(model)
 }
 
-fn serve(session: Session, listener: TcpListener) -> std::io::Result<()> {
+fn accept(session: Session, listener: TcpListener) -> std::io::Result<()> {
     let runtime = Builder::new_current_thread().enable_all().build_local(LocalOptions::default())?;
     runtime.block_on(async {
         let listener = tokio::net::TcpListener::from_std(listener)?;

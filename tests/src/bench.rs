@@ -1,0 +1,127 @@
+//! The benchmarks: peers and limits side by side, in one run. Ratios of things measured in turn by the same client are
+//! what counts, because the machine is shared by server and client; each floor is where `docs/performance.md` says.
+
+mod apart;
+mod client;
+pub mod figures;
+pub mod floor;
+mod footprint;
+mod kernel;
+mod machine;
+mod peers;
+mod reaction;
+mod spawn;
+mod stage;
+mod swap;
+
+use crate::models::FIRST;
+use anyhow::{Context, Result};
+use apart::{Place, apart};
+use figures::Line;
+use stage::Stage;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Name of the place for workers without a daemon.
+const CELLS: &str = "bench-cells";
+
+/// Where the programs are.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Folder of the built programs.
+    pub programs: PathBuf,
+    /// The ONNX Runtime library.
+    pub onnxruntime: PathBuf,
+}
+
+/// One of the benchmarks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Part {
+    /// Worker against the bare loop.
+    Peers,
+    /// Steering and probes on against off.
+    Kernel,
+    /// Swap time of the pointer.
+    Swap,
+    /// Spawn to ready.
+    Spawn,
+    /// Rollback time.
+    Rollback,
+    /// Resident memory.
+    Memory,
+    /// Start to first answer.
+    Start,
+}
+
+impl Part {
+    /// All of them, in their order on the page.
+    pub const ALL: [Self; 7] =
+        [Self::Peers, Self::Kernel, Self::Swap, Self::Spawn, Self::Rollback, Self::Memory, Self::Start];
+
+    fn needs_daemon(self) -> bool {
+        matches!(self, Self::Peers | Self::Rollback | Self::Memory)
+    }
+}
+
+/// How often and how long.
+#[derive(Debug, Clone, Copy)]
+pub struct Effort {
+    rounds: usize,
+    round: Duration,
+    swaps: u32,
+    spawns: u32,
+    rollbacks: u32,
+    starts: u32,
+}
+
+impl Effort {
+    /// For figures to be quoted.
+    pub const FULL: Self =
+        Self { rounds: 15, round: Duration::from_secs(1), swaps: 1000, spawns: 20, rollbacks: 5, starts: 5 };
+    /// To see that everything works.
+    pub const QUICK: Self =
+        Self { rounds: 3, round: Duration::from_millis(200), swaps: 50, spawns: 3, rollbacks: 1, starts: 1 };
+}
+
+/// Runs these benchmarks one after the other, and says on standard error what it does.
+///
+/// # Errors
+/// When one cannot be measured; a floor that is missed is a [`Line`].
+pub fn run(settings: &Settings, effort: &Effort, parts: &[Part]) -> Result<Vec<Line>> {
+    let mut lines = Vec::new();
+    let with_daemon = Part::ALL.into_iter().any(|part| part.needs_daemon() && parts.contains(&part));
+    let stage = with_daemon.then(|| live(settings)).transpose()?;
+    for part in Part::ALL.into_iter().filter(|part| parts.contains(part)) {
+        eprintln!("bench: {part:?}");
+        let stage = || stage.as_ref().context("no daemon was started");
+        let measured = match part {
+            Part::Peers => peers::measure(settings, stage()?, effort),
+            Part::Kernel => in_cells(settings, |place| kernel::measure(place, effort)),
+            Part::Swap => swap::measure(effort),
+            Part::Spawn => in_cells(settings, |place| spawn::measure(place, effort)),
+            Part::Rollback => reaction::measure(stage()?, effort),
+            Part::Memory => footprint::memory(stage()?),
+            Part::Start => continue,
+        };
+        lines.extend(measured.with_context(|| format!("{part:?} cannot be measured"))?);
+    }
+    drop(stage);
+    if parts.contains(&Part::Start) {
+        eprintln!("bench: {:?}", Part::Start);
+        lines.extend(footprint::start(settings, effort).context("Start cannot be measured")?);
+    }
+    Ok(lines)
+}
+
+fn live(settings: &Settings) -> Result<Stage> {
+    let stage = Stage::set(settings, &[FIRST, "errors"])?;
+    stage.go_live().with_context(|| stage.instance.log_end())?;
+    Ok(stage)
+}
+
+fn in_cells(
+    settings: &Settings,
+    work: impl FnOnce(&Place<'_>) -> Result<Vec<Line>> + Send,
+) -> Result<Vec<Line>> {
+    apart(CELLS, |remains| work(&Place::open(remains, &settings.programs, &settings.onnxruntime)?))
+}
