@@ -39,24 +39,24 @@ pub struct Settings {
 pub enum Part {
     /// Worker against the bare loop.
     Peers,
+    /// Resident memory.
+    Memory,
+    /// Rollback time.
+    Rollback,
     /// Steering and probes on against off.
     Kernel,
     /// Swap time of the pointer.
     Swap,
     /// Spawn to ready.
     Spawn,
-    /// Rollback time.
-    Rollback,
-    /// Resident memory.
-    Memory,
     /// Start to first answer.
     Start,
 }
 
 impl Part {
-    /// All of them, in their order on the page.
+    /// All of them, in their order on the page: those that need a daemon first.
     pub const ALL: [Self; 7] =
-        [Self::Peers, Self::Kernel, Self::Swap, Self::Spawn, Self::Rollback, Self::Memory, Self::Start];
+        [Self::Peers, Self::Memory, Self::Rollback, Self::Kernel, Self::Swap, Self::Spawn, Self::Start];
 
     fn needs_daemon(self) -> bool {
         matches!(self, Self::Peers | Self::Rollback | Self::Memory)
@@ -89,26 +89,26 @@ impl Effort {
 /// When one cannot be measured; a floor that is missed is a [`Line`].
 pub fn run(settings: &Settings, effort: &Effort, parts: &[Part]) -> Result<Vec<Line>> {
     let mut lines = Vec::new();
-    let with_daemon = Part::ALL.into_iter().any(|part| part.needs_daemon() && parts.contains(&part));
-    let stage = with_daemon.then(|| live(settings)).transpose()?;
+    let mut stage = None;
     for part in Part::ALL.into_iter().filter(|part| parts.contains(part)) {
         eprintln!("bench: {part:?}");
+        if !part.needs_daemon() {
+            // It would be measured too.
+            stage = None;
+        } else if stage.is_none() {
+            stage = Some(live(settings)?);
+        }
         let stage = || stage.as_ref().context("no daemon was started");
         let measured = match part {
             Part::Peers => peers::measure(settings, stage()?, effort),
+            Part::Memory => footprint::memory(stage()?),
+            Part::Rollback => reaction::measure(stage()?, effort),
             Part::Kernel => in_cells(settings, |place| kernel::measure(place, effort)),
             Part::Swap => swap::measure(effort),
             Part::Spawn => in_cells(settings, |place| spawn::measure(place, effort)),
-            Part::Rollback => reaction::measure(stage()?, effort),
-            Part::Memory => footprint::memory(stage()?),
-            Part::Start => continue,
+            Part::Start => footprint::start(settings, effort),
         };
         lines.extend(measured.with_context(|| format!("{part:?} cannot be measured"))?);
-    }
-    drop(stage);
-    if parts.contains(&Part::Start) {
-        eprintln!("bench: {:?}", Part::Start);
-        lines.extend(footprint::start(settings, effort).context("Start cannot be measured")?);
     }
     Ok(lines)
 }

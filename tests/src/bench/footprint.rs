@@ -2,7 +2,7 @@
 
 use super::figures::Line;
 use super::machine::{self, Values};
-use super::stage::Stage;
+use super::stage::{Stage, WORKER};
 use super::{Effort, Settings};
 use crate::models::FIRST;
 use anyhow::Result;
@@ -23,7 +23,7 @@ const MOST_START_MS: f64 = 300.0;
 /// When a process is not there.
 pub fn memory(stage: &Stage) -> Result<Vec<Line>> {
     let (mut lines, mut rss, mut pss) = (Vec::new(), 0.0, 0.0);
-    for program in ["turnoutd", "turnout-launcher", "turnout-worker"] {
+    for program in ["turnoutd", "turnout-launcher", WORKER] {
         let found = machine::memory(stage.process(program)?)?;
         let (own_rss, own_pss) = (found.rss as f64 / MEBIBYTE, found.pss as f64 / MEBIBYTE);
         (rss, pss) = (rss + own_rss, pss + own_pss);

@@ -4,7 +4,7 @@
 use super::client::{self, Ask, Manner, Seen};
 use super::figures::Line;
 use super::machine::{self, Values};
-use super::stage::Stage;
+use super::stage::{Stage, WORKER};
 use super::{Effort, Settings};
 use crate::models;
 use anyhow::{Context, Result};
@@ -31,7 +31,7 @@ const MOST_P99: f64 = 1.2;
 /// # Errors
 /// A request that failed.
 pub fn measure(settings: &Settings, stage: &Stage, effort: &Effort) -> Result<Vec<Line>> {
-    let worker = Server { pid: stage.process("turnout-worker")?, address: stage.address };
+    let worker = Server { pid: stage.process(WORKER)?, address: stage.address };
     let floor = Floor::start(settings)?;
     let mut lines = Vec::new();
     for connections in CONNECTIONS {

@@ -19,6 +19,9 @@ const WORKER_UIDS: u32 = 63_000;
 const DEADLINE: Duration = Duration::from_secs(20);
 const LOOK_EVERY: Duration = Duration::from_millis(1);
 
+/// A worker's program as its cell shows it.
+pub const WORKER: &str = "worker";
+
 /// The daemon, and what is known of it.
 pub struct Stage {
     /// The daemon.
