@@ -133,7 +133,13 @@ fn serve(socket: UnixListener, desk: Desk) -> Result<(), ServeError> {
         let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
         let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
         let (stop, stopped) = watch::channel(false);
-        let door = tokio::spawn(api::serve(listener, desk, stopped));
+        let mut views = desk.views.clone();
+        let door = tokio::spawn(async move {
+            // Before the loop has published for the first time, it would answer that nothing is stored or live.
+            if views.changed().await.is_ok() {
+                api::serve(listener, desk, stopped).await;
+            }
+        });
         tokio::select! {
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
