@@ -83,11 +83,9 @@ impl Effort {
         Self { rounds: 3, round: Duration::from_millis(200), swaps: 50, spawns: 3, rollbacks: 1, starts: 1 };
 }
 
-/// Runs these benchmarks one after the other, and says on standard error what it does.
-///
-/// # Errors
-/// When one cannot be measured; a floor that is missed is a [`Line`].
-pub fn run(settings: &Settings, effort: &Effort, parts: &[Part]) -> Result<Vec<Line>> {
+/// Runs these benchmarks one after the other, and says on standard error what it does. One that cannot be measured is a
+/// line that says why; a floor that is missed is another.
+pub fn run(settings: &Settings, effort: &Effort, parts: &[Part]) -> Vec<Line> {
     let mut lines = Vec::new();
     let mut stage = None;
     for part in Part::ALL.into_iter().filter(|part| parts.contains(part)) {
@@ -95,22 +93,29 @@ pub fn run(settings: &Settings, effort: &Effort, parts: &[Part]) -> Result<Vec<L
         if !part.needs_daemon() {
             // It would be measured too.
             stage = None;
-        } else if stage.is_none() {
-            stage = Some(live(settings)?);
         }
-        let stage = || stage.as_ref().context("no daemon was started");
-        let measured = match part {
-            Part::Peers => peers::measure(settings, stage()?, effort),
-            Part::Memory => footprint::memory(stage()?),
-            Part::Rollback => reaction::measure(stage()?, effort),
-            Part::Kernel => in_cells(settings, |place| kernel::measure(place, effort)),
-            Part::Swap => swap::measure(effort),
-            Part::Spawn => in_cells(settings, |place| spawn::measure(place, effort)),
-            Part::Start => footprint::start(settings, effort),
-        };
-        lines.extend(measured.with_context(|| format!("{part:?} cannot be measured"))?);
+        match measure(part, settings, effort, &mut stage) {
+            Ok(found) => lines.extend(found),
+            Err(error) => lines.push(Line::failed("not measured", format!("{part:?}"), format!("{error:#}"))),
+        }
     }
-    Ok(lines)
+    lines
+}
+
+fn measure(part: Part, settings: &Settings, effort: &Effort, stage: &mut Option<Stage>) -> Result<Vec<Line>> {
+    if part.needs_daemon() && stage.is_none() {
+        *stage = Some(live(settings)?);
+    }
+    let stage = || stage.as_ref().context("no daemon was started");
+    match part {
+        Part::Peers => peers::measure(settings, stage()?, effort),
+        Part::Memory => footprint::memory(stage()?),
+        Part::Rollback => reaction::measure(stage()?, effort),
+        Part::Kernel => in_cells(settings, |place| kernel::measure(place, effort)),
+        Part::Swap => swap::measure(effort),
+        Part::Spawn => in_cells(settings, |place| spawn::measure(place, effort)),
+        Part::Start => footprint::start(settings, effort),
+    }
 }
 
 fn live(settings: &Settings) -> Result<Stage> {

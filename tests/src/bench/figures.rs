@@ -13,6 +13,8 @@ pub enum Judged {
     Misses,
     /// There is none: for information.
     None,
+    /// It could not be measured.
+    Failed,
 }
 
 /// One line.
@@ -44,6 +46,11 @@ impl Line {
         Self::judged(part, what, "")
     }
 
+    /// A line for what could not be measured, with the reason.
+    pub fn failed(part: &'static str, what: impl Into<String>, why: impl Into<String>) -> Self {
+        Self { judged: Judged::Failed, ..Self::told(part, what).found(why, json!({})) }
+    }
+
     /// With what came out.
     pub fn found(mut self, measured: impl Into<String>, figures: Value) -> Self {
         self.measured = measured.into();
@@ -61,7 +68,8 @@ impl Line {
 /// The page as text.
 pub fn text(lines: &[Line]) -> String {
     let width = |pick: fn(&Line) -> &str, least: usize| {
-        lines.iter().map(|line| pick(line).chars().count()).max().unwrap_or(0).max(least)
+        let shown = lines.iter().filter(|line| line.judged != Judged::Failed);
+        shown.map(|line| pick(line).chars().count()).max().unwrap_or(0).max(least)
     };
     let (what, measured) = (width(|line| &line.what, 4), width(|line| &line.measured, 8));
     let floor = width(|line| &line.floor, 5);
@@ -75,6 +83,7 @@ pub fn text(lines: &[Line]) -> String {
         let verdict = match line.judged {
             Judged::Ok => "ok",
             Judged::Misses => "MISSES",
+            Judged::Failed => "FAILED",
             Judged::None => "",
         };
         let row = format!(
@@ -84,9 +93,13 @@ pub fn text(lines: &[Line]) -> String {
         page.push_str(row.trim_end());
         page.push('\n');
     }
-    let judged = lines.iter().filter(|line| line.judged != Judged::None).count();
-    let missed = lines.iter().filter(|line| line.judged == Judged::Misses).count();
-    page.push_str(&format!("\nbench: {} of {judged} floors met, {missed} missed\n", judged - missed));
+    let count = |judged: Judged| lines.iter().filter(|line| line.judged == judged).count();
+    let (met, missed, failed) = (count(Judged::Ok), count(Judged::Misses), count(Judged::Failed));
+    page.push_str(&format!("\nbench: {met} of {} floors met, {missed} missed", met + missed));
+    if failed > 0 {
+        page.push_str(&format!(", {failed} parts FAILED"));
+    }
+    page.push('\n');
     page
 }
 
@@ -100,10 +113,11 @@ mod tests {
             Line::judged("one", "speed", "at least 2").found("3", json!({"n": 3})).met(true),
             Line::judged("one", "size", "at most 1").found("7", json!({})).met(false),
             Line::told("two", "colour").found("red", json!({})),
+            Line::failed("three", "weight", "no scales"),
         ];
         let page = text(&lines);
         assert!(page.contains("\none\n  speed   3         at least 2  ok\n"), "{page}");
         assert!(page.contains("7         at most 1   MISSES\n"), "{page}");
-        assert!(page.ends_with("\ntwo\n  colour  red\n\nbench: 1 of 2 floors met, 1 missed\n"), "{page}");
+        assert!(page.ends_with("FAILED\n\nbench: 1 of 2 floors met, 1 missed, 1 parts FAILED\n"), "{page}");
     }
 }

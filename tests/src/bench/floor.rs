@@ -1,7 +1,7 @@
 //! The yardstick: the least that answers the same requests, a bare hyper loop around ONNX Runtime with serde_json.
 //! No contract, no assertions, no limits, no lineage, no drain; one input, every output, JSON only.
 
-use anyhow::{Result, anyhow};
+use anyhow::{Context, Result, anyhow};
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
@@ -61,6 +61,8 @@ pub struct Arguments {
 /// # Errors
 /// What could not be loaded or bound.
 pub fn serve(arguments: &Arguments) -> Result<()> {
+    // As the launcher's: schedulers group tasks by session, and a server in its client's would have it easier.
+    rustix::process::setsid().context("cannot begin a session")?;
     let environment = ort::init_from(&arguments.onnxruntime)?.with_telemetry(false).build()?;
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
     listener.set_nonblocking(true)?;

@@ -5,7 +5,7 @@ use super::machine::{self, Values};
 use super::stage::{Stage, WORKER};
 use super::{Effort, Settings};
 use crate::models::FIRST;
-use anyhow::Result;
+use anyhow::{Context, Result};
 use serde_json::json;
 use std::time::Instant;
 
@@ -51,7 +51,9 @@ pub fn start(settings: &Settings, effort: &Effort) -> Result<Vec<Line>> {
         let began = Instant::now();
         stage.instance.start()?;
         up.push(began.elapsed().as_secs_f64() * 1e3);
-        stage.ctl.ok(&["release", "start", &format!("digits@{FIRST}")])?;
+        let reference = format!("digits@{FIRST}");
+        let asked = stage.ctl.ok(&["release", "start", &reference]);
+        asked.with_context(|| stage.instance.log_end())?;
         stage.first_answer()?;
         answered.push(began.elapsed().as_secs_f64() * 1e3);
     }

@@ -1,10 +1,11 @@
 //! `cargo xtask bench`: measures the programs beside this one, and prints each figure beside its floor.
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use clap::{Parser, Subcommand, ValueEnum};
 use serde_json::json;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use turnout_scenarios::bench::figures::Judged;
 use turnout_scenarios::bench::{self, Effort, Part, Settings, figures, floor};
 
 /// Speed and memory of Turnout on this machine, each figure beside its floor.
@@ -63,7 +64,7 @@ fn measure(arguments: &Arguments) -> Result<()> {
     let onnxruntime = arguments.onnxruntime.clone().unwrap_or_else(set_up);
     let effort = if arguments.quick { Effort::QUICK } else { Effort::FULL };
     let parts = if arguments.only.is_empty() { Part::ALL.to_vec() } else { arguments.only.clone() };
-    let lines = bench::run(&Settings { programs, onnxruntime }, &effort, &parts)?;
+    let lines = bench::run(&Settings { programs, onnxruntime }, &effort, &parts);
     match arguments.output {
         Output::Text => print!("{}", figures::text(&lines)),
         Output::Json => {
