@@ -3,10 +3,10 @@
 use crate::access::Peer;
 use crate::handlers::{self, Desk, Failure, problem};
 use crate::{audit, feeds};
-use axum::extract::Extension;
-use axum::routing::{delete, get, post};
 use axum::Router;
+use axum::extract::Extension;
 use axum::http::{Method, Uri};
+use axum::routing::{delete, get, post};
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;

@@ -44,12 +44,16 @@ pub async fn receive(
     let Some(verified) = verification.into_verified() else {
         let mut refused = problem(ErrorCode::Refused, format!("the manifest is {verdict}"));
         refused.details = failures(&checks);
-        refused.hint = Some("`turnoutctl manifest verify DIR` lists every check; `turnoutctl trust list` whose keys count".into());
+        refused.hint = Some(
+            "`turnoutctl manifest verify DIR` lists every check; `turnoutctl trust list` whose keys count"
+                .into(),
+        );
         return Err(desk.refuse(peer, "import a version", refused).await);
     };
     let version = verified.manifest().reference();
     check_label(&desk, &version, &verified)?;
-    let importing = Record::Importing { by: peer.to_string(), version: version.clone(), digest: verified.digest() };
+    let importing =
+        Record::Importing { by: peer.to_string(), version: version.clone(), digest: verified.digest() };
     desk.note(importing).await?;
     let outcome = match store(&desk, verified.clone(), envelope, SyncIoBridge::new(content)).await {
         Ok(outcome) => outcome,
@@ -84,7 +88,8 @@ type Content = StreamReader<BodyStream, bytes::Bytes>;
 type BodyStream = MapErr<BodyDataStream, fn(axum::Error) -> io::Error>;
 
 async fn read_envelope(content: &mut Content) -> Result<Vec<u8>, Problem> {
-    let broken = |error: io::Error| problem(ErrorCode::BadRequest, format!("the bundle ended early: {error}"));
+    let broken =
+        |error: io::Error| problem(ErrorCode::BadRequest, format!("the bundle ended early: {error}"));
     let length = content.read_u32().await.map_err(broken)?;
     if length == 0 || length > ENVELOPE_MAX {
         let message = format!("a bundle's envelope has 1 to {ENVELOPE_MAX} bytes, not {length}");
@@ -112,8 +117,10 @@ fn check_label(desk: &Desk, version: &VersionRef, verified: &VerifiedManifest) -
     let stored = view.world.versions.get(&(version.model.clone(), version.version.clone()));
     match stored {
         Some(stored) if stored.digest != verified.digest() => {
-            let message = format!("`{version}` is in the store with other content ({})", stored.digest.short());
-            Err(problem(ErrorCode::Conflict, message).hint("a version label never changes its content: choose a new one"))
+            let message =
+                format!("`{version}` is in the store with other content ({})", stored.digest.short());
+            Err(problem(ErrorCode::Conflict, message)
+                .hint("a version label never changes its content: choose a new one"))
         }
         _ => Ok(()),
     }
@@ -133,10 +140,15 @@ async fn store(
         let outcome = host.import(&incoming, &mut content)?;
         match content.read(&mut [0; 1]) {
             Ok(0) => Ok(outcome),
-            _ => Err(HostError::Content { path: "bundle".into(), what: "bytes follow after the last file".into() }),
+            _ => Err(HostError::Content {
+                path: "bundle".into(),
+                what: "bytes follow after the last file".into(),
+            }),
         }
     });
-    imported.await.unwrap_or_else(|panicked| Err(HostError::os("import", "store")(io::Error::other(panicked))))
+    imported
+        .await
+        .unwrap_or_else(|panicked| Err(HostError::os("import", "store")(io::Error::other(panicked))))
 }
 
 fn import_problem(version: &VersionRef, error: &HostError) -> Problem {
@@ -162,5 +174,7 @@ async fn snapshot(desk: &Desk) -> Option<String> {
     };
     let name = evidence::snapshot_name(view.journal_size);
     let made = tokio::task::spawn_blocking(move || host.snapshot(&name, &evidence)).await.ok()?;
-    made.inspect_err(|error| tracing::error!("snapshot after import: {}", chain(error))).ok().map(|made| made.name)
+    made.inspect_err(|error| tracing::error!("snapshot after import: {}", chain(error)))
+        .ok()
+        .map(|made| made.name)
 }

@@ -163,7 +163,9 @@ impl Config {
         let worker_cpus = cpus(raw.worker_cpus.as_deref().unwrap_or_default(), &mut problems);
         let worker_uid_base = raw.worker_uid_base.unwrap_or(61_000);
         if !(1000..=u32::MAX - 1000).contains(&worker_uid_base) {
-            problems.push(format!("worker_uid_base {worker_uid_base} must be 1000 or more: cells must not share a system uid"));
+            problems.push(format!(
+                "worker_uid_base {worker_uid_base} must be 1000 or more: cells must not share a system uid"
+            ));
         }
         let listen = listen(raw.listen, &mut problems);
         let runtime = absolute("runtime", raw.runtime.unwrap_or("/run/turnout".into()), &mut problems);
@@ -226,7 +228,8 @@ fn listen(given: Option<OneOrMore<IpAddr>>, problems: &mut Vec<String>) -> Vec<I
 }
 
 fn ports(text: &str, problems: &mut Vec<String>) -> (u16, u16) {
-    let parsed = text.split_once('-').and_then(|(first, last)| Some((first.parse().ok()?, last.parse().ok()?)));
+    let parsed =
+        text.split_once('-').and_then(|(first, last)| Some((first.parse().ok()?, last.parse().ok()?)));
     match parsed {
         Some((first, last)) if 0 < first && first <= last => (first, last),
         _ => {
@@ -284,7 +287,8 @@ mod tests {
 
     #[test]
     fn a_misspelt_key_is_refused_with_its_line() {
-        let Err(ConfigError::Parse { message, .. }) = Config::parse("state = \"/x\"\nportss = \"1-2\"\n") else {
+        let Err(ConfigError::Parse { message, .. }) = Config::parse("state = \"/x\"\nportss = \"1-2\"\n")
+        else {
             panic!("accepted")
         };
         assert!(message.contains("portss") && message.contains("line 2"), "{message}");

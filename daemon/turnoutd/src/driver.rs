@@ -79,7 +79,13 @@ pub struct Driver {
 impl Driver {
     /// A loop that has not begun.
     pub fn new(parts: Parts) -> Self {
-        Self { parts, timers: Timers::default(), looks: Looks::default(), windows: Looks::default(), read_only: None }
+        Self {
+            parts,
+            timers: Timers::default(),
+            looks: Looks::default(),
+            windows: Looks::default(),
+            read_only: None,
+        }
     }
 
     /// [Recovers](Self::recover), then loops until told to stop.
@@ -209,7 +215,9 @@ impl Driver {
 
     /// Executes the open step of a model's release, or arms what it waits for.
     fn begin(&mut self, model: &ModelName) {
-        let Some(release) = self.parts.world.current(model).filter(|release| release.open).cloned() else { return };
+        let Some(release) = self.parts.world.current(model).filter(|release| release.open).cloned() else {
+            return;
+        };
         let Some(step) = release.step() else { return };
         let id = release.planned.release;
         let at = u32::try_from(release.cursor).unwrap_or(u32::MAX);
@@ -381,7 +389,9 @@ impl Driver {
 
     /// A pointer that shows nothing was lost with the machine's mounts; one that shows something is a release's matter.
     fn restore_pointer(&self, name: &ModelName) {
-        let Some(live) = self.parts.world.models.get(name).and_then(|model| model.live.as_ref()) else { return };
+        let Some(live) = self.parts.world.models.get(name).and_then(|model| model.live.as_ref()) else {
+            return;
+        };
         let restored = match self.host().pointed(name) {
             Ok(Some(_)) => return,
             Ok(None) => self.host().point(&crate::executor::stored(name, live)),

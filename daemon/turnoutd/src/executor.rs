@@ -71,9 +71,11 @@ impl Executor {
             Step::CreateCell(generation) => self.create_cell(release, generation),
             Step::StartWorker(generation) => self.start_worker(release, generation),
             Step::AwaitReady(generation) => self.assign(release, generation),
-            Step::Admit(generation) => {
-                self.host.admit(generation, release.planned.port).map_err(|e| chain(&e)).map(|()| String::new())
-            }
+            Step::Admit(generation) => self
+                .host
+                .admit(generation, release.planned.port)
+                .map_err(|e| chain(&e))
+                .map(|()| String::new()),
             Step::Shift(percent) => self.shift(release, percent),
             Step::Observe(_) => Ok(String::new()),
             Step::Point => self.point(&release.planned.model, Some(&release.planned.to)),
@@ -172,7 +174,11 @@ impl Executor {
     fn home(&self, release: &Release) -> Result<String, String> {
         let Some(home) = release.home() else {
             let addresses = self.config.addresses(release.planned.port);
-            return self.host.clear_route(&addresses).map_err(|e| chain(&e)).map(|()| "no version serves".into());
+            return self
+                .host
+                .clear_route(&addresses)
+                .map_err(|e| chain(&e))
+                .map(|()| "no version serves".into());
         };
         self.route(release, vec![(home, Percent::ALL)])?;
         self.workers.connection_life(home, None);

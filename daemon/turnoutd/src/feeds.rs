@@ -97,14 +97,22 @@ pub async fn audit_log(
 ) -> Result<Response, Failure> {
     let query = asked(query)?;
     let journal = desk.daemon.config.state.join(evidence::JOURNAL_DIR);
-    let reader = Reader::open(&journal, query.from).map_err(|e| problem(ErrorCode::HostFailure, chain(&e)))?;
+    let reader =
+        Reader::open(&journal, query.from).map_err(|e| problem(ErrorCode::HostFailure, chain(&e)))?;
     let (lines, response) = feed();
     let handle = Handle::current();
-    tokio::task::spawn_blocking(move || send_records(&desk, (reader, query.from), (query.follow, lines), &handle));
+    tokio::task::spawn_blocking(move || {
+        send_records(&desk, (reader, query.from), (query.follow, lines), &handle)
+    });
     Ok(response)
 }
 
-fn send_records(desk: &Desk, (mut reader, mut next): (Reader, u64), (follow, mut lines): (bool, Lines), handle: &Handle) {
+fn send_records(
+    desk: &Desk,
+    (mut reader, mut next): (Reader, u64),
+    (follow, mut lines): (bool, Lines),
+    handle: &Handle,
+) {
     loop {
         match reader.next_record() {
             Ok(Some(record)) => {

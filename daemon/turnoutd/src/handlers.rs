@@ -6,12 +6,14 @@ use crate::intake::Intake;
 use crate::view::{Daemon, View, release_status};
 use crate::{chain, ports, view};
 use axum::Json;
-use axum::extract::rejection::{JsonRejection, PathRejection};
+use axum::extract::rejection::{BytesRejection, PathRejection};
 use axum::extract::{Extension, Path, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use std::sync::mpsc::Sender;
+use bytes::Bytes;
+use serde::de::DeserializeOwned;
 use std::sync::Arc;
+use std::sync::mpsc::Sender;
 use tokio::sync::{oneshot, watch};
 use turnout_engine::advance::{Start, Wish};
 use turnout_engine::record::Kind;
@@ -57,7 +59,8 @@ impl From<Problem> for Failure {
 
 impl IntoResponse for Failure {
     fn into_response(self) -> Response {
-        let status = StatusCode::from_u16(self.0.code.http_status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let status =
+            StatusCode::from_u16(self.0.code.http_status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         let mut response = (status, Json(self.0)).into_response();
         let kind = header::HeaderValue::from_static("application/problem+json");
         response.headers_mut().insert(header::CONTENT_TYPE, kind);
@@ -138,8 +141,10 @@ fn stopping() -> Problem {
 
 fn denied(denial: Denial) -> Problem {
     match denial {
-        Denial::ReadOnly(why) => problem(ErrorCode::JournalUnavailable, format!("changes are refused: {why}"))
-            .hint("traffic is served all the same; repair the journal's disk and restart turnoutd"),
+        Denial::ReadOnly(why) => {
+            problem(ErrorCode::JournalUnavailable, format!("changes are refused: {why}"))
+                .hint("traffic is served all the same; repair the journal's disk and restart turnoutd")
+        }
         Denial::Refusal(refusal) => {
             let hint = match &refusal {
                 Refusal::Busy(id) => format!("`turnoutctl release show {id}`; `turnoutctl rollback` ends it"),
@@ -153,13 +158,20 @@ fn denied(denial: Denial) -> Problem {
     }
 }
 
-fn body<T>(parsed: Result<Json<T>, JsonRejection>) -> Result<T, Failure> {
-    let refused = |rejection: JsonRejection| {
+/// A request's body, whatever its Content-Type says: `curl -d` must be enough.
+type Sent = Result<Bytes, BytesRejection>;
+
+/// Reads the body as JSON; no body at all is an empty object.
+fn body<T: DeserializeOwned>(sent: Sent) -> Result<T, Failure> {
+    let hint = "the API is described in `openapi.yaml`";
+    let bytes = sent.map_err(|rejection| {
         let too_large = rejection.status() == StatusCode::PAYLOAD_TOO_LARGE;
         let code = if too_large { ErrorCode::Limit } else { ErrorCode::BadRequest };
-        Failure(problem(code, rejection.body_text()).hint("the API is described in `openapi.yaml`"))
-    };
-    parsed.map(|Json(value)| value).map_err(refused)
+        Failure(problem(code, rejection.body_text()).hint(hint))
+    })?;
+    let json: &[u8] = if bytes.is_empty() { b"{}" } else { &bytes };
+    let refused = |error| Failure(problem(ErrorCode::BadRequest, format!("the body: {error}")).hint(hint));
+    serde_json::from_slice(json).map_err(refused)
 }
 
 /// What a request's path, a Unicode text once decoded, names.
@@ -236,19 +248,22 @@ fn no_release(id: ReleaseId) -> Problem {
 pub async fn start_release(
     State(desk): State<Desk>,
     Extension(peer): Extension<Peer>,
-    request: Result<Json<StartRelease>, JsonRejection>,
+    request: Sent,
 ) -> Result<Response, Failure> {
-    let request = body(request)?;
+    let request: StartRelease = body(request)?;
     desk.allow(peer, Need::Operate, "start a release").await?;
     let view = desk.view();
     let version = &request.version;
     let key = (version.model.clone(), version.version.clone());
     let Some(stored) = view.world.versions.get(&key) else {
         let missing = problem(ErrorCode::NotFound, format!("`{version}` is not in the store"));
-        return Err(missing.hint("`turnoutctl model import DIR` brings it in; `turnoutctl model list` shows what is there").into());
+        return Err(missing
+            .hint("`turnoutctl model import DIR` brings it in; `turnoutctl model list` shows what is there")
+            .into());
     };
     let live = view.world.models.get(&version.model).and_then(|model| model.live.as_ref());
-    let plan = request.plan.unwrap_or_else(|| if live.is_some() { Plan::default() } else { Plan::all_at_once() });
+    let plan =
+        request.plan.unwrap_or_else(|| if live.is_some() { Plan::default() } else { Plan::all_at_once() });
     let problems = plan.problems();
     if !problems.is_empty() {
         let mut refused = problem(ErrorCode::Refused, "the plan cannot be followed");
@@ -289,21 +304,20 @@ pub async fn intervene(
     State(desk): State<Desk>,
     Extension(peer): Extension<Peer>,
     path: Named<(String, String)>,
-    request: Result<Json<Intervene>, JsonRejection>,
+    request: Sent,
 ) -> Result<Json<ReleaseStatus>, Failure> {
     let (model, wish) = named(path)?;
     let model: ModelName = parsed(&model)?;
-    let reason = match request {
-        Err(JsonRejection::MissingJsonContentType(_)) => String::new(),
-        request => body(request)?.reason.unwrap_or_default(),
-    };
+    let reason = body::<Intervene>(request)?.reason.unwrap_or_default();
     let wish = match wish.as_str() {
         "rollback" => Wish::Rollback,
         "cancel" => Wish::Cancel,
         "promote" => Wish::Promote,
         "pause" => Wish::Pause,
         "resume" => Wish::Resume,
-        other => return Err(problem(ErrorCode::NotFound, format!("a model cannot be asked to `{other}`")).into()),
+        other => {
+            return Err(problem(ErrorCode::NotFound, format!("a model cannot be asked to `{other}`")).into());
+        }
     };
     desk.allow(peer, Need::Operate, "intervene in a release").await?;
     if desk.last_release(&model).is_none() {
@@ -329,14 +343,16 @@ async fn go_back(desk: &Desk, name: &ModelName, (by, failure): (String, Failure)
     };
     let last = model.last.and_then(|id| view.world.releases.get(&id));
     let undone = last.is_some_and(|release| {
-        let promoted = release.progress == turnout_engine::Progress::Ended(turnout_engine::record::End::Promoted);
+        let promoted =
+            release.progress == turnout_engine::Progress::Ended(turnout_engine::record::End::Promoted);
         !promoted || release.planned.kind == Kind::Return
     });
     if undone {
         return Ok(());
     }
     let Some(previous) = &model.previous else {
-        let nothing = problem(ErrorCode::Conflict, format!("no version of `{name}` was live before this one"));
+        let nothing =
+            problem(ErrorCode::Conflict, format!("no version of `{name}` was live before this one"));
         return Err(nothing.hint("`turnoutctl release start` takes another version live").into());
     };
     let start = Start {
@@ -376,9 +392,9 @@ fn trust_reply(desk: &Desk) -> Trust {
 pub async fn add_trust(
     State(desk): State<Desk>,
     Extension(peer): Extension<Peer>,
-    request: Result<Json<AddTrust>, JsonRejection>,
+    request: Sent,
 ) -> Result<Json<Trust>, Failure> {
-    let request = body(request)?;
+    let request: AddTrust = body(request)?;
     desk.allow(peer, Need::Trust, "add a trusted key").await?;
     let refused = |message: String| problem(ErrorCode::Refused, message);
     let key = PublicKey::from_pem(&request.public_key).map_err(|error| refused(chain(&error)))?;

@@ -30,7 +30,11 @@ enum Command {
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    let config = match arguments.config.as_deref().map_or_else(|| turnoutd::config::Config::parse(""), turnoutd::config::Config::read) {
+    let config = match arguments
+        .config
+        .as_deref()
+        .map_or_else(|| turnoutd::config::Config::parse(""), turnoutd::config::Config::read)
+    {
         Ok(config) => config,
         Err(error) => return refuse(&chain(&error), "see the comments in /etc/turnout/turnout.toml"),
     };

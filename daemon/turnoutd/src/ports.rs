@@ -38,6 +38,9 @@ fn claim(port: u16, desk: &Desk) -> Result<u16, HostError> {
 }
 
 fn in_use(model: &ModelName, port: u16, error: &HostError) -> Problem {
-    problem(ErrorCode::Refused, format!("port {port} cannot be given to `{model}`: {}", chain(error)))
-        .hint(format!("end what listens there (`ss -ltnp sport = :{port}`), or set `[models.{model}] port` to another"))
+    problem(ErrorCode::Refused, format!("port {port} cannot be given to `{model}`: {}", chain(error))).hint(
+        format!(
+            "end what listens there (`ss -ltnp sport = :{port}`), or set `[models.{model}] port` to another"
+        ),
+    )
 }

@@ -17,8 +17,8 @@ use std::process::ExitCode;
 use std::sync::{Arc, mpsc};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
-use turnout_host::mounts::cgroup2_root;
 use turnout_host::linux_cells::CellsConfig;
+use turnout_host::mounts::cgroup2_root;
 use turnout_host::volume::VolumeConfig;
 use turnout_host::{Host, HostConfig, HostError, LinuxHost};
 use turnout_journal::{Journal, JournalError, OpenOptions};
@@ -58,8 +58,12 @@ impl ServeError {
     /// What to do about it.
     pub fn hint(&self) -> &'static str {
         match self {
-            Self::Journal(JournalError::Locked { .. }) => "another daemon uses this state: end it, or set another `state`",
-            Self::Journal(_) | Self::Recover(_) => "`turnoutctl audit verify DIR` tells what is damaged; restore it from an audit snapshot",
+            Self::Journal(JournalError::Locked { .. }) => {
+                "another daemon uses this state: end it, or set another `state`"
+            }
+            Self::Journal(_) | Self::Recover(_) => {
+                "`turnoutctl audit verify DIR` tells what is damaged; restore it from an audit snapshot"
+            }
             Self::Os { source, .. } if source.kind() == io::ErrorKind::AddrInUse => {
                 "another daemon listens there: end it, or set another `socket`"
             }
@@ -88,7 +92,8 @@ pub fn run(config: Config) -> Result<(), ServeError> {
     let socket = api::bind(&config.socket, group_id(config.group.as_deref()))
         .map_err(|source| ServeError::Os { what: "control socket", path: config.socket.clone(), source })?;
     let host: Arc<dyn Host> = Arc::new(LinuxHost::open(host_config(&config)?).map_err(ServeError::Host)?);
-    let intake = Intake::open(Arc::clone(&host), config.state.join("trust.json")).map_err(ServeError::Intake)?;
+    let intake =
+        Intake::open(Arc::clone(&host), config.state.join("trust.json")).map_err(ServeError::Intake)?;
     let degraded = examine::degraded(&config);
     let (sender, inbox) = mpsc::channel();
     let events = sender.clone();
@@ -115,7 +120,8 @@ pub fn run(config: Config) -> Result<(), ServeError> {
     let daemon = Arc::new(Daemon { started_ms: now_ms(), degraded: degraded.clone(), config });
     let desk = Desk { driver: sender, views, daemon, intake, host, journal };
     let looping = std::thread::Builder::new().name("driver".into()).spawn(move || driver.run(degraded));
-    let looping = looping.map_err(|source| ServeError::Os { what: "thread", path: "driver".into(), source })?;
+    let looping =
+        looping.map_err(|source| ServeError::Os { what: "thread", path: "driver".into(), source })?;
     serve(socket, desk)?;
     // The loop has written everything that it decided; steps under way are found open at the next start.
     looping.join().unwrap_or_else(|_| tracing::error!("the loop ended with a panic"));

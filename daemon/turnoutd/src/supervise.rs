@@ -106,7 +106,8 @@ impl Workers for LinkedWorkers {
         let found = self.host.link(generation).map_err(|error| crate::chain(&error))?;
         let Some(found) = found else { return Err(format!("the worker of {generation} does not run")) };
         // A worker that does not read its link must not hold anybody up.
-        rustix::io::ioctl_fionbio(&found.link, true).map_err(|error| format!("link to {generation}: {error}"))?;
+        rustix::io::ioctl_fionbio(&found.link, true)
+            .map_err(|error| format!("link to {generation}: {error}"))?;
         let link = Arc::new(found.link);
         let line = Line { link: Arc::clone(&link), known: Known::default() };
         self.shared.lines().insert(generation, line);
@@ -118,7 +119,8 @@ impl Workers for LinkedWorkers {
             events: Arc::clone(&self.events),
             shared: Arc::clone(&self.shared),
         };
-        let spawned = std::thread::Builder::new().name(format!("link-{generation}")).spawn(move || listener.run());
+        let spawned =
+            std::thread::Builder::new().name(format!("link-{generation}")).spawn(move || listener.run());
         spawned.map(drop).map_err(|error| format!("thread for {generation}: {error}"))
     }
 
@@ -202,7 +204,9 @@ impl Listener {
             Ok(FromWorker::Hello { .. }) => {}
             Ok(FromWorker::Ready { load_ms }) => self.ready(Ok(format!("ready after {load_ms} ms"))),
             Ok(FromWorker::Failed { reason }) => self.ready(Err(reason)),
-            Ok(FromWorker::Counts(counts)) => self.shared.update(self.generation, |known| known.counts = counts),
+            Ok(FromWorker::Counts(counts)) => {
+                self.shared.update(self.generation, |known| known.counts = counts)
+            }
             Err(FrameError::Io(error)) if error.kind() == std::io::ErrorKind::WouldBlock => {}
             Err(FrameError::Closed | FrameError::Io(_)) => return false,
             Err(error @ (FrameError::Language(_) | FrameError::TooLarge(_))) => {
@@ -230,7 +234,8 @@ impl Listener {
 
     fn how_it_ended(&self) -> String {
         let cells = self.host.cells().unwrap_or_default();
-        match cells.into_iter().find(|(generation, _)| *generation == self.generation).map(|(_, state)| state) {
+        match cells.into_iter().find(|(generation, _)| *generation == self.generation).map(|(_, state)| state)
+        {
             Some(WorkerState::Exited(code)) => format!("exited with code {code}"),
             Some(WorkerState::Killed(signal)) => format!("killed by {}", signal_name(signal)),
             Some(WorkerState::Running | WorkerState::None) | None => "its process is gone".to_owned(),

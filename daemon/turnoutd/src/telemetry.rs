@@ -12,7 +12,9 @@ pub fn init() {
     let under_systemd = std::env::var_os("JOURNAL_STREAM").is_some();
     match under_systemd.then(tracing_journald::layer).and_then(Result::ok) {
         Some(journald) => registry.with(journald.with_field_prefix(Some("TURNOUT".to_owned()))).init(),
-        None => registry.with(tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_target(false)).init(),
+        None => registry
+            .with(tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_target(false))
+            .init(),
     }
 }
 
@@ -33,7 +35,9 @@ pub fn tell(record: &Record) {
             "release planned"
         ),
         Record::Intent { release, step, .. } => tracing::debug!(%release, "{step}"),
-        Record::Done { release, step, detail, .. } if detail.is_empty() => tracing::info!(%release, "{step}: done"),
+        Record::Done { release, step, detail, .. } if detail.is_empty() => {
+            tracing::info!(%release, "{step}: done")
+        }
         Record::Done { release, step, detail, .. } => tracing::info!(%release, "{step}: {detail}"),
         Record::Failed { release, step, why, .. } => tracing::error!(%release, "{step} failed: {why}"),
         Record::Observed { release, window, verdict } => tracing::info!(
@@ -48,6 +52,8 @@ pub fn tell(record: &Record) {
         Record::Ended { release, state, causes } => {
             tracing::info!(%release, ?state, "release ended: {}", causes.join("; "));
         }
-        Record::WorkerDied { model, generation, why } => tracing::error!(%model, %generation, "worker died: {why}"),
+        Record::WorkerDied { model, generation, why } => {
+            tracing::error!(%model, %generation, "worker died: {why}")
+        }
     }
 }

@@ -70,7 +70,8 @@ impl Publisher {
         let mut all = Vec::new();
         for (name, model) in &world.models {
             let release = world.current(name).map(|release| &release.planned);
-            let targets = model.live.iter().chain(release.into_iter().flat_map(|p| p.from.iter().chain([&p.to])));
+            let targets =
+                model.live.iter().chain(release.into_iter().flat_map(|p| p.from.iter().chain([&p.to])));
             for target in targets {
                 if !all.contains(&target.generation) {
                     all.push(target.generation);
@@ -142,7 +143,12 @@ impl View {
         versions
     }
 
-    fn live_version(&self, target: &Target, role: Role, (asked, why, worker): (Percent, String, &str)) -> LiveVersion {
+    fn live_version(
+        &self,
+        target: &Target,
+        role: Role,
+        (asked, why, worker): (Percent, String, &str),
+    ) -> LiveVersion {
         let seen = self.seen.get(&target.generation);
         LiveVersion {
             version: target.version.clone(),
@@ -220,7 +226,9 @@ fn next(model: &Model, release: Option<&Release>) -> String {
         Progress::Ended(_) => "an operator must look; `rollback` tries the undo again".to_owned(),
         Progress::Backward => "the undo goes on until the old version has everything".to_owned(),
         Progress::Tidying => "the old version is retired".to_owned(),
-        Progress::Forward if release.held.is_some() => "held: `release resume`, `release promote` or `rollback`".to_owned(),
+        Progress::Forward if release.held.is_some() => {
+            "held: `release resume`, `release promote` or `rollback`".to_owned()
+        }
         Progress::Forward => match (release.step(), release.list.get(release.cursor + 1)) {
             (Some(Step::Observe(_)), Some(then)) => format!(
                 "{then}, once {} of the last {} windows are met",
@@ -300,7 +308,8 @@ fn timings(release: &Release) -> Timings {
     Timings {
         asked_at_ms: release.begun_ms,
         ended_at_ms: release.ended_ms,
-        ready_ms: ended(|step| matches!(step, Step::AwaitReady(_))).map(|at| at.saturating_sub(release.begun_ms)),
+        ready_ms: ended(|step| matches!(step, Step::AwaitReady(_)))
+            .map(|at| at.saturating_sub(release.begun_ms)),
         breach_to_home_ms: after_breach(ended(|step| matches!(step, Step::Home))),
         breach_to_last_connection_ms: after_breach(last_connection(release)),
     }
@@ -308,7 +317,8 @@ fn timings(release: &Release) -> Timings {
 
 /// When the kernel saw the last connection of a version that was thrown out close; at the latest its worker's end.
 fn last_connection(release: &Release) -> Option<u64> {
-    let undone = |wanted: fn(&Step) -> bool| release.log.iter().find(|logged| logged.undo && wanted(&logged.step));
+    let undone =
+        |wanted: fn(&Step) -> bool| release.log.iter().find(|logged| logged.undo && wanted(&logged.step));
     let drained = undone(|step| matches!(step, Step::Drain(_)))?;
     let closed_after = |detail: &str| -> Option<u64> {
         detail.strip_prefix("last connection closed after ")?.split(' ').next()?.parse().ok()
