@@ -1,0 +1,87 @@
+//! `turnout-export`: reads the journal and gives every record to a sink, in order and at least once. It needs no
+//! right but to read the journal's folder; it never writes there.
+
+mod cursor;
+mod sink;
+
+use clap::{Parser, ValueEnum};
+use cursor::{Cursor, CursorError};
+use sink::{Sink, SinkError, event};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+use turnout_journal::{JournalError, Reader};
+
+/// How often a journal that has nothing new is looked at again: its writer cannot wake another user's process.
+const LOOK_EVERY: Duration = Duration::from_millis(250);
+
+/// Takes the records of Turnout's journal elsewhere, in order, each at least once.
+///
+/// Every record carries `event_id`, the log's id and the record's number: a receiver that keeps the ids it has seen has
+/// each record exactly once.
+#[derive(Parser)]
+#[command(version)]
+struct Arguments {
+    /// Folder of the journal's segments; may be a read-only copy, such as an audit snapshot.
+    #[arg(long, value_name = "DIR", default_value = "/var/lib/turnout/journal")]
+    journal: PathBuf,
+    /// Where to: one JSON document a line on standard output, or the systemd journal.
+    #[arg(long, default_value = "stdout")]
+    to: To,
+    /// File that keeps the next record's number between runs; without it every run begins at the first.
+    #[arg(long, value_name = "FILE")]
+    cursor: Option<PathBuf>,
+    /// Wait for new records instead of ending at the last.
+    #[arg(long)]
+    follow: bool,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum To {
+    Stdout,
+    Journald,
+}
+
+/// Why an export ended early.
+#[derive(Debug, thiserror::Error)]
+enum ExportError {
+    #[error("journal")]
+    Journal(#[source] JournalError),
+    #[error("cursor")]
+    Cursor(#[source] CursorError),
+    #[error("sink")]
+    Sink(#[source] SinkError),
+}
+
+fn main() -> ExitCode {
+    match run(&Arguments::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(ExportError::Sink(error)) if error.receiver_left() => ExitCode::SUCCESS,
+        Err(error) => {
+            let causes = std::iter::successors(std::error::Error::source(&error), |cause| cause.source());
+            eprintln!("error: {}", causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}")));
+            eprintln!("hint: `turnoutctl audit verify DIR` tells whether the journal is whole");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(arguments: &Arguments) -> Result<(), ExportError> {
+    let mut cursor = Cursor::open(arguments.cursor.as_deref()).map_err(ExportError::Cursor)?;
+    let mut sink = match arguments.to {
+        To::Stdout => Sink::stdout(),
+        To::Journald => Sink::journald().map_err(ExportError::Sink)?,
+    };
+    let mut reader = Reader::open(&arguments.journal, cursor.next()).map_err(ExportError::Journal)?;
+    loop {
+        match reader.next_record().map_err(ExportError::Journal)? {
+            Some(record) => {
+                sink.give(&event(&record)).map_err(ExportError::Sink)?;
+                // After the sink has it: a crash in between gives it once more, never not at all.
+                cursor.advance(record.seq + 1).map_err(ExportError::Cursor)?;
+            }
+            None if arguments.follow => std::thread::sleep(LOOK_EVERY),
+            None => return Ok(()),
+        }
+    }
+}

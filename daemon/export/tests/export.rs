@@ -1,0 +1,31 @@
+//! The real program on a real journal: every record once, in order, and again after a crash before the cursor moved.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+use turnout_journal::{Journal, OpenOptions};
+
+fn export(journal: &Path, cursor: &Path) -> Vec<u64> {
+    let mut program = Command::new(env!("CARGO_BIN_EXE_turnout-export"));
+    let output = program.arg("--journal").arg(journal).arg("--cursor").arg(cursor).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let lines = output.stdout.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
+    lines
+        .map(|line| serde_json::from_slice::<serde_json::Value>(line).unwrap()["seq"].as_u64().unwrap())
+        .collect()
+}
+
+#[test]
+fn each_record_is_given_once_and_again_when_the_cursor_did_not_move() {
+    let folder = tempfile::tempdir().unwrap();
+    let (dir, cursor) = (folder.path().join("journal"), folder.path().join("cursor"));
+    let (journal, _) = Journal::open(&dir, OpenOptions::default()).unwrap();
+    for number in 0..5 {
+        journal.append(format!("{{\"event\":\"test\",\"number\":{number}}}").as_bytes()).unwrap();
+    }
+    assert_eq!(export(&dir, &cursor), [0, 1, 2, 3, 4]);
+    assert_eq!(export(&dir, &cursor), [] as [u64; 0]);
+    journal.append(b"{\"event\":\"test\",\"number\":5}").unwrap();
+    fs::write(&cursor, "4\n").unwrap();
+    assert_eq!(export(&dir, &cursor), [4, 5], "a crash between giving and noting gives a record again");
+}
