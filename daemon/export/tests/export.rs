@@ -1,5 +1,7 @@
 //! The real program on a real journal: every record once, in order, and again after a crash before the cursor moved.
 
+#![expect(clippy::unwrap_used, reason = "the steps of a test fail by panicking")]
+
 use std::fs;
 use std::path::Path;
 use std::process::Command;

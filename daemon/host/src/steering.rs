@@ -64,6 +64,17 @@ impl LinuxTraffic {
         }
     }
 
+    /// That a generation's worker runs and its listener is tagged as its own: traffic goes nowhere else.
+    fn admitted(&self, generation: Generation) -> Result<(), HostError> {
+        let slot = self.slot(generation)?;
+        let listener = self.listener(generation)?.ok_or_else(|| missing("worker", generation))?;
+        match self.maps().connections.get(&listener, 0) {
+            Ok(tag) if tag.0.slot == slot => Ok(()),
+            Ok(_) | Err(MapError::KeyNotFound) => Err(missing("admitted worker", generation)),
+            Err(error) => Err(refused("read tag")(error)),
+        }
+    }
+
     fn slot(&self, generation: Generation) -> Result<u32, HostError> {
         self.tenants.slot(generation)?.ok_or_else(|| missing("cell", generation))
     }
@@ -132,6 +143,9 @@ impl Traffic for LinuxTraffic {
 
     fn set_route(&self, addresses: &[SocketAddr], route: &Route) -> Result<(), HostError> {
         let key = RouteKey { port: port_of(addresses)?.into() };
+        for (generation, _) in route.arms.iter().filter(|(_, share)| *share != Percent::NONE) {
+            self.admitted(*generation)?;
+        }
         let element = self.element(addresses, route)?;
         self.maps().routes.insert(Element(key), Element(element), 0).map_err(refused("set route"))
     }

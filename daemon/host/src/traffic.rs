@@ -41,10 +41,10 @@ pub trait Traffic {
     /// The kernel's own.
     fn dismiss(&self, generation: Generation) -> Result<(), HostError>;
 
-    /// Sets the split of a public port, one atomic operation.
+    /// Sets the split of a public port, one atomic operation. Every arm with a share must be admitted and run.
     ///
     /// # Errors
-    /// The kernel's own; the route then is what it was before.
+    /// [`HostError::Missing`] for an arm that cannot serve, or the kernel's own; the route then is what it was before.
     fn set_route(&self, addresses: &[SocketAddr], route: &Route) -> Result<(), HostError>;
 
     /// Takes a port's route away: new connections are refused. No error when there is none.
