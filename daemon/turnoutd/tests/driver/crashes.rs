@@ -138,9 +138,9 @@ fn a_crash_of_the_daemon_that_recovers_changes_nothing_of_that() {
     let mut twice = 0;
     for run in [Run::Good, Run::Bad, Run::StableDies, Run::LiveDies] {
         for (turn, seq) in run.records().enumerate() {
-            // A worker that died is brought up after a pause, so these runs are few.
-            let few = matches!(run, Run::StableDies | Run::LiveDies);
-            for again in AGAIN.filter(|again| !few || *again == turn as u64 % AGAIN.end) {
+            // A worker that died is brought up after a pause, so of those runs there are few.
+            let apart = if matches!(run, Run::StableDies | Run::LiveDies) { AGAIN.end } else { 2 };
+            for again in AGAIN.filter(|again| again % apart == turn as u64 % apart) {
                 let (one, other) = (MOMENTS[turn % 2], MOMENTS[again as usize % 2]);
                 let mut stage = run.stage();
                 if !stage.cut_at((seq, one), |stage| run.perform(stage)) || run.is_cut_short(&stage) {
@@ -158,5 +158,5 @@ fn a_crash_of_the_daemon_that_recovers_changes_nothing_of_that() {
             }
         }
     }
-    assert!(twice > 80, "{twice}");
+    assert!(twice > 60, "{twice}");
 }
