@@ -20,7 +20,7 @@ use turnout_host::fake::FakeHost;
 use turnout_host::histogram;
 use turnout_host::store::{Incoming, Store, StoredName};
 use turnout_host::traffic::{Route, Sample};
-use turnout_journal::{Journal, OpenOptions};
+use turnout_journal::{Journal, JournalError, OpenOptions};
 use turnout_manifest::envelope::{Envelope, MANIFEST_TYPE};
 use turnout_manifest::key::PrivateKey;
 use turnout_manifest::manifest::FileEntry;
@@ -203,8 +203,7 @@ impl Stage {
     /// Puts a daemon together as `serve` does, without running its loop.
     pub fn assemble(&self) -> Running {
         let journal_folder = self.folder.path().join("journal");
-        let (journal, _) = Journal::open(&journal_folder, OpenOptions::default()).unwrap();
-        let journal = Arc::new(journal);
+        let journal = Arc::new(open_journal(&journal_folder));
         let world = replay(&journal_folder).unwrap();
         let host = Arc::clone(&self.host);
         let intake = Arc::new(Intake::open(host.clone(), self.folder.path().join("trust.json")).unwrap());
@@ -399,6 +398,17 @@ impl Stage {
             "{} is live and not admitted",
             live.generation
         );
+    }
+}
+
+/// A process that another test starts has the lock too, from its fork until its exec.
+fn open_journal(folder: &Path) -> Journal {
+    let deadline = Instant::now() + DEADLINE;
+    loop {
+        match Journal::open(folder, OpenOptions::default()) {
+            Err(JournalError::Locked { .. }) if Instant::now() < deadline => std::thread::yield_now(),
+            opened => return opened.unwrap().0,
+        }
     }
 }
 
