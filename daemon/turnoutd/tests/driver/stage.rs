@@ -4,6 +4,7 @@
 use crate::power::Cut;
 use crate::workers::FakeWorkers;
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::fs;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -109,14 +110,21 @@ static SIGNED: LazyLock<Signed> = LazyLock::new(|| {
     Signed { trust: trust.to_json().unwrap(), digests, bundles, host }
 });
 
-/// A machine on which version 1 was released, and its journal's folder, to copy from.
-static LIVE: LazyLock<(FakeHost, TempDir)> = LazyLock::new(|| {
+/// The files of a journal by name.
+type JournalFiles = BTreeMap<OsString, Vec<u8>>;
+
+/// A machine on which version 1 was released, and its journal, to copy from.
+static LIVE: LazyLock<(FakeHost, JournalFiles)> = LazyLock::new(|| {
     let mut stage = Stage::fresh();
     stage.open();
     stage.ask(Stage::start("1", Plan::all_at_once())).unwrap();
     assert_eq!(stage.settle(), End::Promoted);
     stage.close();
-    ((*stage.host).clone(), stage.folder)
+    let files = fs::read_dir(stage.folder.path().join("journal")).unwrap().map(|file| {
+        let file = file.unwrap();
+        (file.file_name(), fs::read(file.path()).unwrap())
+    });
+    ((*stage.host).clone(), files.collect())
 });
 
 /// The bytes of a bundle, as a client sends it.
@@ -159,22 +167,22 @@ pub struct Stage {
 impl Stage {
     /// A machine with three versions in its store, and no daemon yet.
     pub fn fresh() -> Self {
-        Self::on(SIGNED.host.clone(), None)
+        Self::on(SIGNED.host.clone(), &JournalFiles::new())
     }
 
     /// A machine with nothing in its store.
     pub fn bare() -> Self {
-        Self::on(FakeHost::default(), None)
+        Self::on(FakeHost::default(), &JournalFiles::new())
     }
 
     /// A machine on which version 1 is live and its daemon runs.
     pub fn live() -> Self {
-        let mut stage = Self::on(LIVE.0.clone(), Some(LIVE.1.path()));
+        let mut stage = Self::on(LIVE.0.clone(), &LIVE.1);
         stage.open();
         stage
     }
 
-    fn on(host: FakeHost, copied: Option<&Path>) -> Self {
+    fn on(host: FakeHost, journal: &JournalFiles) -> Self {
         let memory = Path::new("/dev/shm");
         let place = if memory.is_dir() { memory.to_owned() } else { std::env::temp_dir() };
         let folder = tempfile::Builder::new().prefix("turnout-driver-").tempdir_in(place).unwrap();
@@ -182,9 +190,8 @@ impl Stage {
         let text = format!("state = \"{path}\"\nruntime = \"{path}\"\nready_seconds = 1\n");
         fs::write(folder.path().join("trust.json"), &SIGNED.trust).unwrap();
         fs::create_dir(folder.path().join("journal")).unwrap();
-        for file in copied.into_iter().flat_map(|from| fs::read_dir(from.join("journal")).unwrap()) {
-            let file = file.unwrap();
-            fs::copy(file.path(), folder.path().join("journal").join(file.file_name())).unwrap();
+        for (name, bytes) in journal {
+            fs::write(folder.path().join("journal").join(name), bytes).unwrap();
         }
         let host = Arc::new(host);
         Self {
