@@ -71,5 +71,8 @@ fn measure(arguments: &Arguments) -> Result<()> {
             println!("{}", json!({"schema": "turnout-bench/v1", "quick": arguments.quick, "lines": lines}))
         }
     }
+    if lines.iter().any(|line| line.judged == Judged::Failed) {
+        bail!("not everything could be measured");
+    }
     Ok(())
 }
