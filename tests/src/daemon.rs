@@ -74,6 +74,18 @@ impl Instance {
         Ok(instance)
     }
 
+    /// Sets one key of the configuration; counts from the next start.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn configure(&self, key: &str, value: &str) -> Result<()> {
+        let text = fs::read_to_string(self.config())?;
+        let others = text.lines().filter(|line| line.split(" = ").next() != Some(key));
+        let lines: Vec<_> =
+            std::iter::once(format!("{key} = {value}")).chain(others.map(str::to_owned)).collect();
+        fs::write(self.config(), lines.join("\n") + "\n").map_err(Into::into)
+    }
+
     /// Starts the daemon and waits until its socket answers.
     ///
     /// # Errors
@@ -144,6 +156,16 @@ impl Instance {
         &self.remains.folder
     }
 
+    /// Where the daemon keeps journal and store.
+    pub fn state(&self) -> PathBuf {
+        self.folder().join("state")
+    }
+
+    /// The root of this instance's cgroups.
+    pub fn cgroup(&self) -> &Path {
+        &self.remains.cgroup
+    }
+
     /// The daemon's control socket.
     pub fn socket(&self) -> PathBuf {
         self.folder().join("run/control.sock")
@@ -173,7 +195,8 @@ impl Instance {
         self.kept = true;
     }
 
-    fn config(&self) -> PathBuf {
+    /// The configuration's file.
+    pub fn config(&self) -> PathBuf {
         self.folder().join("turnoutd.toml")
     }
 
@@ -186,7 +209,7 @@ impl Instance {
         let Settings { ports, worker_uid_base, models, programs, onnxruntime, .. } = &self.settings;
         let folder = self.folder();
         let mut lines = vec![
-            format!("state = {:?}", folder.join("state")),
+            format!("state = {:?}", self.state()),
             format!("runtime = {:?}", folder.join("run")),
             format!("socket = {:?}", self.socket()),
             format!("store_image_bytes = {STORE_BYTES}"),

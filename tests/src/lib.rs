@@ -7,4 +7,5 @@ pub mod demo;
 pub mod load;
 pub mod models;
 pub mod remains;
+pub mod scenario;
 pub mod tally;
