@@ -92,12 +92,14 @@ pub enum ReleaseCommand {
         /// Only this model
         model: Option<ModelName>,
     },
-    /// Move all traffic to the new version without waiting for further windows
+    /// Go on to the next step without waiting for more windows at this one
     Promote(InterveneArguments),
     /// Hold a release at its present weights
     Pause(InterveneArguments),
     /// Let a held release go on
     Resume(InterveneArguments),
+    /// End a release before it is done: as a rollback, but it counts as cancelled
+    Cancel(InterveneArguments),
 }
 
 /// `turnoutctl release start ...`

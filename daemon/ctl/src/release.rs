@@ -40,6 +40,7 @@ pub async fn run(client: &Client, screen: &mut Screen, command: ReleaseCommand) 
         }
         ReleaseCommand::Pause(arguments) => intervene(client, screen, Intervention::Pause, arguments).await,
         ReleaseCommand::Resume(arguments) => intervene(client, screen, Intervention::Resume, arguments).await,
+        ReleaseCommand::Cancel(arguments) => intervene(client, screen, Intervention::Cancel, arguments).await,
     }
 }
 

@@ -107,12 +107,14 @@ pub enum ClientError {
 pub enum Intervention {
     /// Traffic home, at once.
     Rollback,
-    /// All traffic to the candidate, without further windows.
+    /// On to the next step, without more windows at this one.
     Promote,
     /// Hold the weights.
     Pause,
     /// Go on.
     Resume,
+    /// As a rollback, but the release counts as cancelled.
+    Cancel,
 }
 
 impl Intervention {
@@ -122,6 +124,7 @@ impl Intervention {
             Self::Promote => "promote",
             Self::Pause => "pause",
             Self::Resume => "resume",
+            Self::Cancel => "cancel",
         }
     }
 }
