@@ -250,6 +250,7 @@ mod tests {
     }
 
     fn serve(mut stream: TcpStream) {
+        stream.set_nodelay(true).unwrap();
         let mut request = [0; 1024];
         while let Ok(length @ 1..) = stream.read(&mut request) {
             for byte in b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok" {
