@@ -95,14 +95,14 @@ impl From<ClientError> for Failure {
                 reader_gone: false,
             },
             ClientError::Unreachable { .. } => Self::from_error(Exit::Unreachable, &error)
-                .hint("start it with `systemctl start turnoutd`, or name its socket with `--socket PATH`"),
+                .hint("start `turnoutd`, or name its socket with `--socket PATH`"),
             ClientError::Denied { .. } => Self::from_error(Exit::Denied, &error)
                 .hint("run it as root, or as a member of the group `turnout`"),
             ClientError::Language { .. } => Self::from_error(Exit::Failed, &error).hint(
                 "is the daemon of another version? compare `turnoutctl --version` with `turnoutd --version`",
             ),
             ClientError::Broken { .. } => Self::from_error(Exit::Failed, &error)
-                .hint("see what the daemon says: `journalctl -u turnoutd`"),
+                .hint("see the daemon's log: `journalctl -u turnoutd` where it is a service, else its standard error"),
             _ => Self::from_error(Exit::Failed, &error),
         }
     }
