@@ -113,7 +113,7 @@ fn figures(seen: &Seen) -> String {
     [
         share(seen.share_thousandths),
         seen.requests.to_string(),
-        (seen.errors + seen.assertion_failures).to_string(),
+        seen.errors.to_string(),
         latency(seen.p50_us),
         latency(seen.p95_us),
         latency(seen.p99_us),

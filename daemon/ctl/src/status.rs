@@ -88,7 +88,6 @@ fn versions(versions: &[LiveVersion]) -> String {
             "dead" => BAD,
             _ => WARN,
         };
-        let errors = seen.errors + seen.assertion_failures;
         table.row(vec![
             styled(STRONG, live.version.as_str()),
             words(role(live.role)),
@@ -96,7 +95,7 @@ fn versions(versions: &[LiveVersion]) -> String {
             figure(live.asked.to_string()),
             figure(if seen.requests == 0 { "-".into() } else { share(seen.share_thousandths) }),
             figure(seen.requests.to_string()),
-            figure(errors.to_string()),
+            figure(seen.errors.to_string()),
             figure(latency(seen.p50_us)),
             figure(latency(seen.p95_us)),
             figure(latency(seen.p99_us)),

@@ -96,7 +96,7 @@ pub fn windows(windows: &[WindowStatus]) -> String {
             figure(share(seen.share_thousandths)),
             styled(verdict_style(&window.verdict), safe(&window.verdict)),
             figure(seen.requests.to_string()),
-            figure((seen.errors + seen.assertion_failures).to_string()),
+            figure(seen.errors.to_string()),
             figure(latency(seen.p50_us)),
             figure(latency(seen.p95_us)),
             figure(latency(seen.p99_us)),
