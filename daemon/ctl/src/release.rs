@@ -258,8 +258,11 @@ pub fn sentence(status: &ReleaseStatus) -> String {
         text += &format!(", step {} of {}: {}", status.step_number, status.step_count, safe(&status.step));
     }
     match &status.cause {
-        Some(cause) => text + &format!(" ({})", safe(cause)),
-        None => text,
+        // A held release has said why already.
+        Some(cause) if status.state.is_final() || !status.step.ends_with(cause.as_str()) => {
+            text + &format!(" ({})", safe(cause))
+        }
+        _ => text,
     }
 }
 
