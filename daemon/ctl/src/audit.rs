@@ -7,11 +7,14 @@ use rustix::mount::{MountFlags, UnmountFlags, mount_bind, mount_remount, unmount
 use serde_json::Value;
 use std::path::Path;
 use turnout_journal::JournalError;
+use turnout_manifest::Percent;
 use turnout_protocol::client::{Client, Tail};
 use turnout_protocol::control::{AuditRecord, AuditVerified, SCHEMA, Snapshot, Snapshots};
 
 /// Longest value of a record's field that is shown in a line of text.
 const SHOWN_MAX: usize = 120;
+/// Fields that say what a record is about come before the others.
+const FIRST: [&str; 5] = ["release", "step", "verdict", "version", "model"];
 
 /// Runs `turnoutctl audit ...`.
 pub async fn run(client: &Client, screen: &mut Screen, command: AuditCommand) -> Result<Exit, Failure> {
@@ -46,12 +49,15 @@ async fn log(client: &Client, screen: &mut Screen, from: u64, tail: Tail) -> Res
     Ok(Exit::Done)
 }
 
-/// `    43  2026-11-22 14:15:01 UTC  release-created  release_id=r-2 to=1.4.0`.
+/// `    43  2026-11-22 14:15:01 UTC  done  release=r-2 step="shift 5 %" at=6`.
 fn line(record: &AuditRecord) -> String {
     let event = record.body.get("event").and_then(Value::as_str).unwrap_or("record");
     let fields: Vec<String> = match &record.body {
         Value::Object(body) => {
-            body.iter().filter(|(name, _)| *name != "event").map(|(name, value)| field(name, value)).collect()
+            let first = FIRST.iter().filter_map(|name| body.get_key_value(*name));
+            let rest = body.iter().filter(|(name, _)| *name != "event" && !FIRST.contains(&name.as_str()));
+            let said = first.chain(rest).filter(|(_, value)| *value != "");
+            said.map(|(name, value)| field(name, value)).collect()
         }
         other => vec![field("body", other)],
     };
@@ -62,14 +68,51 @@ fn line(record: &AuditRecord) -> String {
 }
 
 fn field(name: &str, value: &Value) -> String {
-    let text = match value {
-        Value::String(text) if !text.contains(char::is_whitespace) => text.clone(),
-        other => other.to_string(),
+    let short = match name {
+        "step" => step(value),
+        "verdict" => verdict(value),
+        "window" => figures(value),
+        _ => None,
+    };
+    let text = match (short, value) {
+        (Some(text), _) if text.contains(' ') => format!("\"{text}\""),
+        (Some(text), _) => text,
+        (None, Value::String(text)) if !text.contains(char::is_whitespace) => text.clone(),
+        (None, other) => other.to_string(),
     };
     let text = safe(&text);
     let cut: String = text.chars().take(SHOWN_MAX).collect();
     let more = if cut.len() < text.len() { "..." } else { "" };
     format!("{}={cut}{more}", safe(name))
+}
+
+/// A step in words: what it does, and the share, the start of a worker or the moment that is meant.
+fn step(value: &Value) -> Option<String> {
+    let does = value.get("do")?.as_str()?;
+    Some(match (does, value.get("of")) {
+        (_, None) => does.to_owned(),
+        ("shift" | "observe", Some(of)) => {
+            let share = Percent::from_thousandths(u32::try_from(of.as_u64()?).ok()?).ok()?;
+            format!("{does} {share}")
+        }
+        (_, Some(Value::String(moment))) => format!("{does} {moment}"),
+        (_, Some(generation)) => format!("{does} g{generation}"),
+    })
+}
+
+/// A verdict and its reason.
+fn verdict(value: &Value) -> Option<String> {
+    let verdict = value.get("verdict")?.as_str()?;
+    let why = value.get("why").and_then(Value::as_str).map(|why| format!(": {why}"));
+    Some(format!("{verdict}{}", why.unwrap_or_default()))
+}
+
+/// The figures of a window that its verdict is made of: those of the new version.
+fn figures(window: &Value) -> Option<String> {
+    let seen = window.get("candidate")?;
+    let p95 = seen.get("p95_us").and_then(Value::as_u64);
+    let p95 = p95.map_or_else(|| "no".to_owned(), |microseconds| format!("{microseconds} us"));
+    Some(format!("{} requests, {} errors, {p95} p95", seen.get("requests")?, seen.get("errors")?))
 }
 
 fn verify(screen: &mut Screen, dir: &Path) -> Result<Exit, Failure> {
@@ -184,4 +227,38 @@ fn mount_read_only(snapshot: &Path, dir: &Path) -> rustix::io::Result<()> {
             anstream::eprintln!("{BAD}warning:{BAD:#} `{}` stays mounted: {error}", dir.display());
         }
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn a_record_says_first_what_it_is_about_and_nothing_empty() {
+        let lines = [
+            (
+                json!({"at": 6, "detail": "", "event": "done", "release": "r-2",
+                       "step": {"do": "shift", "of": 5000}}),
+                "done release=r-2 step=\"shift 5 %\" at=6",
+            ),
+            (
+                json!({"at": 2, "event": "intent", "release": "r-2", "step": {"do": "create-cell", "of": 4}}),
+                "intent release=r-2 step=\"create-cell g4\" at=2",
+            ),
+            (
+                json!({"event": "observed", "release": "r-2", "verdict": {"verdict": "missed", "why": "p95"},
+                       "window": {"candidate": {"requests": 20, "errors": 1, "p95_us": 361}}}),
+                "observed release=r-2 verdict=\"missed: p95\" window=\"20 requests, 1 errors, 361 us p95\"",
+            ),
+            (json!({"event": "promoted", "release": "r-2"}), "promoted release=r-2"),
+            (json!({"event": "planned", "step": {"undo": [1]}}), "planned step={\"undo\":[1]}"),
+        ];
+        for (body, wanted) in lines {
+            let record = AuditRecord { seq: 1, time_ms: 0, body, leaf: String::new() };
+            let text = anstream::adapter::strip_str(&line(&record)).to_string();
+            let words: Vec<&str> = text.split_whitespace().skip(4).collect();
+            assert_eq!(words.join(" "), wanted);
+        }
+    }
 }
