@@ -7,6 +7,9 @@ use std::time::Duration;
 use turnout_manifest::{ModelName, ReleaseId, Version, VersionRef};
 use turnout_protocol::client::DEFAULT_SOCKET;
 
+/// Heading of what every command takes, so that a command's own options stand together.
+const EVERYWHERE: &str = "Options of every command";
+
 const EXIT_CODES: &str = "\
 Exit codes: 0 done, 1 failed, 2 usage, 3 refused by a check or gate, 4 daemon unreachable, 5 denied.
 A release waited for with --wait: 0 promoted, 3 rolled back or cancelled, 1 stuck or timed out.";
@@ -27,10 +30,11 @@ A plan:
 #[command(name = "turnoutctl", version, after_help = EXIT_CODES)]
 pub struct Arguments {
     /// Control socket of the daemon
-    #[arg(long, global = true, env = "TURNOUT_SOCKET", value_name = "PATH", default_value = DEFAULT_SOCKET)]
+    #[arg(long, global = true, help_heading = EVERYWHERE, env = "TURNOUT_SOCKET")]
+    #[arg(value_name = "PATH", default_value = DEFAULT_SOCKET)]
     pub socket: PathBuf,
     /// Form of what is printed
-    #[arg(long, global = true, value_enum, default_value_t = Output::Text)]
+    #[arg(long, global = true, help_heading = EVERYWHERE, value_enum, default_value_t = Output::Text)]
     pub output: Output,
     /// What to do
     #[command(subcommand)]
