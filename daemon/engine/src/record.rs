@@ -141,7 +141,10 @@ pub enum Record {
     DaemonStarted {
         /// Its version.
         version: String,
-        /// What this host cannot enforce, one line each.
+    },
+    /// The host was examined, once at each start.
+    Examined {
+        /// What it cannot do or enforce, one line each.
         degraded: Vec<String>,
     },
     /// A request was refused or denied.
@@ -311,6 +314,7 @@ impl Record {
             | Self::Promoted { release }
             | Self::Ended { release, .. } => Some(*release),
             Self::DaemonStarted { .. }
+            | Self::Examined { .. }
             | Self::Refused { .. }
             | Self::TrustAdded { .. }
             | Self::TrustRemoved { .. }

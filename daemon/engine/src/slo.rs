@@ -81,8 +81,9 @@ pub fn judge(window: &Window, plan: &Plan) -> Verdict {
 
 fn missed(seen: &Figures, objectives: &Objectives) -> Option<String> {
     let rates = [
-        ("error rate", seen.errors, objectives.error_rate_ppm),
+        // A withheld answer is an error too: the assertion says more.
         ("assertion failures", seen.assertion_failures, objectives.assertion_failures_ppm),
+        ("error rate", seen.errors, objectives.error_rate_ppm),
     ];
     for (name, count, limit) in rates {
         let Some(limit) = limit else { continue };

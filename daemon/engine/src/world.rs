@@ -246,6 +246,7 @@ impl World {
             }
             Record::Ended { release, .. } => self.end(*release, record, at_ms),
             Record::DaemonStarted { .. }
+            | Record::Examined { .. }
             | Record::Importing { .. }
             | Record::Refused { .. }
             | Record::TrustAdded { .. }

@@ -11,10 +11,12 @@ use crate::steering::{LinuxTraffic, TrafficConfig};
 use crate::store::{Evidence, ImportOutcome, Incoming, SnapshotInfo, Store, StoredName};
 use crate::traffic::{Probes, Route, Sample, Tenants, Traffic};
 use crate::volume::{Volume, VolumeConfig};
+use rustix::io::Errno;
+use rustix::mount::{UnmountFlags, unmount};
 use std::io::Read;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use turnout_manifest::manifest::FileEntry;
 use turnout_manifest::{Generation, ModelName};
@@ -38,6 +40,8 @@ pub struct LinuxHost {
     pointer: LinuxPointer,
     cells: Arc<LinuxCells>,
     traffic: LinuxTraffic,
+    pointers: PathBuf,
+    pins: PathBuf,
 }
 
 impl LinuxHost {
@@ -48,7 +52,7 @@ impl LinuxHost {
     pub fn open(config: HostConfig) -> Result<Self, HostError> {
         let volume = Arc::new(Volume::open(&config.volume)?);
         let pointer = LinuxPointer::open(&PointerConfig {
-            dir: config.pointers,
+            dir: config.pointers.clone(),
             versions: volume.versions_folder(),
             method: None,
         })?;
@@ -57,17 +61,35 @@ impl LinuxHost {
         let cells = LinuxCells::open(config.cells, Arc::new(move |name| source.detached_tree(name)))?;
         let cells = Arc::new(cells);
         let tenants: Arc<dyn Tenants> = cells.clone();
-        let traffic = LinuxTraffic::open(&TrafficConfig { pin_directory: config.pins, cgroup }, tenants)?;
-        Ok(Self { volume, pointer, cells, traffic })
+        let traffic =
+            LinuxTraffic::open(&TrafficConfig { pin_directory: config.pins.clone(), cgroup }, tenants)?;
+        Ok(Self { volume, pointer, cells, traffic, pointers: config.pointers, pins: config.pins })
     }
 
-    /// Ends every worker and the launcher, takes the programs and pins away. Versions and evidence stay.
+    /// Ends every worker and the launcher, takes programs, pins and mounts away. Versions and evidence stay.
     ///
     /// # Errors
     /// The first thing that would not go.
-    pub fn dismantle(self, pins: &std::path::Path) -> Result<(), HostError> {
-        programs::detach(pins)?;
-        self.cells.shutdown()
+    pub fn dismantle(self) -> Result<(), HostError> {
+        let Self { volume, pointer, cells, traffic, pointers, pins } = self;
+        programs::detach(&pins)?;
+        cells.shutdown()?;
+        drop((traffic, pointer, cells));
+        for mounted in [pins, pointers] {
+            detach_mounts(&mounted)?;
+        }
+        Arc::into_inner(volume).map_or(Ok(()), Volume::unmount)
+    }
+}
+
+/// Takes every mount at a folder away, with what is mounted below. No error when there is none.
+fn detach_mounts(folder: &Path) -> Result<(), HostError> {
+    loop {
+        match unmount(folder, UnmountFlags::DETACH) {
+            Ok(()) => {}
+            Err(Errno::INVAL | Errno::NOENT) => return Ok(()),
+            Err(error) => return Err(HostError::os("umount2", folder.display())(error)),
+        }
     }
 }
 

@@ -240,8 +240,8 @@ fn calls_made_by_the_client() -> BTreeSet<String> {
             client.snapshots().await.is_err(),
             client.doctor().await.is_err(),
         ];
-        use Intervention::{Pause, Promote, Resume, Rollback};
-        for intervention in [Rollback, Promote, Pause, Resume] {
+        use Intervention::{Cancel, Pause, Promote, Resume, Rollback};
+        for intervention in [Rollback, Promote, Pause, Resume, Cancel] {
             refused
                 .push(client.intervene(&model, intervention, &control::Intervene::default()).await.is_err());
         }

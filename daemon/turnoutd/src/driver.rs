@@ -89,8 +89,8 @@ impl Driver {
     }
 
     /// [Recovers](Self::recover), then loops until told to stop.
-    pub fn run(mut self, degraded: Vec<String>) {
-        self.recover(degraded);
+    pub fn run(mut self) {
+        self.recover();
         self.timers.arm(Timer::Look, Instant::now());
         while self.turn(None) {}
     }
@@ -331,10 +331,10 @@ impl Driver {
     }
 
     /// After a start: what the journal says is the state; the host is asked what is still there, and what is missing
-    /// becomes an event. The open step of a release, if any, is done again. `degraded` is what this host cannot enforce.
-    pub fn recover(&mut self, degraded: Vec<String>) {
+    /// becomes an event. The open step of a release, if any, is done again.
+    pub fn recover(&mut self) {
         let version = env!("CARGO_PKG_VERSION").to_owned();
-        let _ = self.write(vec![Record::DaemonStarted { version, degraded }]);
+        let _ = self.write(vec![Record::DaemonStarted { version }]);
         self.sweep();
         let models: Vec<ModelName> = self.parts.world.models.keys().cloned().collect();
         for model in &models {

@@ -11,7 +11,8 @@ pub fn requirements(config: &Config) -> Vec<Requirement> {
 
 /// What this host cannot do or enforce, one line each, for the status and the journal.
 pub fn degraded(config: &Config) -> Vec<String> {
-    let short = |finding: &Finding| finding.standing != Standing::Ok;
+    let optional = |finding: &Finding| finding.found.contains("(optional)");
+    let short = |finding: &Finding| finding.standing != Standing::Ok && !optional(finding);
     findings(config).iter().filter(|f| short(f)).map(|f| format!("{}: {}", f.name, f.found)).collect()
 }
 

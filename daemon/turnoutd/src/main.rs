@@ -24,7 +24,7 @@ enum Command {
         #[arg(long, default_value = "text", value_parser = ["text", "json"])]
         output: String,
     },
-    /// End every worker and the launcher, and take routes, programs and pins away. Versions, journal and evidence stay.
+    /// End every worker and the launcher, and take routes, programs, pins and mounts away. Versions, journal and evidence stay.
     Dismantle,
 }
 
@@ -36,7 +36,7 @@ fn main() -> ExitCode {
         .map_or_else(|| turnoutd::config::Config::parse(""), turnoutd::config::Config::read)
     {
         Ok(config) => config,
-        Err(error) => return refuse(&chain(&error), "see the comments in /etc/turnout/turnout.toml"),
+        Err(error) => return refuse(&chain(&error), "every key is described in `docs/guide.md`"),
     };
     let done = match arguments.command {
         None => serve::run(config),

@@ -14,9 +14,10 @@ use std::io;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::{Arc, mpsc};
+use std::sync::{Arc, OnceLock, mpsc};
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
+use turnout_engine::Record;
 use turnout_host::linux_cells::CellsConfig;
 use turnout_host::mounts::cgroup2_root;
 use turnout_host::volume::VolumeConfig;
@@ -89,12 +90,11 @@ pub fn run(config: Config) -> Result<(), ServeError> {
         tracing::warn!(bytes = cut.bytes, kept_in = %cut.kept_in.display(), "cut a torn end off the journal");
     }
     let world = replay(&journal).map_err(ServeError::Recover)?;
+    let host: Arc<dyn Host> = Arc::new(LinuxHost::open(host_config(&config)?).map_err(ServeError::Host)?);
     let socket = api::bind(&config.socket, group_id(config.group.as_deref()))
         .map_err(|source| ServeError::Os { what: "control socket", path: config.socket.clone(), source })?;
-    let host: Arc<dyn Host> = Arc::new(LinuxHost::open(host_config(&config)?).map_err(ServeError::Host)?);
     let intake =
         Intake::open(Arc::clone(&host), config.state.join("trust.json")).map_err(ServeError::Intake)?;
-    let degraded = examine::degraded(&config);
     let (sender, inbox) = mpsc::channel();
     let events = sender.clone();
     let sink = Arc::new(move |event| drop(events.send(Input::Event(event))));
@@ -117,15 +117,28 @@ pub fn run(config: Config) -> Result<(), ServeError> {
         inbox,
         sender: sender.clone(),
     });
-    let daemon = Arc::new(Daemon { started_ms: now_ms(), degraded: degraded.clone(), config });
+    let daemon = Arc::new(Daemon { started_ms: now_ms(), degraded: OnceLock::new(), config });
     let desk = Desk { driver: sender, views, daemon, intake, host, journal };
-    let looping = std::thread::Builder::new().name("driver".into()).spawn(move || driver.run(degraded));
+    let looping = std::thread::Builder::new().name("driver".into()).spawn(move || driver.run());
     let looping =
         looping.map_err(|source| ServeError::Os { what: "thread", path: "driver".into(), source })?;
+    examine_beside(&desk);
     serve(socket, desk)?;
     // The loop has written everything that it decided; steps under way are found open at the next start.
     looping.join().unwrap_or_else(|_| tracing::error!("the loop ended with a panic"));
     Ok(())
+}
+
+/// Examines the host on a thread of its own: it takes half a second, and traffic is not to wait for it.
+fn examine_beside(desk: &Desk) {
+    let (daemon, driver) = (Arc::clone(&desk.daemon), desk.driver.clone());
+    std::thread::spawn(move || {
+        let degraded = examine::degraded(&daemon.config);
+        let record = Record::Examined { degraded: degraded.clone() };
+        let _ = daemon.degraded.set(degraded);
+        // Nobody waits for the answer: a journal that cannot be written says so itself.
+        let _ = driver.send(Input::Note(Box::new(record), oneshot::channel().0));
+    });
 }
 
 /// The door, until a signal; then the loop is told to stop.
@@ -187,9 +200,7 @@ pub fn doctor(config: &Config, output: &str) -> ExitCode {
 pub fn dismantle(config: Config) -> Result<(), ServeError> {
     let journal = config.state.join(evidence::JOURNAL_DIR);
     let _lock = Journal::open(&journal, OpenOptions::default()).map_err(ServeError::Journal)?;
-    let host_config = host_config(&config)?;
-    let pins = host_config.pins.clone();
-    LinuxHost::open(host_config).and_then(|host| host.dismantle(&pins)).map_err(ServeError::Host)
+    LinuxHost::open(host_config(&config)?).and_then(LinuxHost::dismantle).map_err(ServeError::Host)
 }
 
 fn host_config(config: &Config) -> Result<HostConfig, ServeError> {

@@ -21,8 +21,8 @@ pub fn init() {
 /// One line for each record that an operator wants to see go by.
 pub fn tell(record: &Record) {
     match record {
-        Record::DaemonStarted { version, degraded } => {
-            tracing::info!(%version, "started");
+        Record::DaemonStarted { version } => tracing::info!(%version, "started"),
+        Record::Examined { degraded } => {
             degraded.iter().for_each(|line| tracing::warn!("degraded: {line}"));
         }
         Record::Refused { by, what, why } => tracing::warn!(%by, %what, "refused: {}", why.join("; ")),

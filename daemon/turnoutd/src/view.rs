@@ -2,7 +2,7 @@
 
 use crate::config::Config;
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 use tokio::sync::watch;
 use turnout_engine::record::{Cause, End, Target};
@@ -83,12 +83,12 @@ impl Publisher {
 }
 
 /// Facts about this daemon that do not change while it runs.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct Daemon {
     /// When it started, milliseconds since the epoch.
     pub started_ms: u64,
-    /// What this host cannot enforce.
-    pub degraded: Vec<String>,
+    /// What this host cannot do or enforce, once it is examined.
+    pub degraded: OnceLock<Vec<String>>,
     /// Its configuration.
     pub config: Arc<Config>,
 }
@@ -103,7 +103,7 @@ impl View {
             pid: std::process::id(),
             started_ms: daemon.started_ms,
             read_only: self.read_only.clone(),
-            degraded: daemon.degraded.clone(),
+            degraded: daemon.degraded.get().cloned().unwrap_or_default(),
             journal: JournalHead { size: self.journal_size, root: self.journal_root.clone() },
             models: models.collect(),
         }
@@ -127,7 +127,13 @@ impl View {
         if let Some(live) = &model.live {
             let (asked, why) = match current {
                 Some(release) if release.home() == Some(live.generation) => {
-                    (share.rest(), format!("the rest of release {}", release.planned.release))
+                    let why = match share {
+                        Percent::NONE => {
+                            format!("live; release {} has moved nothing yet", release.planned.release)
+                        }
+                        _ => format!("the rest of release {}", release.planned.release),
+                    };
+                    (share.rest(), why)
                 }
                 _ => (Percent::ALL, format!("live{}", since(self.world.releases.values(), live))),
             };
@@ -227,7 +233,7 @@ fn next(model: &Model, release: Option<&Release>) -> String {
         Progress::Backward => "the undo goes on until the old version has everything".to_owned(),
         Progress::Tidying => "the old version is retired".to_owned(),
         Progress::Forward if release.held.is_some() => {
-            "held: `release resume`, `release promote` or `rollback`".to_owned()
+            "a person decides: `release resume`, `release promote` or `rollback`".to_owned()
         }
         Progress::Forward => match (release.step(), release.list.get(release.cursor + 1)) {
             (Some(Step::Observe(_)), Some(then)) => format!(

@@ -8,8 +8,8 @@ use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::Command;
-use std::sync::Arc;
 use std::sync::mpsc::Sender;
+use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use tokio::runtime::Runtime;
@@ -52,7 +52,8 @@ impl Door {
         let socket = stage.folder.path().join("control.sock");
         let listener = api::bind(&socket, Some(NOBODY)).unwrap();
         let running = stage.assemble();
-        let daemon = Daemon { started_ms: now_ms(), degraded: Vec::new(), config: Arc::clone(&stage.config) };
+        let daemon =
+            Daemon { started_ms: now_ms(), degraded: OnceLock::new(), config: Arc::clone(&stage.config) };
         let desk = Desk {
             driver: running.sender.clone(),
             views: running.views,
@@ -62,7 +63,7 @@ impl Door {
             journal: running.journal,
         };
         let driver = running.driver;
-        let looping = std::thread::spawn(move || driver.run(Vec::new()));
+        let looping = std::thread::spawn(move || driver.run());
         let runtime =
             tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let (stop, stopped) = watch::channel(false);

@@ -252,7 +252,7 @@ impl Stage {
     pub fn open(&mut self) {
         let running = self.assemble();
         self.running = Some(running);
-        self.running().driver.recover(Vec::new());
+        self.running().driver.recover();
         self.check();
     }
 
