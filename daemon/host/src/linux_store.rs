@@ -26,7 +26,8 @@ const BLOCK: usize = 256 << 10;
 impl Store for Volume {
     fn import(&self, incoming: &Incoming<'_>, content: &mut dyn Read) -> Result<ImportOutcome, HostError> {
         if self.version(&incoming.name).is_ok() {
-            return check_stream(incoming.files, content).map(|()| ImportOutcome::AlreadyThere);
+            check_stream(incoming.files, content)?;
+            return expect_end(content).map(|()| ImportOutcome::AlreadyThere);
         }
         let bytes = incoming.files.iter().map(|file| file.size).fold(0, u64::saturating_add);
         self.check_room(bytes)?;
@@ -34,6 +35,7 @@ impl Store for Volume {
         Staged::new(self.incoming_folder(&incoming.name))
             .and_then(|staged| {
                 staged.fill(incoming, content)?;
+                expect_end(content)?;
                 staged.publish(&target)
             })
             .map_err(|error| self.explain_full(bytes, error))
@@ -153,6 +155,16 @@ impl Drop for Staged {
 
 fn check_stream(files: &[FileEntry], content: &mut dyn Read) -> Result<(), HostError> {
     files.iter().try_for_each(|entry| copy_checked(entry, content, &mut io::sink()))
+}
+
+/// What follows after the last file belongs to no file: the stream is not what was signed.
+fn expect_end(content: &mut dyn Read) -> Result<(), HostError> {
+    let mut next = Vec::new();
+    match content.take(1).read_to_end(&mut next) {
+        Ok(0) => Ok(()),
+        Ok(_) => Err(differs("bundle", "bytes follow after the last file".to_owned())),
+        Err(error) => Err(HostError::os("read", "bundle")(error)),
+    }
 }
 
 /// Moves exactly the declared bytes and compares their digest.

@@ -78,11 +78,11 @@ pub struct SnapshotInfo {
 
 /// The store.
 pub trait Store {
-    /// Takes in a version: reads exactly the declared bytes of each file, hashing on the way, then makes the
-    /// subvolume read-only and gives it its name. All or nothing: after an error nothing of it is left.
+    /// Takes in a version: reads exactly the declared bytes of each file, hashing on the way, and the stream's end, then
+    /// makes the subvolume read-only and gives it its name. All or nothing: after an error nothing of it is left.
     ///
     /// # Errors
-    /// [`HostError::Content`] for a wrong digest or a short stream, [`HostError::NoSpace`], or the file system's own.
+    /// [`HostError::Content`] for a wrong digest, a short or a long stream, [`HostError::NoSpace`], or the file system's own.
     fn import(&self, incoming: &Incoming<'_>, content: &mut dyn Read) -> Result<ImportOutcome, HostError>;
 
     /// Every stored version.

@@ -183,9 +183,13 @@ fn refuses_wrong_content(root: &Path, volume: &Volume) {
     let sample = Sample::new(2, &[("a", 5000), ("b", 700_000)]);
     let mut tampered = sample.stream.clone();
     tampered[600_000] ^= 1;
-    for (case, mut stream) in
-        [("tampered", tampered.as_slice()), ("short", &sample.stream[..600_000]), ("nothing", &[])]
-    {
+    let long = [&sample.stream[..], &[0]].concat();
+    for (case, mut stream) in [
+        ("tampered", tampered.as_slice()),
+        ("short", &sample.stream[..600_000]),
+        ("nothing", &[]),
+        ("long", &long),
+    ] {
         let refused = sample.import_from(volume, &mut stream);
         assert!(matches!(refused, Err(HostError::Content { .. })), "{case}: {refused:?}");
         assert_nothing_is_left(root, volume, &before);

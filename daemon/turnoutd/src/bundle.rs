@@ -10,7 +10,7 @@ use axum::body::{Body, BodyDataStream};
 use axum::extract::{Extension, State};
 use futures_util::TryStreamExt;
 use futures_util::stream::MapErr;
-use std::io::{self, Read};
+use std::io;
 use tokio::io::AsyncReadExt;
 use tokio_util::io::{StreamReader, SyncIoBridge};
 use turnout_engine::Record;
@@ -137,14 +137,7 @@ async fn store(
     let imported = tokio::task::spawn_blocking(move || {
         let name = StoredName { model: verified.manifest().model.clone(), digest: verified.digest() };
         let incoming = Incoming { name, files: &verified.manifest().files, envelope: &envelope };
-        let outcome = host.import(&incoming, &mut content)?;
-        match content.read(&mut [0; 1]) {
-            Ok(0) => Ok(outcome),
-            _ => Err(HostError::Content {
-                path: "bundle".into(),
-                what: "bytes follow after the last file".into(),
-            }),
-        }
+        host.import(&incoming, &mut content)
     });
     imported
         .await
