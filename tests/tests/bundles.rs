@@ -13,6 +13,8 @@ use turnout_scenarios::scenario::{LIMIT, Scene, names, play, until};
 
 /// The smallest store there is.
 const STORE_BYTES: u64 = 256 << 20;
+/// More than a socket holds.
+const REFUSED_BYTES: u64 = 32 << 20;
 /// More than fits.
 const WEIGHTS_BYTES: u64 = 240 << 20;
 
@@ -78,8 +80,9 @@ fn a_bundle_that_nobody_trusted_signed_is_refused_and_the_store_is_unchanged() {
             "cancer*",
         ])?;
 
+        let better = Source::of("digits", "better");
         let by = |label, key: &Path| {
-            let source = Source { model: "digits", version: "better", label };
+            let source = Source { label, ..better };
             let folder = models::unsigned(&scene.ctl, &scene.bundles, source)?;
             models::sign(&scene.ctl, &folder, key)?;
             Parts::read(&folder)
@@ -100,6 +103,14 @@ fn a_bundle_that_nobody_trusted_signed_is_refused_and_the_store_is_unchanged() {
         ];
         for (what, parts, status) in cases {
             refused(scene, what, (&Sent::all(parts.body()), &[status]))?;
+        }
+        // However much the client still has to send, it gets to read why.
+        let large = models::unsigned(&scene.ctl, &scene.bundles, Source { label: "large", ..better })?;
+        File::create(large.join("weights.bin"))?.set_len(REFUSED_BYTES)?;
+        models::sign(&scene.ctl, &large, &stranger)?;
+        for _ in 0..5 {
+            let answer = models::import(&scene.ctl, &large)?.expect(3)?;
+            ensure!(answer.stderr.contains("untrusted"), "{}", answer.stderr);
         }
         Ok(())
     });
