@@ -229,7 +229,8 @@ impl World {
         match record {
             Record::Imported { version, digest, bytes, signed_by, .. } => {
                 let stored = Stored { digest: *digest, bytes: *bytes, signed_by: signed_by.clone(), at_ms };
-                self.versions.insert((version.model.clone(), version.version.clone()), stored);
+                // A label means one content for ever, also when two imports of it raced.
+                self.versions.entry((version.model.clone(), version.version.clone())).or_insert(stored);
             }
             Record::Planned(planned) => self.plan(planned, at_ms),
             Record::WorkerDied { model, generation, .. } => {

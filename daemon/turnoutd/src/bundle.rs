@@ -11,6 +11,7 @@ use axum::extract::{Extension, State};
 use futures_util::TryStreamExt;
 use futures_util::stream::MapErr;
 use std::io;
+use std::time::Duration;
 use tokio::io::AsyncReadExt;
 use tokio_util::io::{StreamReader, SyncIoBridge};
 use turnout_engine::Record;
@@ -24,6 +25,8 @@ use turnout_protocol::error::{ErrorCode, Problem};
 
 /// Largest envelope: a manifest of 16 MiB as base64, and its signatures.
 const ENVELOPE_MAX: u32 = 24 * 1024 * 1024;
+/// How long the rest of a refused bundle is read and thrown away.
+const LINGER: Duration = Duration::from_secs(10);
 
 /// Takes a bundle in: `u32` big-endian length of the envelope, the envelope, the files' bytes in the manifest's order.
 ///
@@ -34,10 +37,19 @@ pub async fn receive(
     Extension(peer): Extension<Peer>,
     body: Body,
 ) -> Result<Json<Imported>, Failure> {
+    let mut content = content(body);
+    let taken = take_in(&desk, peer, &mut content).await;
+    if taken.is_err() {
+        // A client that is cut off while it sends never reads why.
+        let mut nowhere = tokio::io::sink();
+        let _ = tokio::time::timeout(LINGER, tokio::io::copy(&mut content, &mut nowhere)).await;
+    }
+    taken
+}
+
+async fn take_in(desk: &Desk, peer: Peer, content: &mut Content) -> Result<Json<Imported>, Failure> {
     desk.allow(peer, Need::Operate, "import a version").await?;
-    let stream: BodyStream = body.into_data_stream().map_err(io::Error::other);
-    let mut content = StreamReader::new(stream);
-    let envelope = read_envelope(&mut content).await?;
+    let envelope = read_envelope(content).await?;
     let verification = desk.intake.verify(&envelope);
     let mut checks = verification.checks.clone();
     let verdict = verification.verdict;
@@ -51,11 +63,11 @@ pub async fn receive(
         return Err(desk.refuse(peer, "import a version", refused).await);
     };
     let version = verified.manifest().reference();
-    check_label(&desk, &version, &verified)?;
+    check_label(desk, &version, &verified)?;
     let importing =
         Record::Importing { by: peer.to_string(), version: version.clone(), digest: verified.digest() };
     desk.note(importing).await?;
-    let outcome = match store(&desk, verified.clone(), envelope, SyncIoBridge::new(content)).await {
+    let outcome = match store(desk, verified.clone(), envelope, content).await {
         Ok(outcome) => outcome,
         Err(error) => {
             let what = format!("import {version}");
@@ -77,7 +89,7 @@ pub async fn receive(
         .await?;
     }
     let already_there = outcome == ImportOutcome::AlreadyThere;
-    let snapshot = if already_there { None } else { snapshot(&desk).await };
+    let snapshot = if already_there { None } else { snapshot(desk).await };
     let digest = verified.digest();
     Ok(Json(Imported { schema: SCHEMA.to_owned(), version, digest, already_there, checks, snapshot }))
 }
@@ -86,6 +98,11 @@ pub async fn receive(
 type Content = StreamReader<BodyStream, bytes::Bytes>;
 /// The body's data with errors as the reader wants them.
 type BodyStream = MapErr<BodyDataStream, fn(axum::Error) -> io::Error>;
+
+fn content(body: Body) -> Content {
+    let stream: BodyStream = body.into_data_stream().map_err(io::Error::other);
+    StreamReader::new(stream)
+}
 
 async fn read_envelope(content: &mut Content) -> Result<Vec<u8>, Problem> {
     let broken =
@@ -131,17 +148,23 @@ async fn store(
     desk: &Desk,
     verified: VerifiedManifest,
     envelope: Vec<u8>,
-    mut content: SyncIoBridge<Content>,
+    rest: &mut Content,
 ) -> Result<ImportOutcome, HostError> {
     let host = desk.host.clone();
+    let mut content = SyncIoBridge::new(std::mem::replace(rest, content(Body::empty())));
     let imported = tokio::task::spawn_blocking(move || {
         let name = StoredName { model: verified.manifest().model.clone(), digest: verified.digest() };
         let incoming = Incoming { name, files: &verified.manifest().files, envelope: &envelope };
-        host.import(&incoming, &mut content)
+        let outcome = host.import(&incoming, &mut content);
+        (outcome, content.into_inner())
     });
-    imported
-        .await
-        .unwrap_or_else(|panicked| Err(HostError::os("import", "store")(io::Error::other(panicked))))
+    match imported.await {
+        Ok((outcome, unread)) => {
+            *rest = unread;
+            outcome
+        }
+        Err(panicked) => Err(HostError::os("import", "store")(io::Error::other(panicked))),
+    }
 }
 
 fn import_problem(version: &VersionRef, error: &HostError) -> Problem {

@@ -228,7 +228,10 @@ pub(super) fn read_files(files: &[FileEntry], content: &mut dyn Read) -> Result<
         check_content(entry, &bytes)?;
         contents.push(bytes);
     }
-    Ok(contents)
+    match content.read(&mut [0; 1]).map_err(HostError::os("read", "bundle"))? {
+        0 => Ok(contents),
+        _ => Err(differs("bundle", "bytes follow after the last file")),
+    }
 }
 
 pub(super) fn port_of(addresses: &[SocketAddr]) -> Result<u16, HostError> {
