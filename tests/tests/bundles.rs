@@ -108,8 +108,9 @@ fn a_bundle_that_nobody_trusted_signed_is_refused_and_the_store_is_unchanged() {
         let large = models::unsigned(&scene.ctl, &scene.bundles, Source { label: "large", ..better })?;
         File::create(large.join("weights.bin"))?.set_len(REFUSED_BYTES)?;
         models::sign(&scene.ctl, &large, &stranger)?;
-        for _ in 0..5 {
-            let answer = models::import(&scene.ctl, &large)?.expect(3)?;
+        let small = scene.bundles.join("digits-unknown");
+        for folder in [&large, &small].into_iter().cycle().take(60) {
+            let answer = models::import(&scene.ctl, folder)?.expect(3)?;
             ensure!(answer.stderr.contains("untrusted"), "{}", answer.stderr);
         }
         Ok(())
