@@ -341,7 +341,9 @@ async fn go_back(desk: &Desk, name: &ModelName, (by, failure): (String, Failure)
     let Some(model) = view.world.models.get(name).filter(|model| model.current.is_none()) else {
         return Err(failure);
     };
-    let last = model.last.and_then(|id| view.world.releases.get(&id));
+    // A worker that was brought up again is no release that anybody asked for.
+    let mut releases = view.world.releases.values().rev();
+    let last = releases.find(|r| r.planned.model == *name && r.planned.kind != Kind::Restart);
     let undone = last.is_some_and(|release| {
         let promoted =
             release.progress == turnout_engine::Progress::Ended(turnout_engine::record::End::Promoted);
