@@ -58,7 +58,7 @@ pub fn install(root: &Path) -> Result<()> {
     if !absent.is_empty() {
         bail!(
             "this system's archives have no package {}; remedy: on Debian 12 or 13 enable the security archive \
-             (`deb http://deb.debian.org/debian-security VERSION-security main`) and try again",
+             (suite `VERSION-security` of `debian-security`) in apt's sources and try again",
             absent.join(", ")
         );
     }
