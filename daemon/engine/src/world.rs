@@ -1,13 +1,5 @@
 //! Records -> state. `apply` is a fold: it never decides, never fails, and given the same records it gives the same
 //! state, whether they come one by one from the driver or all at once at recovery.
-//!
-//! ```text
-//!   Planned -> Forward --(steps before the commit done)--> Tidying --(rest done or failed)--> Ended Promoted
-//!                 |
-//!                 +--(RollingBack)--> Backward --(all undone)--> Ended RolledBack | Cancelled
-//!                                        ^   \--(an undo failed)--> Ended Stuck --(rollback again)--+
-//!                                        +------------------------------------------------------------+
-//! ```
 
 use crate::record::{Cause, End, Kind, Planned, Record, Target};
 use crate::slo::{Verdict, Window};
@@ -31,6 +23,14 @@ pub struct Stamp {
 }
 
 /// Where a release stands.
+///
+/// ```text
+///   Planned -> Forward --(steps before the commit done)--> Tidying --(rest done or failed)--> Ended Promoted
+///                 |
+///                 +--(RollingBack)--> Backward --(all undone)--> Ended RolledBack | Cancelled
+///                                        ^   \--(an undo failed)--> Ended Stuck --(rollback again)--+
+///                                        +------------------------------------------------------------+
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Progress {
     /// Steps before the point of no return.
@@ -94,7 +94,7 @@ pub struct Release {
     pub asked: Percent,
     /// Verdicts of the present observation, oldest first.
     pub verdicts: Vec<Verdict>,
-    /// Windows of the whole release, oldest first, the newest [`WINDOWS_KEPT`].
+    /// Windows of the whole release, oldest first, the newest thousand.
     pub windows: Vec<Judged>,
     /// Every step that was begun.
     pub log: Vec<Logged>,

@@ -26,7 +26,7 @@ pub(crate) fn take(volume: &Volume, name: &str, evidence: &Evidence) -> Result<S
     // A thread that died here left the evidence half-way, which the next call mends.
     let _alone = volume.evidence.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     if path.exists() {
-        return info(&path);
+        return info(&path).map(|(_, made)| made);
     }
     let folder = volume.evidence_folder();
     copy_journal(&evidence.journal, &folder.join("journal"))?;
@@ -35,7 +35,7 @@ pub(crate) fn take(volume: &Volume, name: &str, evidence: &Evidence) -> Result<S
     share_versions(volume, &evidence.versions)?;
     let subvolume = btrfs("subvolume open", &folder, Subvolume::get(folder.as_path()))?;
     btrfs("snapshot create", &path, subvolume.snapshot(path.as_path(), SnapshotFlags::READ_ONLY, None))?;
-    info(&path)
+    info(&path).map(|(_, made)| made)
 }
 
 pub(crate) fn list(volume: &Volume) -> Result<Vec<SnapshotInfo>, HostError> {
@@ -44,19 +44,22 @@ pub(crate) fn list(volume: &Volume) -> Result<Vec<SnapshotInfo>, HostError> {
     for name in names_in(&folder)? {
         snapshots.push(info(&folder.join(name))?);
     }
-    snapshots.sort_by(|one, other| (one.created_ms, &one.name).cmp(&(other.created_ms, &other.name)));
-    Ok(snapshots)
+    // Ids are given in order; the clock of a file system ticks too slowly for two snapshots in a row.
+    snapshots.sort_by_key(|(id, _)| *id);
+    Ok(snapshots.into_iter().map(|(_, snapshot)| snapshot).collect())
 }
 
-fn info(path: &Path) -> Result<SnapshotInfo, HostError> {
+/// The snapshot, and its subvolume's id.
+fn info(path: &Path) -> Result<(u64, SnapshotInfo), HostError> {
     let subvolume = btrfs("subvolume open", path, Subvolume::get(path))?;
     let info = btrfs("subvolume info", path, subvolume.info())?;
-    Ok(SnapshotInfo {
+    let snapshot = SnapshotInfo {
         name: path.file_name().unwrap_or_default().to_string_lossy().into_owned(),
         path: path.to_owned(),
         created_ms: u64::try_from(info.otime.timestamp_millis()).unwrap_or(0),
         uuid: info.uuid.to_string(),
-    })
+    };
+    Ok((info.id, snapshot))
 }
 
 fn checked_name(name: &str) -> Result<&str, HostError> {

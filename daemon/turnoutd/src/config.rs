@@ -1,5 +1,5 @@
 //! The daemon's configuration: a TOML file, every key optional, unknown keys refused. Raw text in, a checked
-//! [`Config`] or all problems at once out. The doc comments of [`Raw`] are the manual.
+//! [`Config`] or all problems at once out. The doc comments of `Raw` are the manual.
 
 use serde::Deserialize;
 use std::collections::BTreeMap;

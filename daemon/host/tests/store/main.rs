@@ -2,7 +2,10 @@
 //! the temporary folder, no mount and no loop device.
 #![allow(clippy::unwrap_used, reason = "a test ends at the first surprise")]
 
+mod sample;
+
 use btrfsutil::subvolume::Subvolume;
+use sample::{ENVELOPE, Sample};
 use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
@@ -15,46 +18,10 @@ use turnout_host::HostError;
 use turnout_host::linux_pointer::{LinuxPointer, PointerConfig};
 use turnout_host::mounts::in_private_namespace;
 use turnout_host::pointer::Pointer;
-use turnout_host::store::{Evidence, ImportOutcome, Incoming, Store, StoredName};
+use turnout_host::store::{Evidence, ImportOutcome, Store, StoredName};
 use turnout_host::volume::{Volume, VolumeConfig};
-use turnout_manifest::Sha256;
-use turnout_manifest::manifest::FileEntry;
 
 const IMAGE_BYTES: u64 = 300 << 20;
-const ENVELOPE: &[u8] = b"{\"payload\":\"signed\"}";
-
-/// One version: its files and the stream that brings them.
-struct Sample {
-    name: StoredName,
-    files: Vec<FileEntry>,
-    stream: Vec<u8>,
-}
-
-impl Sample {
-    fn new(seed: u8, files: &[(&str, usize)]) -> Self {
-        let (mut entries, mut stream) = (Vec::new(), Vec::new());
-        for (path, size) in files {
-            let bytes: Vec<u8> = (0..*size).map(|at| (at % 251) as u8 ^ seed).collect();
-            entries.push(FileEntry {
-                path: (*path).to_owned(),
-                size: *size as u64,
-                sha256: Sha256::of(&bytes),
-            });
-            stream.extend(bytes);
-        }
-        let name = StoredName { model: "fraud".parse().unwrap(), digest: Sha256([seed; 32]) };
-        Self { name, files: entries, stream }
-    }
-
-    fn import_from(&self, volume: &Volume, content: &mut dyn Read) -> Result<ImportOutcome, HostError> {
-        let incoming = Incoming { name: self.name.clone(), files: &self.files, envelope: ENVELOPE };
-        volume.import(&incoming, content)
-    }
-
-    fn import(&self, volume: &Volume) -> Result<ImportOutcome, HostError> {
-        self.import_from(volume, &mut self.stream.as_slice())
-    }
-}
 
 /// A folder named after the test, so that the next run removes what a killed one left.
 struct Place {
