@@ -25,7 +25,7 @@ const IDLE_RETIRED: Duration = Duration::from_millis(1000);
 /// The same for a version that is thrown out.
 const IDLE_THROWN_OUT: Duration = Duration::from_millis(100);
 /// How long a version that is thrown out may take to answer what it has, before its connections are cut.
-const DRAIN_THROWN_OUT: Duration = Duration::from_millis(500);
+const DRAIN_THROWN_OUT: Duration = Duration::from_secs(3);
 /// How long a handshake under way may take to reach the accept queue after its listener left the route.
 const HANDSHAKE_GRACE: Duration = Duration::from_millis(1000);
 /// How often the kernel's connection count is read while a version drains.
