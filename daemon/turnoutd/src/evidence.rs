@@ -1,5 +1,6 @@
 //! What an audit snapshot is called and what state it holds.
 
+use crate::executor::stored;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 use turnout_engine::World;
@@ -38,7 +39,7 @@ pub fn versions(world: &World) -> Vec<StoredName> {
     for (name, model) in &world.models {
         let candidate = world.current(name).map(|release| &release.planned.to);
         for target in model.live.iter().chain(candidate) {
-            let stored = StoredName { model: name.clone(), digest: target.digest };
+            let stored = stored(name, target);
             if !versions.contains(&stored) {
                 versions.push(stored);
             }
