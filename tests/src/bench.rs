@@ -10,7 +10,9 @@ mod kernel;
 mod machine;
 mod peers;
 mod reaction;
+mod reuseport;
 mod spawn;
+mod split;
 mod stage;
 mod swap;
 
@@ -45,6 +47,10 @@ pub enum Part {
     Rollback,
     /// Steering and probes on against off.
     Kernel,
+    /// Steering against plain `SO_REUSEPORT`.
+    Reuseport,
+    /// Shares of connections as asked.
+    Split,
     /// Swap time of the pointer.
     Swap,
     /// Spawn to ready.
@@ -55,8 +61,17 @@ pub enum Part {
 
 impl Part {
     /// All of them, in their order on the page: those that need a daemon first.
-    pub const ALL: [Self; 7] =
-        [Self::Peers, Self::Memory, Self::Rollback, Self::Kernel, Self::Swap, Self::Spawn, Self::Start];
+    pub const ALL: [Self; 9] = [
+        Self::Peers,
+        Self::Memory,
+        Self::Rollback,
+        Self::Kernel,
+        Self::Reuseport,
+        Self::Split,
+        Self::Swap,
+        Self::Spawn,
+        Self::Start,
+    ];
 
     fn needs_daemon(self) -> bool {
         matches!(self, Self::Peers | Self::Rollback | Self::Memory)
@@ -112,6 +127,8 @@ fn measure(part: Part, settings: &Settings, effort: &Effort, stage: &mut Option<
         Part::Memory => footprint::memory(stage()?),
         Part::Rollback => reaction::measure(stage()?, effort),
         Part::Kernel => in_cells(settings, |place| kernel::measure(place, effort)),
+        Part::Reuseport => apart(CELLS, |remains| reuseport::measure(settings, remains, effort)),
+        Part::Split => in_cells(settings, |place| split::measure(place, effort)),
         Part::Swap => swap::measure(effort),
         Part::Spawn => in_cells(settings, |place| spawn::measure(place, effort)),
         Part::Start => footprint::start(settings, effort),

@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use std::cell::RefCell;
 use std::error::Error;
 use std::net::{Ipv4Addr, TcpListener};
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use tokio::runtime::{Builder, LocalOptions};
@@ -54,6 +55,9 @@ pub struct Arguments {
     pub model: PathBuf,
     /// Serving threads, each with a session of its own
     pub threads: usize,
+    /// Accept from the listening socket on standard input instead of an own one
+    #[arg(long)]
+    pub inherit: bool,
 }
 
 /// Serves for ever; the first line on standard output is the address.
@@ -64,7 +68,11 @@ pub fn serve(arguments: &Arguments) -> Result<()> {
     // As the launcher's: schedulers group tasks by session, and a server in its client's would have it easier.
     rustix::process::setsid().context("cannot begin a session")?;
     let environment = ort::init_from(&arguments.onnxruntime)?.with_telemetry(false).build()?;
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+    let listener = if arguments.inherit {
+        TcpListener::from(std::io::stdin().as_fd().try_clone_to_owned()?)
+    } else {
+        TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?
+    };
     listener.set_nonblocking(true)?;
     let mut serving = Vec::new();
     for _ in 0..arguments.threads {
