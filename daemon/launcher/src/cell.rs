@@ -140,7 +140,7 @@ pub fn become_worker(recipe: &Recipe, worker: &Worker<'_>) -> StepError {
         // 2. Network only now, so that the listener is the host's; cgroup only now, so that its root is the cell's cgroup.
         sys::unshare(UnshareFlags::NEWNET | UnshareFlags::NEWCGROUP).map_err(StepError::Namespaces)?;
         // 3. From here on there is no path to the host's files.
-        recipe.layout.enter(worker.model).map_err(StepError::Root)?;
+        recipe.layout.enter(Some(worker.model)).map_err(StepError::Root)?;
         // 4. The host's name is none of the worker's business.
         rustix::system::sethostname(HOSTNAME).map_err(StepError::Hostname)?;
         // 5. Descriptors take their places while anything can still be opened.
@@ -172,7 +172,7 @@ pub fn become_worker(recipe: &Recipe, worker: &Worker<'_>) -> StepError {
 
 /// Dual stack where the host has IPv6, for steered connections of both families. The kernel makes a socket on `::1`
 /// IPv6-only whatever was asked, and one on `::` can be reached from outside: only the mapped loopback address is neither.
-fn listener() -> Result<OwnedFd, Errno> {
+pub fn listener() -> Result<OwnedFd, Errno> {
     let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
     // Steered connections carry the public port: with reuse on, a daemon that starts again can claim it beside them.
     let dual = || {
@@ -196,7 +196,7 @@ fn listener() -> Result<OwnedFd, Errno> {
 }
 
 /// 0 `/dev/null`, 1 and 2 the launcher's standard error, 3 the listener, 4 the link.
-fn place_descriptors(listener: OwnedFd, link: BorrowedFd<'_>) -> Result<(), Errno> {
+pub fn place_descriptors(listener: OwnedFd, link: BorrowedFd<'_>) -> Result<(), Errno> {
     let null = open("/dev/null", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
     let errors = io::stderr();
     let errors = errors.as_fd();
@@ -218,7 +218,7 @@ fn pin(cpus: u64) -> Result<(), Errno> {
     rustix::thread::sched_setaffinity(None, &set)
 }
 
-fn set_limits(recipe: &Recipe, limits: Limits) -> Result<(), Errno> {
+pub fn set_limits(recipe: &Recipe, limits: Limits) -> Result<(), Errno> {
     let set = |resource, most: u64| setrlimit(resource, Rlimit { current: Some(most), maximum: Some(most) });
     // Raising a hard limit would take a capability that the launcher need not have.
     set(
@@ -235,7 +235,7 @@ fn set_limits(recipe: &Recipe, limits: Limits) -> Result<(), Errno> {
     Ok(())
 }
 
-fn take_identity(id: u32) -> Result<(), Errno> {
+pub fn take_identity(id: u32) -> Result<(), Errno> {
     let (uid, gid) = (Uid::from_raw(id), Gid::from_raw(id));
     rustix::thread::set_thread_groups(&[])?;
     rustix::thread::set_thread_res_gid(gid, gid, gid)?;
@@ -247,9 +247,7 @@ fn restrict_files(abi: u32) -> Result<(), StepError> {
     if abi == 0 {
         return Ok(());
     }
-    let root = open("/", OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).map_err(|errno| {
-        StepError::Root(RootError { call: "open", object: "/".into(), source: errno.into() })
-    })?;
+    let root = whole_root()?;
     let level = if abi >= 4 { CompatLevel::HardRequirement } else { CompatLevel::BestEffort };
     let restrict = || -> Result<(), RulesetError> {
         Ruleset::default()
@@ -265,4 +263,14 @@ fn restrict_files(abi: u32) -> Result<(), StepError> {
             .map(drop)
     };
     restrict().map_err(StepError::Landlock)
+}
+
+/// The cell's root, to give rights on.
+///
+/// # Errors
+/// [`StepError::Root`].
+pub fn whole_root() -> Result<OwnedFd, StepError> {
+    open("/", OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).map_err(|errno| {
+        StepError::Root(RootError { call: "open", object: "/".into(), source: errno.into() })
+    })
 }

@@ -1,8 +1,9 @@
 //! Every cell with its slot, cgroup and worker, and what may be done with it. The table dies with the launcher: nothing
 //! of it is on disk, and the kernel's own state is the cgroups.
 
-use crate::cell::{self, FIRST_NAMESPACES, PARKED, Recipe, Worker, become_worker};
+use crate::cell::{self, FIRST_NAMESPACES, PARKED, Recipe, StepError, Worker, become_worker};
 use crate::cgroup::{CellGroup, CgroupError, Hierarchy, Limits};
+use crate::router::{RouterRecipe, become_router};
 use crate::sys::{self, Forked};
 use crate::wait::wait;
 use rustix::event::PollFlags;
@@ -13,7 +14,7 @@ use rustix::process::{Signal, WaitId, WaitIdOptions, pidfd_send_signal, waitid};
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
-use turnout_launcher_wire::{Cell, Failure, MESSAGE_SIZE, Reply, SLOTS, Shortfall, WorkerState};
+use turnout_launcher_wire::{Cell, Failure, MESSAGE_SIZE, ROUTER_CELL, Reply, SLOTS, Shortfall, WorkerState};
 
 /// How long a cell may take to build; a path on a dead network mount must not stop the launcher.
 const START_DEADLINE: Duration = Duration::from_secs(10);
@@ -49,6 +50,7 @@ pub enum CellsError {
 pub struct Cells {
     hierarchy: Hierarchy,
     recipe: Recipe,
+    router: RouterRecipe,
     uid_base: u32,
     cells: BTreeMap<u32, Entry>,
 }
@@ -59,6 +61,13 @@ pub struct Started {
     pub reply: Reply,
     /// Its pidfd and the daemon's end of its link.
     pub descriptors: [OwnedFd; 2],
+}
+
+/// What a start may look at.
+struct Own<'a> {
+    entry: &'a Entry,
+    recipe: &'a Recipe,
+    router: &'a RouterRecipe,
 }
 
 struct Entry {
@@ -75,8 +84,8 @@ enum Process {
 
 impl Cells {
     /// An empty table.
-    pub fn new(hierarchy: Hierarchy, recipe: Recipe, uid_base: u32) -> Self {
-        Self { hierarchy, recipe, uid_base, cells: BTreeMap::new() }
+    pub fn new(hierarchy: Hierarchy, (recipe, router): (Recipe, RouterRecipe), uid_base: u32) -> Self {
+        Self { hierarchy, recipe, router, uid_base, cells: BTreeMap::new() }
     }
 
     /// Makes a cell; one that is there stays as it is.
@@ -102,6 +111,45 @@ impl Cells {
     /// # Errors
     /// [`CellsError`]; no process is left.
     pub fn start(&mut self, generation: u32, model: &OwnedFd) -> Result<Started, CellsError> {
+        if generation == ROUTER_CELL {
+            return Err(CellsError::NoCell);
+        }
+        self.start_once(generation, |own, uid, link| {
+            let worker = Worker { uid, limits: own.entry.limits, model: model.as_fd(), link };
+            launch(&own.entry.group, || become_worker(own.recipe, &worker))
+        })
+    }
+
+    /// Starts the router; one that runs is answered as if it had just been started.
+    ///
+    /// # Errors
+    /// [`CellsError`]; no process is left.
+    pub fn start_router(&mut self) -> Result<Started, CellsError> {
+        self.renew_router_group()?;
+        self.start_once(ROUTER_CELL, |own, uid, link| {
+            launch(&own.entry.group, || {
+                become_router((own.recipe, own.router), own.entry.limits, (uid, link))
+            })
+        })
+    }
+
+    /// Into a cgroup that was killed once, recent kernels let no new process live: a router that ended gets a new one.
+    /// The cell's slot stays, because routes may still name it.
+    fn renew_router_group(&mut self) -> Result<(), CellsError> {
+        let Some(entry) = self.cells.get_mut(&ROUTER_CELL) else { return Ok(()) };
+        entry.reap();
+        if matches!(entry.process, Process::Not(state) if state != WorkerState::None) {
+            entry.group.remove()?;
+            entry.group = self.hierarchy.create_cell(ROUTER_CELL, entry.limits)?;
+        }
+        Ok(())
+    }
+
+    fn start_once(
+        &mut self,
+        generation: u32,
+        start: impl FnOnce(Own<'_>, u32, BorrowedFd<'_>) -> Result<(u32, OwnedFd), CellsError>,
+    ) -> Result<Started, CellsError> {
         if let Some(started) = self.adopt(generation)? {
             return Ok(started);
         }
@@ -110,8 +158,8 @@ impl Cells {
         let (link, theirs) =
             socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
                 .map_err(process("link"))?;
-        let worker = Worker { uid, limits: entry.limits, model: model.as_fd(), link: theirs.as_fd() };
-        let (pid, pidfd) = launch(&self.recipe, &worker, &entry.group)?;
+        let own = Own { entry, recipe: &self.recipe, router: &self.router };
+        let (pid, pidfd) = start(own, uid, theirs.as_fd())?;
         entry.process = Process::Running { pid, pidfd, link };
         self.adopt(generation)?.ok_or(CellsError::NoCell)
     }
@@ -266,14 +314,14 @@ impl Entry {
     }
 }
 
-/// Makes the process and waits until it is the worker, or says why not.
-fn launch(recipe: &Recipe, worker: &Worker<'_>, group: &CellGroup) -> Result<(u32, OwnedFd), CellsError> {
+/// Makes the process and waits until it is what it should become, or says why not.
+fn launch(group: &CellGroup, become_it: impl FnOnce() -> StepError) -> Result<(u32, OwnedFd), CellsError> {
     let (report, told) = pipe_with(PipeFlags::CLOEXEC).map_err(process("pipe"))?;
     // Above the numbers on which the worker's descriptors are put.
     let told = fcntl_dupfd_cloexec(told, PARKED).map_err(process("dup"))?;
     let (pid, pidfd) = match sys::clone_into(FIRST_NAMESPACES, group.as_fd()).map_err(process("clone3"))? {
         Forked::Child => {
-            let error = become_worker(recipe, worker);
+            let error = become_it();
             let _ = rustix::io::write(&told, &error.reply().encode());
             sys::exit_now(FAILED)
         }

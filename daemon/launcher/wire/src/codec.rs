@@ -56,6 +56,7 @@ impl Request {
             Self::DestroyCell { generation } => out.u32(6).u32(generation),
             Self::CellAt { index } => out.u32(7).u32(index),
             Self::Shutdown => out.u32(8),
+            Self::StartRouter => out.u32(9),
         };
         out.bytes
     }
@@ -80,6 +81,7 @@ impl Request {
             6 => Self::DestroyCell { generation: fields.u32() },
             7 => Self::CellAt { index: fields.u32() },
             8 => Self::Shutdown,
+            9 => Self::StartRouter,
             kind => return Err(WireError::Kind(kind)),
         };
         fields.end()?;
@@ -251,6 +253,7 @@ mod tests {
             any::<u32>().prop_map(|generation| Request::DestroyCell { generation }),
             any::<u32>().prop_map(|index| Request::CellAt { index }),
             Just(Request::Shutdown),
+            Just(Request::StartRouter),
         ]
     }
 
@@ -306,7 +309,7 @@ mod tests {
         }
 
         #[test]
-        fn what_decodes_has_one_encoding(kind in 0..10_u8, mut bytes in prop::collection::vec(any::<u8>(), 0..MESSAGE_SIZE)) {
+        fn what_decodes_has_one_encoding(kind in 0..12_u8, mut bytes in prop::collection::vec(any::<u8>(), 0..MESSAGE_SIZE)) {
             bytes.resize(MESSAGE_SIZE, 0);
             bytes[..4].copy_from_slice(&[kind, 0, 0, 0]);
             if let Ok(request) = Request::decode(&bytes) {
