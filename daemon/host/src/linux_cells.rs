@@ -2,17 +2,24 @@
 //! so that hot paths need no round trip.
 
 use crate::HostError;
-use crate::cells::{Cells, Limits, StartedWorker, WorkerLink, WorkerState};
+use crate::cells::{Cells, Limits, Router, StartedWorker, WorkerLink, WorkerState};
 use crate::launcher_client::{Answer, LauncherClient, Refusal, failed};
 use crate::store::StoredName;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::collections::HashMap;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use turnout_launcher_wire::{Cell, Failure, Reply, Request, SLOTS, Shortfall, WorkerState as WireState};
+use turnout_launcher_wire::{
+    Cell, Failure, ROUTER_CELL, Reply, Request, SLOTS, Shortfall, WorkerState as WireState,
+};
 use turnout_manifest::Generation;
 
 pub use crate::launcher_client::CellsConfig;
+
+/// The generation that stands for the router among the cells: no worker has it.
+pub(crate) const ROUTER: Generation = Generation(ROUTER_CELL);
+/// What the router's cell may use: its memory is buffers of connections, and their number has a limit.
+const ROUTER_LIMITS: Limits = Limits { memory_bytes: 512 << 20, pids_max: 64, cpus: 0 };
 
 /// Gives a version's files as a detached, read-only mount (open_tree(2), mount_setattr(2)).
 pub type ModelMount = Arc<dyn Fn(&StoredName) -> Result<OwnedFd, HostError> + Send + Sync>;
@@ -195,6 +202,9 @@ impl Cells for LinuxCells {
             match self.ask(request)?.reply {
                 Reply::Cell(cell) => {
                     self.learn(cell);
+                    if cell.generation == ROUTER_CELL {
+                        continue;
+                    }
                     cells.push((Generation(cell.generation), state(cell.worker)));
                 }
                 Reply::Done => break,
@@ -202,6 +212,27 @@ impl Cells for LinuxCells {
             }
         }
         Ok(cells)
+    }
+}
+
+impl Router for LinuxCells {
+    fn start_router(&self) -> Result<StartedWorker, HostError> {
+        self.create_cell(ROUTER, ROUTER_LIMITS)?;
+        let request = Request::StartRouter;
+        let answer = self.ask(request)?;
+        let Reply::Started { cell, pid, shortfall } = answer.reply else {
+            return Err(unexpected(answer.reply, request));
+        };
+        self.learn_worker(cell, &worker_link(answer, request)?.pidfd)?;
+        Ok(StartedWorker { pid, shortfalls: shortfalls(shortfall) })
+    }
+
+    fn router_link(&self) -> Result<Option<WorkerLink>, HostError> {
+        self.adopt(ROUTER)
+    }
+
+    fn kill_router(&self) -> Result<(), HostError> {
+        self.kill_worker(ROUTER)
     }
 }
 

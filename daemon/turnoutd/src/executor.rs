@@ -13,8 +13,9 @@ use turnout_engine::{Progress, Release, Step};
 use turnout_host::Host;
 use turnout_host::cells::Limits;
 use turnout_host::store::{Evidence, StoredName};
-use turnout_host::traffic::Route;
+use turnout_host::traffic::{Route, Spread};
 use turnout_journal::Journal;
+use turnout_manifest::plan::Strategy;
 use turnout_manifest::{Generation, Manifest, ModelName, Percent};
 use turnout_protocol::worker::Assignment;
 
@@ -204,7 +205,11 @@ impl Executor {
     fn route(&self, release: &Release, arms: Vec<(Generation, Percent)>) -> Result<(), String> {
         let addresses = self.config.addresses(release.planned.port);
         let salt = u64::from_str_radix(&release.planned.salt, 16).map_err(|error| error.to_string())?;
-        let route = Route { strategy: release.planned.plan.strategy, salt, arms };
+        let spread = match release.planned.plan.strategy {
+            Strategy::Weight => Spread::Weight,
+            Strategy::SourceHash => Spread::SourceHash,
+        };
+        let route = Route { spread, salt, arms };
         self.host.set_route(&addresses, &route).map_err(|error| chain(&error))
     }
 

@@ -3,7 +3,7 @@
 use crate::HostError;
 use crate::cells::{Limits, StartedWorker, WorkerState};
 use crate::store::{Evidence, ImportOutcome, Incoming, SnapshotInfo, StoredName};
-use crate::traffic::{Route, Sample};
+use crate::traffic::{Route, Sample, Spread};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, ErrorKind, Read};
 use std::net::SocketAddr;
@@ -40,6 +40,8 @@ pub(super) struct Machine {
     pub(super) routes: BTreeMap<u16, Route>,
     pub(super) samples: BTreeMap<Generation, Sample>,
     pub(super) claims: BTreeSet<SocketAddr>,
+    pub(super) router: bool,
+    pub(super) router_admitted: bool,
 }
 
 impl Machine {
@@ -134,6 +136,20 @@ impl Machine {
         }
     }
 
+    /// The kernel takes its listener out of the maps with it.
+    pub(super) fn end_router(&mut self) {
+        self.router = false;
+        self.router_admitted = false;
+    }
+
+    pub(super) fn endpoint(&self, generation: Generation) -> Result<SocketAddr, HostError> {
+        if !self.runs(generation) {
+            return Err(HostError::Missing { kind: "worker", name: generation.to_string() });
+        }
+        let port = u16::try_from(40_000 + generation.0 % 20_000).unwrap_or(u16::MAX);
+        Ok(SocketAddr::from(([127, 0, 0, 1], port)))
+    }
+
     pub(super) fn destroy_cell(&mut self, generation: Generation) -> Result<(), HostError> {
         if self.runs(generation) {
             return Err(launcher("cell is not empty", generation));
@@ -182,6 +198,9 @@ impl Machine {
         if let Some(wrong) = self.wrong_arms(port, route).first() {
             return Err(HostError::Missing { kind: "admitted worker", name: wrong.clone() });
         }
+        if route.spread == Spread::Router && !self.router_admitted {
+            return Err(HostError::Missing { kind: "router", name: String::new() });
+        }
         self.routes.insert(port, route.clone());
         Ok(())
     }
@@ -216,6 +235,7 @@ impl Machine {
         self.admitted.clear();
         self.routes.clear();
         self.samples.clear();
+        self.end_router();
     }
 }
 
