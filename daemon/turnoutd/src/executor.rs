@@ -208,6 +208,9 @@ impl Executor {
         let spread = match release.planned.plan.strategy {
             Strategy::Weight => Spread::Weight,
             Strategy::SourceHash => Spread::SourceHash,
+            Strategy::Header { .. } | Strategy::UserHash { .. } | Strategy::Expression { .. } => {
+                return Err("this strategy needs the router".to_owned());
+            }
         };
         let route = Route { spread, salt, arms };
         self.host.set_route(&addresses, &route).map_err(|error| chain(&error))
