@@ -15,6 +15,7 @@ pub mod handlers;
 pub mod intake;
 pub mod ports;
 pub mod recover;
+pub mod router_link;
 pub mod serve;
 pub mod supervise;
 pub mod telemetry;

@@ -11,5 +11,6 @@ mod door;
 mod failures;
 mod power;
 mod read_only;
+mod router;
 mod stage;
 mod workers;

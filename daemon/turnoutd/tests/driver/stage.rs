@@ -2,6 +2,7 @@
 //! the invariants that hold after every turn of its loop.
 
 use crate::power::Cut;
+use crate::router::FakeRouter;
 use crate::workers::FakeWorkers;
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -155,6 +156,7 @@ pub struct Stage {
     pub folder: TempDir,
     pub host: Arc<FakeHost>,
     pub workers: Arc<FakeWorkers>,
+    pub router: Arc<FakeRouter>,
     pub config: Arc<Config>,
     pub freezer: Arc<Freezer>,
     pub loads: BTreeMap<Generation, Load>,
@@ -196,6 +198,7 @@ impl Stage {
         let host = Arc::new(host);
         Self {
             workers: Arc::new(FakeWorkers::new(Arc::clone(&host))),
+            router: Arc::new(FakeRouter::new(Arc::clone(&host))),
             config: Arc::new(Config::parse(&text).unwrap()),
             freezer: Arc::default(),
             loads: BTreeMap::new(),
@@ -216,10 +219,12 @@ impl Stage {
         let intake = Arc::new(Intake::open(host.clone(), self.folder.path().join("trust.json")).unwrap());
         let (sender, inbox) = channel();
         self.workers.attach(sender.clone());
+        self.router.attach(sender.clone());
         let (publisher, views) = Publisher::new();
         let executor = Executor {
             host,
             workers: self.workers.clone(),
+            router: self.router.clone(),
             journal: Arc::clone(&journal),
             intake: Arc::clone(&intake),
             config: Arc::clone(&self.config),
@@ -313,6 +318,7 @@ impl Stage {
     /// One turn of the loop, with the traffic and the deaths before it and the invariants after it.
     pub fn turn(&mut self) {
         self.workers.notice();
+        self.router.notice();
         self.traffic();
         assert!(self.running().driver.turn(Some(Duration::from_millis(5))));
         self.check();
@@ -378,7 +384,8 @@ impl Stage {
     }
 
     fn traffic(&self) {
-        for (generation, _) in self.arms() {
+        let routed = self.router.candidate(PORT).map(|candidate| (candidate, Percent::NONE));
+        for (generation, _) in self.arms().into_iter().chain(routed) {
             let load = self.loads.get(&generation).copied().unwrap_or(GOOD);
             let Some(mut sample) = self.host.seen(generation) else { continue };
             add(&mut sample, load);
