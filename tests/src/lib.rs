@@ -9,3 +9,4 @@ pub mod models;
 pub mod remains;
 pub mod scenario;
 pub mod tally;
+pub mod users;
