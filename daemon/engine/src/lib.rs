@@ -10,10 +10,12 @@ pub mod record;
 pub mod rollback;
 pub mod slo;
 pub mod step;
+pub mod tally;
 pub mod world;
 
 pub use advance::{Event, Refusal, decide};
 pub use record::{Cause, Kind, Record, Target};
 pub use slo::{Figures, Verdict, Window};
 pub use step::{Moment, Step};
+pub use tally::{ModelTally, Tally};
 pub use world::{Model, Progress, Release, Stamp, World};

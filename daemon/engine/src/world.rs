@@ -4,6 +4,7 @@
 use crate::record::{Cause, End, Kind, Planned, Record, Target};
 use crate::slo::{Verdict, Window};
 use crate::step::Step;
+use crate::tally::Tally;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use turnout_manifest::{Generation, ModelName, Percent, Plan, ReleaseId, Sha256, Version};
@@ -195,6 +196,8 @@ pub struct World {
     pub releases: BTreeMap<ReleaseId, Arc<Release>>,
     /// Versions in the store.
     pub versions: BTreeMap<(ModelName, Version), Stored>,
+    /// Running totals.
+    pub tally: Tally,
     last_generation: u32,
     last_release: u32,
 }
@@ -218,11 +221,18 @@ impl World {
     /// Takes in one record.
     pub fn apply(&mut self, record: &Record, stamp: Stamp) {
         let at_ms = stamp.at_ms;
+        self.count(record);
         self.fold(record, at_ms);
         if let Some(release) = record.release().and_then(|id| self.releases.get_mut(&id)).map(Arc::make_mut) {
             release.first_seq = release.first_seq.min(stamp.seq);
             release.last_seq = stamp.seq;
         }
+    }
+
+    fn count(&mut self, record: &Record) {
+        let release = record.release().and_then(|id| self.releases.get(&id));
+        let released = release.map(|release| (&release.planned.model, release.planned.kind));
+        self.tally.count(record, released);
     }
 
     fn fold(&mut self, record: &Record, at_ms: u64) {
