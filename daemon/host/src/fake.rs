@@ -9,6 +9,7 @@ pub use faults::{Fault, When};
 
 use crate::HostError;
 use crate::cells::{Cells, Limits, Router, StartedWorker, WorkerLink, WorkerState};
+use crate::meters::{Meters, Usage};
 use crate::pointer::Pointer;
 use crate::store::{Evidence, ImportOutcome, Incoming, SnapshotInfo, Store, StoredName};
 use crate::traffic::{Probes, Route, Sample, Traffic};
@@ -333,6 +334,12 @@ impl Traffic for FakeHost {
 
     fn route(&self, port: u16) -> Result<Option<Route>, HostError> {
         self.call(("route", port.to_string()), |machine| Ok(machine.route(port)))
+    }
+}
+
+impl Meters for FakeHost {
+    fn usage(&self, _: Generation) -> Usage {
+        Usage { cpu_us: Some(1), ..Usage::default() }
     }
 }
 

@@ -15,6 +15,7 @@ mod linux;
 pub mod linux_cells;
 pub mod linux_pointer;
 mod linux_store;
+pub mod meters;
 pub mod mounts;
 pub mod pointer;
 mod probes;
@@ -31,11 +32,12 @@ pub use linux::{HostConfig, LinuxHost};
 pub use turnout_ebpf_layout::histogram;
 
 use cells::{Cells, Router};
+use meters::Meters;
 use pointer::Pointer;
 use store::Store;
 use traffic::{Probes, Traffic};
 
 /// The machine, as the daemon may use it.
-pub trait Host: Store + Pointer + Cells + Router + Traffic + Probes + Send + Sync {}
+pub trait Host: Store + Pointer + Cells + Router + Traffic + Probes + Meters + Send + Sync {}
 
-impl<Machine: Store + Pointer + Cells + Router + Traffic + Probes + Send + Sync> Host for Machine {}
+impl<Machine: Store + Pointer + Cells + Router + Traffic + Probes + Meters + Send + Sync> Host for Machine {}

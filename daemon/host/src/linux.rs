@@ -5,6 +5,7 @@ use crate::HostError;
 use crate::cells::{Cells, Limits, Router, StartedWorker, WorkerLink, WorkerState};
 use crate::linux_cells::{CellsConfig, LinuxCells};
 use crate::linux_pointer::{LinuxPointer, PointerConfig};
+use crate::meters::{self, Meters, Usage};
 use crate::pointer::Pointer;
 use crate::programs;
 use crate::steering::{LinuxTraffic, TrafficConfig};
@@ -40,6 +41,7 @@ pub struct LinuxHost {
     pointer: LinuxPointer,
     cells: Arc<LinuxCells>,
     traffic: LinuxTraffic,
+    cgroup: PathBuf,
     pointers: PathBuf,
     pins: PathBuf,
 }
@@ -61,9 +63,11 @@ impl LinuxHost {
         let cells = LinuxCells::open(config.cells, Arc::new(move |name| source.detached_tree(name)))?;
         let cells = Arc::new(cells);
         let tenants: Arc<dyn Tenants> = cells.clone();
-        let traffic =
-            LinuxTraffic::open(&TrafficConfig { pin_directory: config.pins.clone(), cgroup }, tenants)?;
-        Ok(Self { volume, pointer, cells, traffic, pointers: config.pointers, pins: config.pins })
+        let traffic = LinuxTraffic::open(
+            &TrafficConfig { pin_directory: config.pins.clone(), cgroup: cgroup.clone() },
+            tenants,
+        )?;
+        Ok(Self { volume, pointer, cells, traffic, cgroup, pointers: config.pointers, pins: config.pins })
     }
 
     /// Ends every worker and the launcher, takes programs, pins and mounts away. Versions and evidence stay.
@@ -71,7 +75,7 @@ impl LinuxHost {
     /// # Errors
     /// The first thing that would not go.
     pub fn dismantle(self) -> Result<(), HostError> {
-        let Self { volume, pointer, cells, traffic, pointers, pins } = self;
+        let Self { volume, pointer, cells, traffic, pointers, pins, .. } = self;
         programs::detach(&pins)?;
         cells.shutdown()?;
         drop((traffic, pointer, cells));
@@ -228,5 +232,11 @@ impl Probes for LinuxHost {
 
     fn queued(&self, generation: Generation) -> Result<u32, HostError> {
         self.traffic.queued(generation)
+    }
+}
+
+impl Meters for LinuxHost {
+    fn usage(&self, generation: Generation) -> Usage {
+        meters::read(&self.cgroup, generation)
     }
 }

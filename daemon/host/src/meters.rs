@@ -1,0 +1,110 @@
+//! What a cell may use and uses, as its cgroup says. A controller that this host does not give leaves its figures out.
+
+use std::fs;
+use std::path::Path;
+use turnout_manifest::Generation;
+
+/// What one cell may use and uses.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// Memory in use, bytes (`memory.current`).
+    pub memory_bytes: Option<u64>,
+    /// Most memory it may use, bytes (`memory.max`); absent also when there is no limit.
+    pub memory_limit_bytes: Option<u64>,
+    /// Times that it was ended for want of memory (`oom_kill` of `memory.events`).
+    pub oom_kills: Option<u64>,
+    /// Processes and threads in it (`pids.current`).
+    pub processes: Option<u64>,
+    /// Most it may have (`pids.max`); absent also when there is no limit.
+    pub processes_limit: Option<u64>,
+    /// CPU time used, microseconds (`usage_usec` of `cpu.stat`, which needs no controller).
+    pub cpu_us: Option<u64>,
+    /// CPUs it may run on (`cpuset.cpus.effective`).
+    pub cpus: Option<u64>,
+}
+
+/// The meters of the cells.
+pub trait Meters {
+    /// What a generation's cell uses now; nothing is known of one that is not there.
+    fn usage(&self, generation: Generation) -> Usage;
+}
+
+/// Reads the files of a cell's cgroup below that of the instance.
+pub(crate) fn read(instance: &Path, generation: Generation) -> Usage {
+    let cell = instance.join(format!("cell-{}", generation.0));
+    let text = |name: &str| fs::read_to_string(cell.join(name)).ok();
+    let number = |name: &str| text(name)?.trim_end().parse().ok();
+    let keyed = |name: &str, key: &str| value_of(&text(name)?, key);
+    Usage {
+        memory_bytes: number("memory.current"),
+        memory_limit_bytes: number("memory.max"),
+        oom_kills: keyed("memory.events", "oom_kill"),
+        processes: number("pids.current"),
+        processes_limit: number("pids.max"),
+        cpu_us: keyed("cpu.stat", "usage_usec"),
+        cpus: text("cpuset.cpus.effective").and_then(|list| cpus_of(list.trim_end())),
+    }
+}
+
+/// The value of a key in a flat keyed file (cgroups(7): `KEY VALUE` a line).
+fn value_of(text: &str, key: &str) -> Option<u64> {
+    text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(' ')?.parse().ok())
+}
+
+/// How many CPUs a list such as `0-3,8` names.
+fn cpus_of(list: &str) -> Option<u64> {
+    list.split(',').try_fold(0_u64, |sum, range| {
+        let (first, last) = range.split_once('-').unwrap_or((range, range));
+        let (first, last): (u32, u32) = (first.parse().ok()?, last.parse().ok()?);
+        Some(sum + u64::from(last.checked_sub(first)?) + 1)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const CELL: Generation = Generation(3);
+
+    #[test]
+    fn every_file_that_is_there_is_read() {
+        let instance = tempfile::tempdir().unwrap();
+        let cell = instance.path().join("cell-3");
+        fs::create_dir(&cell).unwrap();
+        for (name, text) in [
+            ("memory.current", "1048576\n"),
+            ("memory.max", "536870912\n"),
+            ("memory.events", "low 0\noom 2\noom_kill 1\noom_group_kill 1\n"),
+            ("pids.current", "5\n"),
+            ("pids.max", "max\n"),
+            ("cpu.stat", "usage_usec 12345\nuser_usec 1\nsystem_usec 2\n"),
+            ("cpuset.cpus.effective", "0-1,5\n"),
+        ] {
+            fs::write(cell.join(name), text).unwrap();
+        }
+        let wanted = Usage {
+            memory_bytes: Some(1 << 20),
+            memory_limit_bytes: Some(512 << 20),
+            oom_kills: Some(1),
+            processes: Some(5),
+            processes_limit: None,
+            cpu_us: Some(12_345),
+            cpus: Some(3),
+        };
+        assert_eq!(read(instance.path(), CELL), wanted);
+    }
+
+    #[test]
+    fn a_cell_that_is_gone_uses_nothing_that_is_known() {
+        assert_eq!(read(Path::new("/nowhere"), CELL), Usage::default());
+    }
+
+    #[test]
+    fn a_list_of_cpus_that_is_none_is_not_counted() {
+        for (list, count) in
+            [("0", Some(1)), ("0-0", Some(1)), ("", None), ("3-1", None), ("0-18446744073709551615", None)]
+        {
+            assert_eq!(cpus_of(list), count, "{list:?}");
+        }
+    }
+}
