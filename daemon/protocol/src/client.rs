@@ -163,6 +163,16 @@ impl Client {
         self.call(Call::get("/v1/status")).await
     }
 
+    /// `GET /v1/metrics`: the text format of Prometheus as it came.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn metrics(&self) -> Result<Bytes, ClientError> {
+        let call = Call::get("/v1/metrics");
+        let name = call.name();
+        collect(self.send(call).await?, &name).await
+    }
+
     /// `POST /v1/releases`: starts a release, whatever `dry_run` says.
     ///
     /// # Errors

@@ -49,6 +49,7 @@ pub fn bind(path: &Path, group: Option<u32>) -> io::Result<StdListener> {
 
 /// Serves until told to stop, then lets requests under way finish.
 pub async fn serve(listener: UnixListener, desk: Desk, mut stop: watch::Receiver<bool>) {
+    let readers: Arc<[u32]> = desk.daemon.readers.as_slice().into();
     let router = router(desk);
     let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     loop {
@@ -59,9 +60,9 @@ pub async fn serve(listener: UnixListener, desk: Desk, mut stop: watch::Receiver
         };
         match accepted {
             Ok((stream, _)) => {
-                let router = router.clone();
+                let (router, readers) = (router.clone(), Arc::clone(&readers));
                 tokio::spawn(async move {
-                    connection(stream, router).await;
+                    connection(stream, router, &readers).await;
                     drop(place);
                 });
             }
@@ -74,9 +75,9 @@ pub async fn serve(listener: UnixListener, desk: Desk, mut stop: watch::Receiver
     }
 }
 
-async fn connection(stream: UnixStream, router: Router) {
+async fn connection(stream: UnixStream, router: Router, readers: &[u32]) {
     let Ok(credentials) = stream.peer_cred() else { return };
-    let peer = Peer { uid: credentials.uid(), pid: credentials.pid().unwrap_or(0) };
+    let peer = Peer::new(credentials.uid(), credentials.pid().unwrap_or(0), readers);
     let service = TowerToHyperService::new(router.layer(Extension(peer)));
     let served = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -91,6 +92,7 @@ async fn connection(stream: UnixStream, router: Router) {
 fn router(desk: Desk) -> Router {
     Router::new()
         .route("/v1/status", get(handlers::status))
+        .route("/v1/metrics", get(handlers::metrics))
         .route("/v1/events", get(feeds::events))
         .route("/v1/doctor", get(audit::doctor))
         .route("/v1/versions", get(handlers::versions))

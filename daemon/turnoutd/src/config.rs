@@ -10,6 +10,8 @@ use turnout_manifest::ModelName;
 
 /// Largest configuration file, bytes.
 const FILE_MAX: u64 = 1024 * 1024;
+/// The user that serves metrics, where packages have made it.
+pub const USUAL_READER: &str = "turnout-export";
 /// Most addresses that models are served on: as many as a route in the kernel holds.
 const LISTEN_MAX: usize = 4;
 
@@ -25,6 +27,9 @@ struct Raw {
     socket: Option<PathBuf>,
     /// Group that may use the control socket. Default `turnout`, where it exists.
     group: Option<String>,
+    /// Users of that group that may only read, such as a program that serves metrics. Default `turnout-export`, where
+    /// it exists.
+    readers: Option<Vec<String>>,
     /// Size of the store's image where `state` is not on Btrfs. Default a quarter of the free space, at most 8 GiB.
     store_image_bytes: Option<u64>,
     /// The cgroup2 directory below which all cells lie. Default `turnout` in the mounted cgroup2 tree.
@@ -79,6 +84,8 @@ pub struct Config {
     pub socket: PathBuf,
     /// Group of the control socket; `None` leaves it to root alone.
     pub group: Option<String>,
+    /// Users that may only read.
+    pub readers: Vec<String>,
     /// Size of the store's image.
     pub store_image_bytes: Option<u64>,
     /// The cgroup2 directory of this instance, if configured.
@@ -176,6 +183,7 @@ impl Config {
         Ok(Self {
             socket: raw.socket.unwrap_or_else(|| runtime.join("control.sock")),
             group: Some(raw.group.unwrap_or_else(|| "turnout".to_owned())),
+            readers: raw.readers.unwrap_or_else(|| vec![USUAL_READER.to_owned()]),
             store_image_bytes: raw.store_image_bytes,
             cgroup: raw.cgroup,
             listen,

@@ -5,7 +5,8 @@
 use crate::executor::{Executor, Job};
 use crate::supervise::Workers;
 use crate::timers::{Timer, Timers};
-use crate::view::{Publisher, View};
+use crate::totals::Totals;
+use crate::view::{Publisher, TotalsByGeneration, View};
 use crate::windows::{Eyes, Looks};
 use crate::{chain, evidence};
 use std::sync::Arc;
@@ -74,6 +75,9 @@ pub struct Driver {
     timers: Timers,
     looks: Looks,
     windows: Looks,
+    totals: TotalsByGeneration,
+    journal_bytes: u64,
+    synced_ms: u64,
     read_only: Option<String>,
 }
 
@@ -85,6 +89,9 @@ impl Driver {
             timers: Timers::default(),
             looks: Looks::default(),
             windows: Looks::default(),
+            totals: TotalsByGeneration::default(),
+            journal_bytes: 0,
+            synced_ms: 0,
             read_only: None,
         }
     }
@@ -163,6 +170,7 @@ impl Driver {
         let slices: Vec<&[u8]> = bodies.iter().map(Vec::as_slice).collect();
         match self.parts.journal.append_all(&slices) {
             Ok(receipts) => {
+                self.synced_ms = crate::now_ms();
                 for (record, receipt) in records.iter().zip(receipts) {
                     tracing::debug!(seq = receipt.seq, record = ?record, "written");
                     let stamp = Stamp { seq: receipt.seq, at_ms: crate::millis(receipt.time_ns) };
@@ -311,11 +319,19 @@ impl Driver {
         let alive: Vec<Generation> = self.parts.publisher.generations(&self.parts.world);
         self.looks.keep(&alive);
         self.windows.keep(&alive);
+        self.totals.retain(|generation, _| alive.contains(generation));
+        self.journal_bytes = evidence::journal_bytes(&self.parts.executor.config.state);
         let eyes =
             Eyes { host: self.parts.executor.host.as_ref(), workers: self.parts.executor.workers.as_ref() };
         for generation in alive {
             if let Some(figures) = self.looks.since_last(generation, &eyes) {
                 self.parts.publisher.saw(generation, LOOK_EVERY, figures);
+            }
+            if let Some((sample, counts)) = self.looks.last(generation).cloned() {
+                let usage = eyes.host.usage(generation);
+                let before = self.totals.get(&generation).map(Arc::as_ref);
+                let totals = Totals::after(before, sample, counts, usage);
+                self.totals.insert(generation, Arc::new(totals));
             }
         }
     }
@@ -327,8 +343,11 @@ impl Driver {
             read_only: self.read_only.clone(),
             journal_size: head.size,
             journal_root: head.root.to_string(),
+            journal_bytes: self.journal_bytes,
+            journal_synced_ms: self.synced_ms,
             seen: self.parts.publisher.seen().clone(),
             router: self.parts.executor.router.stats(),
+            totals: self.totals.clone(),
         });
     }
 

@@ -3,6 +3,7 @@
 use crate::executor::stored;
 use jiff::Timestamp;
 use serde_json::{Value, json};
+use std::path::Path;
 use turnout_engine::World;
 use turnout_host::store::StoredName;
 
@@ -12,6 +13,12 @@ pub const JOURNAL_DIR: &str = "journal";
 /// `<journal size>-<UTC time>`: sorts by both.
 pub fn snapshot_name(journal_size: u64) -> String {
     format!("{journal_size:08}-{}", Timestamp::now().strftime("%Y%m%dT%H%M%SZ"))
+}
+
+/// Bytes of the journal's files below a state directory.
+pub fn journal_bytes(state: &Path) -> u64 {
+    let files = std::fs::read_dir(state.join(JOURNAL_DIR)).into_iter().flatten().flatten();
+    files.filter_map(|file| file.metadata().ok()).map(|file| file.len()).sum()
 }
 
 /// The state of all models as JSON: what is live, from which content, by whose signature.

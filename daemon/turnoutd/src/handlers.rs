@@ -4,7 +4,7 @@ use crate::access::{Need, Peer};
 use crate::driver::{Denial, Input};
 use crate::intake::Intake;
 use crate::view::{Daemon, View, release_status};
-use crate::{chain, ports, view};
+use crate::{chain, metrics, ports, view};
 use axum::Json;
 use axum::extract::rejection::{BytesRejection, PathRejection};
 use axum::extract::{Extension, Path, State};
@@ -87,8 +87,13 @@ impl Desk {
         if peer.may(need) {
             return Ok(());
         }
-        let denied = problem(ErrorCode::Denied, format!("{peer} may not {what}"))
-            .hint("whose signatures count is decided by root: use `sudo`");
+        let hint = match need {
+            Need::Trust => "whose signatures count is decided by root: use `sudo`",
+            Need::Read | Need::Operate => {
+                "this user may only read: it is among `readers` in the configuration"
+            }
+        };
+        let denied = problem(ErrorCode::Denied, format!("{peer} may not {what}")).hint(hint);
         Err(self.refuse(peer, what, denied).await)
     }
 
@@ -189,6 +194,12 @@ fn parsed<T: std::str::FromStr<Err: std::fmt::Display>>(text: &str) -> Result<T,
 /// `GET /v1/status`.
 pub async fn status(State(desk): State<Desk>) -> Json<Status> {
     Json(desk.view().status(&desk.daemon))
+}
+
+/// `GET /v1/metrics`.
+pub async fn metrics(State(desk): State<Desk>) -> Response {
+    let text = metrics::text(&desk.view(), &desk.daemon);
+    ([(header::CONTENT_TYPE, metrics::TEXT)], text).into_response()
 }
 
 /// `GET /v1/versions`.

@@ -1,7 +1,7 @@
 //! Puts the daemon together: folders, journal, host, loop, door; and takes it apart again at SIGTERM. Workers and
 //! routes stay when the daemon ends.
 
-use crate::config::Config;
+use crate::config::{Config, USUAL_READER};
 use crate::driver::{Driver, Input, Parts};
 use crate::executor::Executor;
 use crate::handlers::Desk;
@@ -92,8 +92,12 @@ pub fn run(config: Config) -> Result<(), ServeError> {
     }
     let world = replay(&journal).map_err(ServeError::Recover)?;
     let host: Arc<dyn Host> = Arc::new(LinuxHost::open(host_config(&config)?).map_err(ServeError::Host)?);
-    let socket = api::bind(&config.socket, group_id(config.group.as_deref()))
-        .map_err(|source| ServeError::Os { what: "control socket", path: config.socket.clone(), source })?;
+    let group = config.group.as_deref().and_then(|name| id_of(name, "/etc/group"));
+    let socket = api::bind(&config.socket, group).map_err(|source| ServeError::Os {
+        what: "control socket",
+        path: config.socket.clone(),
+        source,
+    })?;
     let intake =
         Intake::open(Arc::clone(&host), config.state.join("trust.json")).map_err(ServeError::Intake)?;
     let (sender, inbox) = mpsc::channel();
@@ -119,7 +123,8 @@ pub fn run(config: Config) -> Result<(), ServeError> {
         inbox,
         sender: sender.clone(),
     });
-    let daemon = Arc::new(Daemon { started_ms: now_ms(), degraded: OnceLock::new(), config });
+    let readers = readers(&config);
+    let daemon = Arc::new(Daemon { started_ms: now_ms(), degraded: OnceLock::new(), readers, config });
     let desk = Desk { driver: sender, views, daemon, intake, host, journal };
     let looping = std::thread::Builder::new().name("driver".into()).spawn(move || driver.run());
     let looping =
@@ -237,9 +242,21 @@ fn folder(path: &Path, mode: u32) -> Result<(), ServeError> {
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).map_err(failed)
 }
 
-fn group_id(name: Option<&str>) -> Option<u32> {
-    let name = name?;
-    let groups = std::fs::read_to_string("/etc/group").ok()?;
-    let line = groups.lines().find(|line| line.split(':').next() == Some(name))?;
+/// The ids of those who may only read. A name that is nobody's takes no right away, so it is said.
+fn readers(config: &Config) -> Vec<u32> {
+    let id = |name: &String| {
+        let id = id_of(name, "/etc/passwd");
+        if id.is_none() && name != USUAL_READER {
+            tracing::warn!("`readers`: no user is named `{name}`");
+        }
+        id
+    };
+    config.readers.iter().filter_map(id).collect()
+}
+
+/// The id of a user or group: the third field of passwd(5) as of group(5).
+fn id_of(name: &str, file: &str) -> Option<u32> {
+    let names = std::fs::read_to_string(file).ok()?;
+    let line = names.lines().find(|line| line.split(':').next() == Some(name))?;
     line.split(':').nth(2)?.parse().ok()
 }

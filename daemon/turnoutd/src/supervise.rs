@@ -39,14 +39,14 @@ pub trait Workers: Send + Sync {
     /// Waits until the worker has ended. False when the time is over first.
     fn ended_within(&self, generation: Generation, limit: Duration) -> bool;
 
-    /// The worker's own running totals.
-    fn counts(&self, generation: Generation) -> Counts;
+    /// The worker's own running totals; `None` of one that was taken over and has not said them yet.
+    fn counts(&self, generation: Generation) -> Option<Counts>;
 }
 
 /// Where a worker is, as its link and pidfd tell.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 struct Known {
-    counts: Counts,
+    counts: Option<Counts>,
     end_expected: bool,
     ended: bool,
 }
@@ -159,8 +159,8 @@ impl Workers for LinkedWorkers {
         }
     }
 
-    fn counts(&self, generation: Generation) -> Counts {
-        self.shared.lines().get(&generation).map(|line| line.known.counts).unwrap_or_default()
+    fn counts(&self, generation: Generation) -> Option<Counts> {
+        self.shared.lines().get(&generation).and_then(|line| line.known.counts)
     }
 }
 
@@ -201,12 +201,11 @@ impl Listener {
             Ok(FromWorker::Hello { link_version }) if link_version != LINK_VERSION => {
                 self.ready(Err(format!("worker speaks link version {link_version}, not {LINK_VERSION}")));
             }
-            Ok(FromWorker::Hello { .. }) => {}
+            // It has counted nothing yet.
+            Ok(FromWorker::Hello { .. }) => self.count(Counts::default()),
             Ok(FromWorker::Ready { load_ms }) => self.ready(Ok(format!("ready after {load_ms} ms"))),
             Ok(FromWorker::Failed { reason }) => self.ready(Err(reason)),
-            Ok(FromWorker::Counts(counts)) => {
-                self.shared.update(self.generation, |known| known.counts = counts)
-            }
+            Ok(FromWorker::Counts(counts)) => self.count(counts),
             Err(FrameError::Io(error)) if error.kind() == std::io::ErrorKind::WouldBlock => {}
             Err(FrameError::Closed | FrameError::Io(_)) => return false,
             Err(error @ (FrameError::Language(_) | FrameError::TooLarge(_))) => {
@@ -214,6 +213,10 @@ impl Listener {
             }
         }
         true
+    }
+
+    fn count(&self, counts: Counts) {
+        self.shared.update(self.generation, |known| known.counts = Some(counts));
     }
 
     fn ready(&self, outcome: Result<String, String>) {

@@ -1,6 +1,7 @@
 //! The read-only copy of everything that readers see, and how it looks on the wire. Reading never waits for writing.
 
 use crate::config::Config;
+use crate::totals::Totals;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
@@ -22,6 +23,9 @@ const WINDOWS_SHOWN: usize = 8;
 /// What one version was last seen doing, and over how long.
 pub type SeenByGeneration = BTreeMap<Generation, (Duration, Figures)>;
 
+/// Running totals of each version's worker.
+pub type TotalsByGeneration = BTreeMap<Generation, Arc<Totals>>;
+
 /// Everything readers may see, at one moment.
 #[derive(Debug, Clone, Default)]
 pub struct View {
@@ -33,10 +37,16 @@ pub struct View {
     pub journal_size: u64,
     /// RFC 6962 root over them, hex.
     pub journal_root: String,
+    /// Bytes of its files.
+    pub journal_bytes: u64,
+    /// When records were last made durable, milliseconds since the epoch.
+    pub journal_synced_ms: u64,
     /// What each version was last seen doing outside of windows.
     pub seen: SeenByGeneration,
     /// What the router says it did, if one runs.
     pub router: Option<Stats>,
+    /// What was counted of each version's worker.
+    pub totals: TotalsByGeneration,
 }
 
 /// The writing end of the view.
@@ -92,6 +102,8 @@ pub struct Daemon {
     pub started_ms: u64,
     /// What this host cannot do or enforce, once it is examined.
     pub degraded: OnceLock<Vec<String>>,
+    /// Users that may only read.
+    pub readers: Vec<u32>,
     /// Its configuration.
     pub config: Arc<Config>,
 }

@@ -9,10 +9,13 @@ use turnout_host::traffic::Sample;
 use turnout_manifest::Generation;
 use turnout_protocol::worker::Counts;
 
+/// What was seen of a generation at one look: by the kernel, and by the worker itself where that is known.
+type Look = (Sample, Option<Counts>);
+
 /// Totals of each generation at the last look.
 #[derive(Default)]
 pub struct Looks {
-    last: BTreeMap<Generation, (Sample, Counts)>,
+    last: BTreeMap<Generation, Look>,
 }
 
 impl Looks {
@@ -24,6 +27,11 @@ impl Looks {
         let figures = self.last.get(&generation).map(|last| difference(last, &now));
         self.last.insert(generation, now);
         figures
+    }
+
+    /// What the last look at a generation saw.
+    pub fn last(&self, generation: Generation) -> Option<&Look> {
+        self.last.get(&generation)
     }
 
     /// Forgets generations that are gone.
@@ -40,17 +48,23 @@ pub struct Eyes<'a> {
     pub workers: &'a dyn Workers,
 }
 
-fn difference(last: &(Sample, Counts), now: &(Sample, Counts)) -> Figures {
+fn difference(last: &Look, now: &Look) -> Figures {
     let seen = now.0.since(&last.0);
     Figures {
         connections: seen.opened,
         requests: seen.requests,
         errors: seen.server_errors + seen.not_http + seen.aborted,
-        assertion_failures: now.1.assertion_failures.saturating_sub(last.1.assertion_failures),
+        assertion_failures: assertion_failures(last.1, now.1),
         p50_us: quantile(&seen.latencies, 50),
         p95_us: quantile(&seen.latencies, 95),
         p99_us: quantile(&seen.latencies, 99),
     }
+}
+
+/// What failed in between. Totals that were not known at the last look are of any time before: they say nothing of it.
+fn assertion_failures(last: Option<Counts>, now: Option<Counts>) -> u64 {
+    let (Some(last), Some(now)) = (last, now) else { return 0 };
+    now.assertion_failures.saturating_sub(last.assertion_failures)
 }
 
 /// The upper bound, in microseconds, of the bucket that holds this percentile.
@@ -71,6 +85,20 @@ fn quantile(latencies: &[u64], percent: u64) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn failures_before_the_worker_was_taken_over_belong_to_no_window() {
+        let counts = |assertion_failures| Some(Counts { assertion_failures, ..Counts::default() });
+        for (last, now, failed) in [
+            (counts(2), counts(5), 3),
+            (counts(0), counts(5), 5),
+            (None, counts(5), 0),
+            (None, None, 0),
+            (counts(5), None, 0),
+        ] {
+            assert_eq!(assertion_failures(last, now), failed, "{last:?} {now:?}");
+        }
+    }
 
     #[test]
     fn a_quantile_is_the_upper_bound_of_its_bucket() {

@@ -24,6 +24,8 @@ use turnoutd::{api, now_ms};
 
 /// `nobody` and its group: whoever is not root.
 const NOBODY: u32 = 65_534;
+/// Somebody who may only read, as the daemon of these tests is configured.
+const READER: u32 = 65_533;
 /// How long a release may take to end.
 const DEADLINE: Duration = Duration::from_secs(10);
 
@@ -52,8 +54,12 @@ impl Door {
         let socket = stage.folder.path().join("control.sock");
         let listener = api::bind(&socket, Some(NOBODY)).unwrap();
         let running = stage.assemble();
-        let daemon =
-            Daemon { started_ms: now_ms(), degraded: OnceLock::new(), config: Arc::clone(&stage.config) };
+        let daemon = Daemon {
+            started_ms: now_ms(),
+            degraded: OnceLock::new(),
+            readers: vec![READER],
+            config: Arc::clone(&stage.config),
+        };
         let desk = Desk {
             driver: running.sender.clone(),
             views: running.views,
@@ -100,17 +106,22 @@ impl Door {
         parse(&String::from_utf8(answer).unwrap())
     }
 
-    /// The same as somebody who is not root, in a process of its own.
+    /// The same as somebody who is not root.
     fn json_as_nobody(&self, method: &str, path: &str, body: &str) -> Reply {
+        parse(&self.said_to(NOBODY, (method, path), body))
+    }
+
+    /// What a user of the socket's group is answered, in a process of its own.
+    fn said_to(&self, user: u32, (method, path): (&str, &str), body: &str) -> String {
         let mut curl = Command::new("curl");
         curl.args(["--silent", "--include", "--request", method, "--unix-socket"]).arg(&self.socket);
         curl.args(["--header", "content-type: application/json"]);
         if !body.is_empty() {
             curl.args(["--data", body]);
         }
-        let done = curl.arg(format!("http://turnout{path}")).uid(NOBODY).gid(NOBODY).output().unwrap();
+        let done = curl.arg(format!("http://turnout{path}")).uid(user).gid(NOBODY).output().unwrap();
         assert!(done.status.success(), "curl: {done:?}");
-        parse(&String::from_utf8(done.stdout).unwrap())
+        String::from_utf8(done.stdout).unwrap()
     }
 
     fn release_and_wait(&self, version: &str) -> Value {
@@ -250,6 +261,25 @@ fn trust_is_changed_by_root_alone_and_a_denial_is_journaled() {
     assert_eq!(door.json(&format!("DELETE {removal}"), "").status, 200);
     let reply = door.import(&bundle("1"));
     check_problem(&reply, 422, "refused");
+}
+
+#[test]
+fn a_reader_reads_and_changes_nothing() {
+    let door = Door::open();
+    let metrics = door.said_to(READER, ("GET", "/v1/metrics"), "");
+    assert!(metrics.starts_with("HTTP/1.1 200 ") && metrics.contains("\nturnout_read_only 0\n"), "{metrics}");
+    assert!(metrics.contains("content-type: text/plain; version=0.0.4; charset=utf-8\r\n"), "{metrics}");
+    assert!(door.said_to(READER, ("GET", "/v1/status"), "").starts_with("HTTP/1.1 200 "));
+    let key = PrivateKey::generate().unwrap().public_key();
+    let key = json!({ "issuer": "other", "public_key": key.to_pem(), "models": ["*"] }).to_string();
+    for (path, body) in [
+        ("/v1/models/digits/rollback", "{}"),
+        ("/v1/releases", "{\"version\":\"digits@1\"}"),
+        ("/v1/trust", &key),
+        ("/v1/bundles", "x"),
+    ] {
+        check_problem(&parse(&door.said_to(READER, ("POST", path), body)), 403, "denied");
+    }
 }
 
 #[test]

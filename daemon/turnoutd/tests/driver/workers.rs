@@ -128,7 +128,7 @@ impl Workers for FakeWorkers {
         !self.runs(generation)
     }
 
-    fn counts(&self, _generation: Generation) -> Counts {
-        Counts::default()
+    fn counts(&self, _generation: Generation) -> Option<Counts> {
+        Some(Counts::default())
     }
 }

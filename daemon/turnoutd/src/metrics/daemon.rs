@@ -1,0 +1,69 @@
+//! Families about the daemon, this host and the journal.
+
+use super::{Metric, Scrape};
+use crate::exposition::{Exposition, Kind, Number};
+
+pub const METRICS: &[Metric] = &[
+    Metric {
+        name: "turnout_build_info",
+        kind: Kind::Gauge,
+        help: "Version of the daemon; always 1.",
+        samples: |_, out| out.sample(&[("version", env!("CARGO_PKG_VERSION"))], 1),
+    },
+    Metric {
+        name: "turnout_start_time_seconds",
+        kind: Kind::Gauge,
+        help: "When the daemon started, seconds since the epoch.",
+        samples: |scrape, out| out.sample(&[], Number::thousandths(scrape.daemon.started_ms)),
+    },
+    Metric {
+        name: "turnout_starts_total",
+        kind: Kind::Counter,
+        help: "Starts of a daemon on this journal.",
+        samples: |scrape, out| out.sample(&[], scrape.view.world.tally.starts),
+    },
+    Metric {
+        name: "turnout_read_only",
+        kind: Kind::Gauge,
+        help: "1 while changes are refused because the journal cannot be written.",
+        samples: |scrape, out| out.sample(&[], u64::from(scrape.view.read_only.is_some())),
+    },
+    Metric {
+        name: "turnout_degraded",
+        kind: Kind::Gauge,
+        help: "1 for each requirement that this host does not fully meet.",
+        samples: degraded,
+    },
+    Metric {
+        name: "turnout_refusals_total",
+        kind: Kind::Counter,
+        help: "Requests to the control API that were refused or denied and journalled.",
+        samples: |scrape, out| out.sample(&[], scrape.view.world.tally.refusals),
+    },
+    Metric {
+        name: "turnout_journal_records_total",
+        kind: Kind::Counter,
+        help: "Records in the journal, all of them durable.",
+        samples: |scrape, out| out.sample(&[], scrape.view.journal_size),
+    },
+    Metric {
+        name: "turnout_journal_size_bytes",
+        kind: Kind::Gauge,
+        help: "Bytes of the journal's files.",
+        samples: |scrape, out| out.sample(&[], scrape.view.journal_bytes),
+    },
+    Metric {
+        name: "turnout_journal_last_sync_timestamp_seconds",
+        kind: Kind::Gauge,
+        help: "When this daemon last made records durable, seconds since the epoch.",
+        samples: |scrape, out| out.sample(&[], Number::thousandths(scrape.view.journal_synced_ms)),
+    },
+];
+
+/// The lines are `name: what was found`: the name alone is a label, because what was found may hold anything.
+fn degraded(scrape: &Scrape<'_>, out: &mut Exposition) {
+    for line in &scrape.status.degraded {
+        let name = line.split_once(':').map_or(line.as_str(), |(name, _)| name);
+        out.sample(&[("requirement", name)], 1);
+    }
+}
