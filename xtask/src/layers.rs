@@ -24,7 +24,7 @@ const EDGES: [(&str, &[&str]); 16] = [
     ("turnout-worker", &["turnout-protocol", "turnout-manifest", "turnout-inference"]),
     ("turnout-router", &["turnout-protocol", "turnout-manifest"]),
     ("turnout-launcher", &["turnout-launcher-wire"]),
-    ("turnout-export", &["turnout-journal"]),
+    ("turnout-export", &["turnout-journal", "turnout-protocol"]),
     ("turnoutctl", &["turnout-protocol", "turnout-manifest", "turnout-journal"]),
     (
         "turnout-scenarios",

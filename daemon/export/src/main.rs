@@ -1,10 +1,11 @@
 //! `turnout-export`: reads the journal and gives every record to a sink, in order and at least once. It needs no
-//! right but to read the journal's folder; it never writes there.
+//! right but to read the journal's folder; it never writes there. `turnout-export metrics` serves what the daemon counts.
 
 mod cursor;
+mod metrics;
 mod sink;
 
-use clap::{Parser, ValueEnum};
+use clap::{Parser, Subcommand, ValueEnum};
 use cursor::{Cursor, CursorError};
 use sink::{Sink, SinkError, event};
 use std::path::PathBuf;
@@ -20,8 +21,10 @@ const LOOK_EVERY: Duration = Duration::from_millis(250);
 /// Every record carries `event_id`, the log's id and the record's number: a receiver that keeps the ids it has seen has
 /// each record exactly once.
 #[derive(Parser)]
-#[command(version)]
+#[command(version, args_conflicts_with_subcommands = true)]
 struct Arguments {
+    #[command(subcommand)]
+    command: Option<Command>,
     /// Folder of the journal's segments; may be a read-only copy, such as an audit snapshot.
     #[arg(long, value_name = "DIR", default_value = "/var/lib/turnout/journal")]
     journal: PathBuf,
@@ -34,6 +37,11 @@ struct Arguments {
     /// Wait for new records instead of ending at the last.
     #[arg(long)]
     follow: bool,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    Metrics(metrics::Arguments),
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -54,16 +62,27 @@ enum ExportError {
 }
 
 fn main() -> ExitCode {
-    match run(&Arguments::parse()) {
+    let arguments = Arguments::parse();
+    if let Some(Command::Metrics(arguments)) = arguments.command {
+        let hint = "is another exporter running there? `--listen` takes another address";
+        return metrics::run(arguments).map_or_else(|error| refuse(&error, hint), |()| ExitCode::SUCCESS);
+    }
+    match run(&arguments) {
         Ok(()) => ExitCode::SUCCESS,
         Err(ExportError::Sink(error)) if error.receiver_left() => ExitCode::SUCCESS,
-        Err(error) => {
-            let causes = std::iter::successors(std::error::Error::source(&error), |cause| cause.source());
-            eprintln!("error: {}", causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}")));
-            eprintln!("hint: `turnoutctl audit verify DIR` tells whether the journal is whole");
-            ExitCode::FAILURE
-        }
+        Err(error) => refuse(&error, "`turnoutctl audit verify DIR` tells whether the journal is whole"),
     }
+}
+
+fn refuse(error: &dyn std::error::Error, hint: &str) -> ExitCode {
+    eprintln!("error: {}\nhint: {hint}", chain(error));
+    ExitCode::FAILURE
+}
+
+/// An error and its causes in one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(error.source(), |cause| cause.source());
+    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
 }
 
 fn run(arguments: &Arguments) -> Result<(), ExportError> {
