@@ -6,6 +6,7 @@ pub mod daemon;
 pub mod demo;
 pub mod load;
 pub mod models;
+pub mod prometheus;
 pub mod remains;
 pub mod scenario;
 pub mod tally;

@@ -3,6 +3,7 @@
 
 mod onnxruntime;
 mod packages;
+mod prometheus;
 mod tools;
 
 use anyhow::{Context, Result};
@@ -19,6 +20,8 @@ pub enum Need {
     BpfLinker,
     /// The library that runs models.
     OnnxRuntime,
+    /// What scrapes the metrics, in a test.
+    Prometheus,
     /// rustfmt and clippy of the toolchain in use.
     RustComponents,
     /// The checker of licences, bans and advisories.
@@ -30,15 +33,24 @@ impl Need {
     pub const EBPF: [Self; 2] = [Self::DebianPackages, Self::BpfLinker];
     /// What building and running everything needs.
     pub const BUILD: [Self; 3] = [Self::DebianPackages, Self::BpfLinker, Self::OnnxRuntime];
+    /// What the tests need.
+    pub const TEST: [Self; 4] = [Self::DebianPackages, Self::BpfLinker, Self::OnnxRuntime, Self::Prometheus];
     /// What the checks need on top.
-    pub const ALL: [Self; 5] =
-        [Self::DebianPackages, Self::BpfLinker, Self::OnnxRuntime, Self::RustComponents, Self::CargoDeny];
+    pub const ALL: [Self; 6] = [
+        Self::DebianPackages,
+        Self::BpfLinker,
+        Self::OnnxRuntime,
+        Self::Prometheus,
+        Self::RustComponents,
+        Self::CargoDeny,
+    ];
 
     fn name(self) -> &'static str {
         match self {
             Self::DebianPackages => "Debian packages",
             Self::BpfLinker => "bpf-linker",
             Self::OnnxRuntime => "ONNX Runtime",
+            Self::Prometheus => "Prometheus",
             Self::RustComponents => "clippy and rustfmt",
             Self::CargoDeny => "cargo-deny",
         }
@@ -49,6 +61,7 @@ impl Need {
             Self::DebianPackages => packages::look(root),
             Self::BpfLinker => tools::look(root, &tools::BPF_LINKER),
             Self::OnnxRuntime => onnxruntime::look(root),
+            Self::Prometheus => prometheus::look(root),
             Self::RustComponents => tools::look_components(root),
             Self::CargoDeny => tools::look(root, &tools::CARGO_DENY),
         }
@@ -59,6 +72,7 @@ impl Need {
             Self::DebianPackages => packages::install(root),
             Self::BpfLinker => tools::install(root, &tools::BPF_LINKER),
             Self::OnnxRuntime => onnxruntime::install(root),
+            Self::Prometheus => prometheus::install(root),
             Self::RustComponents => tools::install_components(root),
             Self::CargoDeny => tools::install(root, &tools::CARGO_DENY),
         }

@@ -14,7 +14,7 @@ use std::time::Instant;
 /// When set-up or build fails, or a test does.
 pub fn run(root: &Path, rest: &[String]) -> Result<()> {
     let began = Instant::now();
-    setup::run(root, &Need::BUILD)?;
+    setup::run(root, &Need::TEST)?;
     ebpf::run(root)?;
     command::run(&mut cargo(root, &["build", "--workspace", "--bins", "--locked"]))?;
     let mut tests = cargo(root, &["test", "--workspace", "--locked", "--no-fail-fast"]);

@@ -51,9 +51,7 @@ pub fn install(root: &Path) -> Result<()> {
             names.join(" ")
         );
     }
-    command::run(command::program(root, "apt-get").args(["update", "-q"])).context(
-        "the package index cannot be refreshed; remedy: check the network and /etc/apt/sources.list*",
-    )?;
+    refresh_index(root)?;
     let absent = without_candidate(root, &names)?;
     if !absent.is_empty() {
         bail!(
@@ -66,6 +64,16 @@ pub fn install(root: &Path) -> Result<()> {
     apt.args(["install", "-y", "-q", "--no-install-recommends"]).args(&names);
     command::run(apt.env("DEBIAN_FRONTEND", "noninteractive"))
         .context("remedy: read apt's own message above; often the network or a held package")
+}
+
+/// Asks the archive what it has now.
+///
+/// # Errors
+/// When it cannot be reached.
+pub fn refresh_index(root: &Path) -> Result<()> {
+    command::run(command::program(root, "apt-get").args(["update", "-q"])).context(
+        "the package index cannot be refreshed; remedy: check the network and /etc/apt/sources.list*",
+    )
 }
 
 fn missing(root: &Path) -> Result<Vec<(&'static str, &'static str)>> {
