@@ -19,6 +19,7 @@ pub mod ports;
 pub mod recover;
 pub mod router_link;
 pub mod serve;
+pub mod status_line;
 pub mod supervise;
 pub mod telemetry;
 pub mod timers;

@@ -160,6 +160,7 @@ fn serve(socket: UnixListener, desk: Desk) -> Result<(), ServeError> {
         let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
         let (stop, stopped) = watch::channel(false);
         let mut views = desk.views.clone();
+        tokio::spawn(telemetry::tell_status(std::env::var_os("NOTIFY_SOCKET"), desk.views.clone()));
         let door = tokio::spawn(async move {
             // Before the loop has published for the first time, it would answer that nothing is stored or live.
             if views.changed().await.is_ok() {

@@ -1,9 +1,22 @@
-//! What operators read: the log, to journald when the service manager started us, to stderr otherwise.
+//! What operators read: the log, to journald when the service manager started us, to stderr otherwise; and the line
+//! that the service manager shows.
 
+use crate::status_line::status_line;
+use crate::view::View;
+use std::ffi::OsString;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::net::{SocketAddr, UnixDatagram};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::watch;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use turnout_engine::Record;
+
+/// Shortest time between two status lines.
+const STATUS_PAUSE: Duration = Duration::from_millis(250);
 
 /// Begins to log. The level comes from `TURNOUT_LOG` (`info` by default).
 pub fn init() {
@@ -55,5 +68,69 @@ pub fn tell(record: &Record) {
         Record::WorkerDied { model, generation, why } => {
             tracing::error!(%model, %generation, "worker died: {why}")
         }
+    }
+}
+
+/// Tells the service manager, where one asks to be told, in one line what is served: now, and whenever it changed.
+pub async fn tell_status(notify: Option<OsString>, mut views: watch::Receiver<Arc<View>>) {
+    let Some(socket) = notify.and_then(|path| notify_socket(path.as_bytes())) else { return };
+    let mut last = String::new();
+    loop {
+        let line = status_line(&views.borrow_and_update());
+        // A service manager that does not read at present is told again.
+        let told = line == last || socket.send(format!("STATUS={line}").as_bytes()).is_ok();
+        if told {
+            last = line;
+        }
+        tokio::time::sleep(STATUS_PAUSE).await;
+        if told && views.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+/// A path, or a name in the abstract namespace after an `@` (sd_notify(3)). Never waited for.
+fn notify_socket(path: &[u8]) -> Option<UnixDatagram> {
+    let address = match path.strip_prefix(b"@") {
+        Some(name) => SocketAddr::from_abstract_name(name),
+        None => SocketAddr::from_pathname(std::ffi::OsStr::from_bytes(path)),
+    };
+    let socket = UnixDatagram::unbound().ok()?;
+    socket.set_nonblocking(true).ok()?;
+    socket.connect_addr(&address.ok()?).ok()?;
+    Some(socket)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_service_manager_is_told_each_line_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("notify");
+        let manager = UnixDatagram::bind(&path).unwrap();
+        let (publisher, views) = watch::channel(Arc::new(View::default()));
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let telling = std::thread::spawn(move || {
+            runtime.block_on(tell_status(Some(path.into_os_string()), views));
+        });
+        let mut bytes = [0; 256];
+        let mut next = || {
+            let length = manager.recv(&mut bytes).unwrap();
+            String::from_utf8_lossy(&bytes[..length]).into_owned()
+        };
+        assert_eq!(next(), "STATUS=no model is live; journal 0 records");
+        publisher.send_replace(Arc::new(View { journal_bytes: 1, ..View::default() }));
+        publisher.send_replace(Arc::new(View { journal_size: 7, ..View::default() }));
+        assert_eq!(next(), "STATUS=no model is live; journal 7 records", "what did not change is not told");
+        drop(publisher);
+        telling.join().unwrap();
+    }
+
+    #[test]
+    fn where_nobody_asks_nobody_is_told() {
+        assert!(notify_socket(b"/nowhere").is_none());
+        assert!(notify_socket(b"@turnout-test-that-nobody-has-bound").is_none());
     }
 }
