@@ -4,6 +4,7 @@ pub mod bench;
 mod connection;
 pub mod daemon;
 pub mod demo;
+pub mod journald;
 pub mod load;
 pub mod models;
 pub mod prometheus;

@@ -77,6 +77,8 @@ pub enum Command {
     /// Read and verify the journal, reach its snapshots
     #[command(subcommand)]
     Audit(AuditCommand),
+    /// Print the events as the systemd journal has them, the newest last
+    Log(LogArguments),
     /// Is this host ready? One line per requirement, with the remedy; exits 3 when one is missing
     Doctor,
 }
@@ -274,6 +276,26 @@ pub enum AuditCommand {
         /// An empty folder
         dir: PathBuf,
     },
+}
+
+/// `turnoutctl log ...`
+#[derive(Debug, Args)]
+pub struct LogArguments {
+    /// Go on as events come
+    #[arg(short, long)]
+    pub follow: bool,
+    /// How many of the newest
+    #[arg(short = 'n', long, value_name = "N", default_value_t = 100)]
+    pub lines: usize,
+    /// Only those about this model
+    #[arg(long)]
+    pub model: Option<ModelName>,
+    /// Only those of this release
+    #[arg(long)]
+    pub release: Option<ReleaseId>,
+    /// Read the journal files in this folder instead of this host's own
+    #[arg(short = 'D', long, value_name = "DIR")]
+    pub directory: Option<PathBuf>,
 }
 
 fn parse_time(text: &str) -> Result<Duration, String> {

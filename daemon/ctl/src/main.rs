@@ -9,6 +9,7 @@ mod error;
 mod files;
 mod html;
 mod key;
+mod log;
 mod manifest;
 mod model;
 mod onnx;
@@ -68,6 +69,7 @@ async fn dispatch(client: &Client, screen: &mut Screen, command: Command) -> Res
         Command::Key(command) => key::run(screen, command),
         Command::Trust(command) => trust::run(client, screen, command).await,
         Command::Audit(command) => audit::run(client, screen, command).await,
+        Command::Log(arguments) => log::log(screen, &arguments).await,
         Command::Doctor => doctor::doctor(client, screen).await,
     }
 }

@@ -1,16 +1,32 @@
-//! The number of the next record to give, in a file that is whole after any crash.
+//! Where an export goes on: the number of the next record, in a file that is whole after any crash.
+//!
+//! A receiver such as journald has a record long before its disk has. The file therefore holds two numbers and the boot
+//! they are of: while the machine runs, the next run goes on at the first; after a power cut, at the second, which the
+//! receiver has had for long enough to be safe. Records in between are given again, never missed.
 
+use std::collections::VecDeque;
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
-/// Longest text of a cursor: the digits of a `u64` and a newline.
-const CURSOR_MAX: u64 = 21;
+/// Longest text of a cursor: two numbers, a boot's id, and what is between them.
+const CURSOR_MAX: u64 = 128;
+/// After this time a receiver has a record on disk: journald syncs every five minutes (journald.conf(5)).
+const SETTLED: Duration = Duration::from_secs(600);
+/// Shortest time between two files on disk, as long as records come.
+const SAVE_EVERY: Duration = Duration::from_secs(1);
+/// Most numbers that wait to be safe; one is added with each file.
+const WAITING_MAX: usize = 1024;
 
 /// Where the next run goes on.
 pub struct Cursor {
     file: Option<PathBuf>,
+    boot: String,
     next: u64,
+    safe: u64,
+    waiting: VecDeque<(Instant, u64)>,
+    saved: Option<Instant>,
 }
 
 /// Why a cursor cannot be used.
@@ -25,7 +41,7 @@ pub enum CursorError {
         #[source]
         source: io::Error,
     },
-    /// Its file holds something else than a number.
+    /// Its file holds something else than a place in a journal.
     #[error("`{0}` holds no record number; remove it to begin at the first record")]
     Content(PathBuf),
 }
@@ -36,18 +52,15 @@ impl Cursor {
     /// # Errors
     /// [`CursorError`].
     pub fn open(file: Option<&Path>) -> Result<Self, CursorError> {
-        let Some(path) = file else { return Ok(Self { file: None, next: 0 }) };
-        let next = match fs::metadata(path).map(|found| found.len()) {
-            Ok(length) if length > CURSOR_MAX => return Err(CursorError::Content(path.to_owned())),
-            Ok(_) => {
-                let failed = |source| CursorError::File { path: path.to_owned(), source };
-                let text = fs::read_to_string(path).map_err(failed)?;
-                text.trim_end().parse().map_err(|_| CursorError::Content(path.to_owned()))?
-            }
-            Err(error) if error.kind() == io::ErrorKind::NotFound => 0,
-            Err(source) => return Err(CursorError::File { path: path.to_owned(), source }),
+        Self::open_in(file, boot_id())
+    }
+
+    fn open_in(file: Option<&Path>, boot: String) -> Result<Self, CursorError> {
+        let (next, safe) = match file {
+            Some(path) => place(path, &boot)?,
+            None => (0, 0),
         };
-        Ok(Self { file: Some(path.to_owned()), next })
+        Ok(Self { file: file.map(Path::to_owned), boot, next, safe, waiting: VecDeque::new(), saved: None })
     }
 
     /// The next record's number.
@@ -55,25 +68,82 @@ impl Cursor {
         self.next
     }
 
-    /// Notes that everything before this number was given.
+    /// Notes that everything before this number was given. The file follows at once, or within a second while records
+    /// come fast.
     ///
     /// # Errors
     /// [`CursorError::File`].
     pub fn advance(&mut self, next: u64) -> Result<(), CursorError> {
         self.next = next;
-        match &self.file {
-            Some(path) => {
-                replace(path, next).map_err(|source| CursorError::File { path: path.clone(), source })
-            }
-            None => Ok(()),
+        match self.saved {
+            Some(saved) if saved.elapsed() < SAVE_EVERY => Ok(()),
+            _ => self.save(),
+        }
+    }
+
+    /// Writes the file, if it does not hold the present place.
+    ///
+    /// # Errors
+    /// [`CursorError::File`].
+    pub fn save(&mut self) -> Result<(), CursorError> {
+        let Some(path) = self.file.clone() else { return Ok(()) };
+        if self.waiting.back().is_some_and(|(_, saved)| *saved == self.next) {
+            return Ok(());
+        }
+        self.settle(Instant::now());
+        let text = format!("{} {} {}\n", self.next, self.safe, self.boot);
+        replace(&path, &text).map_err(|source| CursorError::File { path, source })?;
+        self.saved = Some(Instant::now());
+        Ok(())
+    }
+
+    /// What was given long enough ago is safe.
+    fn settle(&mut self, now: Instant) {
+        while let Some((_, safe)) =
+            self.waiting.pop_front_if(|(given, _)| now.saturating_duration_since(*given) >= SETTLED)
+        {
+            self.safe = safe;
+        }
+        if self.waiting.len() < WAITING_MAX {
+            self.waiting.push_back((now, self.next));
+        } else if let Some(newest) = self.waiting.back_mut() {
+            *newest = (now, self.next);
         }
     }
 }
 
-/// rename(2) leaves the old number or the new one; a lost rename only gives records once more, so nothing is synced.
-fn replace(path: &Path, next: u64) -> io::Result<()> {
+/// What a file says: the next record, and the one that is safe.
+fn place(path: &Path, boot: &str) -> Result<(u64, u64), CursorError> {
+    let failed = |source| CursorError::File { path: path.to_owned(), source };
+    let foreign = || CursorError::Content(path.to_owned());
+    match fs::metadata(path).map(|found| found.len()) {
+        Ok(length) if length > CURSOR_MAX => return Err(foreign()),
+        Ok(_) => {}
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok((0, 0)),
+        Err(source) => return Err(failed(source)),
+    }
+    let text = fs::read_to_string(path).map_err(failed)?;
+    let number = |word: &str| word.parse().map_err(|_| foreign());
+    match text.split_whitespace().collect::<Vec<_>>()[..] {
+        [next] => Ok((number(next)?, 0)),
+        [next, safe, of] if of == boot => Ok((number(next)?, number(safe)?)),
+        [_, safe, _] => Ok((number(safe)?, number(safe)?)),
+        _ => Err(foreign()),
+    }
+}
+
+/// The id of this boot; without one, no cursor is of this boot, and only what is safe counts.
+fn boot_id() -> String {
+    let id = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    if id.trim().is_empty() { "unknown".to_owned() } else { id.trim().to_owned() }
+}
+
+/// rename(2) leaves the old text or the new one, and after a power cut never an empty file: the new one is on disk first.
+fn replace(path: &Path, text: &str) -> io::Result<()> {
     let new = path.with_extension("new");
-    writeln!(File::create(&new)?, "{next}")?;
+    let mut file = File::create(&new)?;
+    file.write_all(text.as_bytes())?;
+    file.sync_data()?;
     fs::rename(&new, path)
 }
 
@@ -89,9 +159,37 @@ mod tests {
         assert_eq!(cursor.next(), 0);
         cursor.advance(42).unwrap();
         assert_eq!(Cursor::open(Some(&path)).unwrap().next(), 42);
-        for foreign in ["x", "", "-1", "99999999999999999999999999"] {
+        for foreign in ["x", "", "-1", "1 2", "1 x b", "1 2 3 4", "99999999999999999999999999"] {
             fs::write(&path, foreign).unwrap();
             assert!(matches!(Cursor::open(Some(&path)), Err(CursorError::Content(_))), "{foreign:?}");
         }
+    }
+
+    #[test]
+    fn after_another_boot_only_what_the_receiver_has_had_for_long_counts() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("cursor");
+        let open = |boot: &str| Cursor::open_in(Some(&path), boot.to_owned()).unwrap();
+        let mut cursor = open("first");
+        let began = Instant::now();
+        for (seconds, next) in [(0, 10), (300, 20), (601, 30)] {
+            cursor.next = next;
+            cursor.settle(began + Duration::from_secs(seconds));
+        }
+        cursor.waiting.clear();
+        cursor.save().unwrap();
+        assert_eq!((open("first").next(), open("second").next()), (30, 10));
+    }
+
+    #[test]
+    fn the_file_holds_the_last_place_once_it_is_saved() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("cursor");
+        let mut cursor = Cursor::open(Some(&path)).unwrap();
+        for next in 1..=100 {
+            cursor.advance(next).unwrap();
+        }
+        cursor.save().unwrap();
+        assert_eq!(Cursor::open(Some(&path)).unwrap().next(), 100);
     }
 }

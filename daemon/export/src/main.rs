@@ -2,8 +2,10 @@
 //! right but to read the journal's folder; it never writes there. `turnout-export metrics` serves what the daemon counts.
 
 mod cursor;
+mod events;
 mod metrics;
 mod sink;
+mod subjects;
 
 use clap::{Parser, Subcommand, ValueEnum};
 use cursor::{Cursor, CursorError};
@@ -11,6 +13,7 @@ use sink::{Sink, SinkError, event};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
+use subjects::Subjects;
 use turnout_journal::{JournalError, Reader};
 
 /// How often a journal that has nothing new is looked at again: its writer cannot wake another user's process.
@@ -31,7 +34,8 @@ struct Arguments {
     /// Where to: one JSON document a line on standard output, or the systemd journal.
     #[arg(long, default_value = "stdout")]
     to: To,
-    /// File that keeps the next record's number between runs; without it every run begins at the first.
+    /// File that keeps the place between runs; without it every run begins at the first record. After a power cut, what
+    /// journald may not have had on disk yet is given again.
     #[arg(long, value_name = "FILE")]
     cursor: Option<PathBuf>,
     /// Wait for new records instead of ending at the last.
@@ -91,15 +95,27 @@ fn run(arguments: &Arguments) -> Result<(), ExportError> {
         To::Stdout => Sink::stdout(),
         To::Journald => Sink::journald().map_err(ExportError::Sink)?,
     };
+    let given = give_all(arguments, &mut cursor, &mut sink);
+    // What was given until then was given, whatever ended it.
+    cursor.save().map_err(ExportError::Cursor).and(given)
+}
+
+fn give_all(arguments: &Arguments, cursor: &mut Cursor, sink: &mut Sink) -> Result<(), ExportError> {
+    let mut subjects = Subjects::new(&arguments.journal, cursor.next());
     let mut reader = Reader::open(&arguments.journal, cursor.next()).map_err(ExportError::Journal)?;
     loop {
         match reader.next_record().map_err(ExportError::Journal)? {
             Some(record) => {
-                sink.give(&event(&record)).map_err(ExportError::Sink)?;
+                let event = event(&record);
+                let subject = subjects.of(&record, &event.body).map_err(ExportError::Journal)?;
+                sink.give(&event, &subject).map_err(ExportError::Sink)?;
                 // After the sink has it: a crash in between gives it once more, never not at all.
                 cursor.advance(record.seq + 1).map_err(ExportError::Cursor)?;
             }
-            None if arguments.follow => std::thread::sleep(LOOK_EVERY),
+            None if arguments.follow => {
+                cursor.save().map_err(ExportError::Cursor)?;
+                std::thread::sleep(LOOK_EVERY);
+            }
             None => return Ok(()),
         }
     }

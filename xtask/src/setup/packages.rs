@@ -7,7 +7,7 @@ use anyhow::{Context, Result, bail};
 use std::path::Path;
 
 /// Package and who needs it.
-const PACKAGES: [(&str, &str); 16] = [
+const PACKAGES: [(&str, &str); 17] = [
     ("gcc", "linker of Rust programs"),
     ("g++", "bpf-linker links LLVM, which is C++"),
     ("libc6-dev", "start-up code of Rust programs"),
@@ -23,6 +23,7 @@ const PACKAGES: [(&str, &str); 16] = [
     ("libbtrfsutil-dev", "subvolumes and snapshots"),
     ("btrfs-progs", "formats the store image"),
     ("iproute2", "network namespaces of the tests"),
+    ("systemd", "its journald is what the test of the log writes to"),
     ("python3-pip", "fetches the ONNX Runtime wheel"),
 ];
 

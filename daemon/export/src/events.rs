@@ -1,0 +1,323 @@
+//! What each kind of record is in the systemd journal: its `MESSAGE_ID`, its priority, its sentence. The ids never
+//! change; `systemd/turnout.catalog` explains each, and a test holds the two together.
+
+use serde_json::Value;
+
+/// Priorities of syslog(3).
+const ERROR: u8 = 3;
+const WARNING: u8 = 4;
+const NOTICE: u8 = 5;
+const INFO: u8 = 6;
+const DEBUG: u8 = 7;
+
+/// One kind of record.
+pub struct Kind {
+    /// Its name in the record.
+    pub event: &'static str,
+    /// Its `MESSAGE_ID`.
+    pub id: &'static str,
+    priority: fn(&Value) -> u8,
+    sentence: fn(&Value) -> String,
+}
+
+impl Kind {
+    /// How urgent this record is.
+    pub fn priority(&self, body: &Value) -> u8 {
+        (self.priority)(body)
+    }
+
+    /// The record in one sentence.
+    pub fn sentence(&self, body: &Value) -> String {
+        (self.sentence)(body)
+    }
+}
+
+/// The kind of a record; one that this program does not know yet is told all the same.
+pub fn kind(body: &Value) -> &'static Kind {
+    let event = word(body, "event");
+    KINDS.iter().find(|kind| kind.event == event).unwrap_or(&OTHER)
+}
+
+/// A record of a kind that is younger than this program.
+pub const OTHER: Kind = Kind {
+    event: "other",
+    id: "73354858a368471a9e465d5d205e28b5",
+    priority: |_| NOTICE,
+    sentence: |body| format!("{} {}", word(body, "event"), word(body, "release")).trim_end().to_owned(),
+};
+
+/// Every kind.
+pub const KINDS: [Kind; 19] = [
+    Kind {
+        event: "daemon-started",
+        id: "bd690b97a9364bc4968f9307c3bdad24",
+        priority: |_| INFO,
+        sentence: |body| format!("turnoutd {} began to run on this journal", word(body, "version")),
+    },
+    Kind {
+        event: "examined",
+        id: "979f97e68feb4b96bd0969b8a8db9726",
+        priority: |body| if listed(body, "degraded").is_empty() { INFO } else { WARNING },
+        sentence: |body| match listed(body, "degraded") {
+            all if all.is_empty() => "this host meets every requirement".to_owned(),
+            lines => format!("this host does not fully meet: {lines}"),
+        },
+    },
+    Kind {
+        event: "refused",
+        id: "3bbe0cbb143841a784aae1b351b09ccb",
+        priority: |_| WARNING,
+        sentence: |body| {
+            format!("refused {}: {}: {}", word(body, "by"), word(body, "what"), listed(body, "why"))
+        },
+    },
+    Kind {
+        event: "trust-added",
+        id: "c46ac4c00cbc49d989f380fd31239971",
+        priority: |_| NOTICE,
+        sentence: |body| {
+            let [by, issuer, key] = ["by", "issuer", "key_id"].map(|name| word(body, name));
+            format!("{by} trusts {key} of {issuer} for {}", listed(body, "models"))
+        },
+    },
+    Kind {
+        event: "trust-removed",
+        id: "33a28f5d74de4e4d95f428c13de059fc",
+        priority: |_| NOTICE,
+        sentence: |body| format!("{} no longer trusts {}", word(body, "by"), word(body, "key_id")),
+    },
+    Kind {
+        event: "importing",
+        id: "e81ee126beb5442ebf4d3270d27a50fe",
+        priority: |_| DEBUG,
+        sentence: |body| format!("{} sends {}", word(body, "by"), word(body, "version")),
+    },
+    Kind {
+        event: "imported",
+        id: "a4f7b58d6816415fa3f45a6c36883abf",
+        priority: |_| NOTICE,
+        sentence: |body| {
+            let (by, what, signed_by) = (word(body, "by"), word(body, "version"), listed(body, "signed_by"));
+            format!("{by} imported {what}, signed by {signed_by}")
+        },
+    },
+    Kind {
+        event: "planned",
+        id: "3ffe00189077494eb9db33cae2945297",
+        priority: |_| NOTICE,
+        sentence: |body| {
+            let from = body["from"]["version"].as_str().unwrap_or("nothing");
+            let to = body["to"]["version"].as_str().unwrap_or_default();
+            let [release, model, by] = ["release", "model", "by"].map(|name| word(body, name));
+            format!("{release} {model}: {} of {to} after {from}, asked for by {by}", word(body, "kind"))
+        },
+    },
+    Kind {
+        event: "intent",
+        id: "913b7ecd5c144798b6eb9e99b053f640",
+        priority: |_| DEBUG,
+        sentence: |body| format!("{} begins: {}", word(body, "release"), step(body)),
+    },
+    Kind {
+        event: "done",
+        id: "38265abe5133421984fce77cded4eb6a",
+        priority: |_| INFO,
+        sentence: |body| match word(body, "detail") {
+            "" => format!("{} {}: done", word(body, "release"), step(body)),
+            detail => format!("{} {}: {detail}", word(body, "release"), step(body)),
+        },
+    },
+    Kind {
+        event: "failed",
+        id: "eeca8c91beaf4754ae5b2f62f2135ee2",
+        priority: |_| ERROR,
+        sentence: |body| format!("{} {} failed: {}", word(body, "release"), step(body), word(body, "why")),
+    },
+    Kind {
+        event: "observed",
+        id: "1565dc2741284a2b99632667a0391959",
+        priority: |body| if verdict(body) == "missed" { WARNING } else { INFO },
+        sentence: |body| {
+            let why = body["verdict"]["why"].as_str().map(|why| format!(": {why}")).unwrap_or_default();
+            let seen = &body["window"]["candidate"]["requests"];
+            format!("{} window of {seen} requests {}{why}", word(body, "release"), verdict(body))
+        },
+    },
+    Kind {
+        event: "held",
+        id: "ec409120e78f44abb0ba877edcb4c3a2",
+        priority: |_| WARNING,
+        sentence: |body| format!("{} is held: {}", word(body, "release"), word(body, "why")),
+    },
+    Kind {
+        event: "resumed",
+        id: "7e88111256ed4c91960b0a49b12efb40",
+        priority: |_| NOTICE,
+        sentence: |body| format!("{} goes on, by {}", word(body, "release"), word(body, "by")),
+    },
+    Kind {
+        event: "interrupted",
+        id: "39174ecaada3424c97429ab0762cabf8",
+        priority: |_| WARNING,
+        sentence: |body| format!("{} will be undone: {}", word(body, "release"), cause(body)),
+    },
+    Kind {
+        event: "rolling-back",
+        id: "aff7f416a03d433493c76bac683840ef",
+        priority: |_| WARNING,
+        sentence: |body| format!("{} is rolled back: {}", word(body, "release"), cause(body)),
+    },
+    Kind {
+        event: "promoted",
+        id: "65e7a7b6392e4672a73fa00cc12ba6dd",
+        priority: |_| NOTICE,
+        sentence: |body| format!("{} is promoted", word(body, "release")),
+    },
+    Kind {
+        event: "ended",
+        id: "b4dfcb728e254c9b92085683fdff7e01",
+        priority: |body| match word(body, "state") {
+            "stuck" => ERROR,
+            "promoted" => NOTICE,
+            _ => WARNING,
+        },
+        sentence: |body| {
+            let state = word(body, "state").replace('_', " ");
+            match listed(body, "causes") {
+                none if none.is_empty() => format!("{} ended {state}", word(body, "release")),
+                causes => format!("{} ended {state}: {causes}", word(body, "release")),
+            }
+        },
+    },
+    Kind {
+        event: "worker-died",
+        id: "75d94d9e68164216baec38de01c40890",
+        priority: |_| ERROR,
+        sentence: |body| format!("a worker of {} died: {}", word(body, "model"), word(body, "why")),
+    },
+];
+
+/// A text of the record, or nothing.
+pub fn word<'a>(body: &'a Value, name: &str) -> &'a str {
+    body[name].as_str().unwrap_or_default()
+}
+
+/// Why it happened, in the record's words.
+pub fn why(body: &Value) -> String {
+    let said = [word(body, "why").to_owned(), listed(body, "why"), listed(body, "causes"), cause(body)];
+    let verdict = body["verdict"]["why"].as_str().unwrap_or_default().to_owned();
+    said.into_iter().chain([verdict]).find(|text| !text.is_empty()).unwrap_or_default()
+}
+
+/// The verdict on a window, or nothing.
+pub fn verdict(body: &Value) -> &str {
+    body["verdict"]["verdict"].as_str().unwrap_or_default()
+}
+
+/// A step in words: what it does, and to what.
+pub fn step(body: &Value) -> String {
+    let does = body["step"]["do"].as_str().unwrap_or_default();
+    match (does, &body["step"]["of"]) {
+        (_, Value::Null) => does.replace('-', " "),
+        ("shift" | "observe", Value::Number(share)) => {
+            let thousandths = share.as_u64().unwrap_or_default();
+            let share = format!("{}.{:03}", thousandths / 1000, thousandths % 1000);
+            format!("{does} {} %", share.trim_end_matches('0').trim_end_matches('.'))
+        }
+        (_, Value::String(moment)) => format!("{does} {moment}"),
+        (_, of) => format!("{} g{of}", does.replace('-', " ")),
+    }
+}
+
+fn listed(body: &Value, name: &str) -> String {
+    let texts = body[name].as_array().map(Vec::as_slice).unwrap_or_default();
+    texts.iter().filter_map(Value::as_str).collect::<Vec<_>>().join("; ")
+}
+
+fn cause(body: &Value) -> String {
+    let cause = &body["cause"];
+    let [kind, by, why] = ["kind", "by", "why"].map(|name| cause[name].as_str().unwrap_or_default());
+    let reason = cause["reason"].as_str().filter(|reason| !reason.is_empty());
+    match kind {
+        "operator" | "cancelled" => match reason {
+            Some(reason) => format!("asked for by {by}: {reason}"),
+            None => format!("asked for by {by}"),
+        },
+        "crashed" => format!("the new version's worker died: {why}"),
+        "stable-died" => format!("the old version's worker died: {why}"),
+        "step-failed" => format!("{} failed: {why}", cause["step"].as_str().unwrap_or_default()),
+        _ => why.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+    use std::collections::BTreeSet;
+
+    const CATALOG: &str = include_str!("../../../systemd/turnout.catalog");
+
+    #[test]
+    fn every_kind_of_record_has_an_entry_of_its_own() {
+        let unknown = serde_json::from_value::<turnout_engine::Record>(json!({ "event": "?" })).unwrap_err();
+        let text = unknown.to_string();
+        let (_, expected) = text.split_once("expected one of").unwrap();
+        let records: BTreeSet<_> = expected.split('`').skip(1).step_by(2).collect();
+        assert_eq!(records, KINDS.iter().map(|kind| kind.event).collect());
+        let ids: BTreeSet<_> = KINDS.iter().chain([&OTHER]).map(|kind| kind.id).collect();
+        assert_eq!(ids.len(), KINDS.len() + 1);
+        assert!(ids.iter().all(|id| id.len() == 32 && u128::from_str_radix(id, 16).is_ok()));
+    }
+
+    #[test]
+    fn the_catalog_explains_every_id_and_no_other() {
+        let explained: Vec<_> = CATALOG.lines().filter_map(|line| line.strip_prefix("-- ")).collect();
+        let ids: Vec<_> = KINDS.iter().chain([&OTHER]).map(|kind| kind.id).collect();
+        assert_eq!(explained, ids, "in the same order");
+    }
+
+    #[test]
+    fn records_are_told_in_words() {
+        let step = json!({ "do": "shift", "of": 12_500 });
+        for (body, priority, sentence) in [
+            (
+                json!({"event": "done", "release": "r-2", "step": step, "detail": ""}),
+                INFO,
+                "r-2 shift 12.5 %: done",
+            ),
+            (
+                json!({"event": "failed", "release": "r-2", "step": {"do": "create-cell", "of": 4}, "why": "no"}),
+                ERROR,
+                "r-2 create cell g4 failed: no",
+            ),
+            (
+                json!({"event": "observed", "release": "r-2", "verdict": {"verdict": "missed", "why": "p95"},
+                       "window": {"candidate": {"requests": 20}}}),
+                WARNING,
+                "r-2 window of 20 requests missed: p95",
+            ),
+            (
+                json!({"event": "rolling-back", "release": "r-2",
+                       "cause": {"kind": "operator", "by": "root", "reason": "slow"}}),
+                WARNING,
+                "r-2 is rolled back: asked for by root: slow",
+            ),
+            (
+                json!({"event": "ended", "release": "r-2", "state": "stuck", "causes": ["a", "b"]}),
+                ERROR,
+                "r-2 ended stuck: a; b",
+            ),
+            (
+                json!({"event": "ended", "release": "r-2", "state": "promoted", "causes": []}),
+                NOTICE,
+                "r-2 ended promoted",
+            ),
+            (json!({"event": "of-tomorrow", "release": "r-9"}), NOTICE, "of-tomorrow r-9"),
+            (json!(null), NOTICE, ""),
+        ] {
+            let kind = kind(&body);
+            assert_eq!((kind.priority(&body), kind.sentence(&body).as_str()), (priority, sentence));
+        }
+    }
+}
