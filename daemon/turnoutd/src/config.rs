@@ -53,6 +53,8 @@ struct Raw {
     ready_seconds: Option<u64>,
     /// Seconds a retired worker may take to answer what it has. Default 30.
     drain_seconds: Option<u64>,
+    /// How much the daemon logs: `error`, `warn`, `info`, `debug` or `trace`. Default `info`.
+    log: Option<String>,
     /// Settings of single models.
     models: BTreeMap<String, RawModel>,
 }
@@ -110,6 +112,8 @@ pub struct Config {
     pub ready: Duration,
     /// How long a retired worker may take to answer what it has.
     pub drain: Duration,
+    /// How much the daemon logs.
+    pub log: tracing::Level,
 }
 
 /// Why a configuration was refused.
@@ -175,6 +179,7 @@ impl Config {
             ));
         }
         let listen = listen(raw.listen, &mut problems);
+        let log = level(raw.log.as_deref().unwrap_or("info"), &mut problems);
         let runtime = absolute("runtime", raw.runtime.unwrap_or("/run/turnout".into()), &mut problems);
         let state = absolute("state", raw.state.unwrap_or("/var/lib/turnout".into()), &mut problems);
         if !problems.is_empty() {
@@ -198,6 +203,7 @@ impl Config {
             model_ports,
             worker_uid_base,
             worker_cpus,
+            log,
         })
     }
 
@@ -247,6 +253,18 @@ fn ports(text: &str, problems: &mut Vec<String>) -> (u16, u16) {
     }
 }
 
+/// A level by its name; the numbers that tracing takes too are not for people.
+fn level(text: &str, problems: &mut Vec<String>) -> tracing::Level {
+    let words = ["error", "warn", "info", "debug", "trace"];
+    match text.parse() {
+        Ok(level) if words.contains(&text) => level,
+        _ => {
+            problems.push(format!("log `{text}` must be one of {}", words.join(", ")));
+            tracing::Level::INFO
+        }
+    }
+}
+
 fn model_ports(models: &BTreeMap<String, RawModel>, problems: &mut Vec<String>) -> BTreeMap<ModelName, u16> {
     let mut ports: BTreeMap<ModelName, u16> = BTreeMap::new();
     for (name, model) in models {
@@ -288,9 +306,9 @@ mod tests {
 
     #[test]
     fn every_bad_value_is_named_at_once() {
-        let text = "ports = \"x\"\nworker_uid_base = 3\nstate = \"here\"\nworker_cpus = [64]\n[models.\"a/b\"]\nport = 1\n";
+        let text = "ports = \"x\"\nworker_uid_base = 3\nstate = \"here\"\nworker_cpus = [64]\nlog = \"warm\"\n[models.\"a/b\"]\nport = 1\n";
         let Err(ConfigError::Values(problems)) = Config::parse(text) else { panic!("accepted") };
-        assert_eq!(problems.len(), 5, "{problems:?}");
+        assert_eq!(problems.len(), 6, "{problems:?}");
     }
 
     #[test]

@@ -14,6 +14,7 @@ pub mod exposition;
 pub mod feeds;
 pub mod handlers;
 pub mod intake;
+pub mod log_rate;
 pub mod metrics;
 pub mod ports;
 pub mod recover;

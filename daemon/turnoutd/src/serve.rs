@@ -80,7 +80,7 @@ impl ServeError {
 /// # Errors
 /// What kept it from starting.
 pub fn run(config: Config) -> Result<(), ServeError> {
-    telemetry::init();
+    telemetry::init(config.log);
     let config = Arc::new(config);
     folder(&config.state, 0o700)?;
     folder(&config.runtime, 0o755)?;

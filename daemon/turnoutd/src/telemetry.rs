@@ -1,6 +1,7 @@
 //! What operators read: the log, to journald when the service manager started us, to stderr otherwise; and the line
 //! that the service manager shows.
 
+use crate::log_rate::LogRate;
 use crate::status_line::status_line;
 use crate::view::View;
 use std::ffi::OsString;
@@ -10,7 +11,9 @@ use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
+use tracing::Level;
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::Layer;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use turnout_engine::Record;
@@ -18,17 +21,33 @@ use turnout_engine::Record;
 /// Shortest time between two status lines.
 const STATUS_PAUSE: Duration = Duration::from_millis(250);
 
-/// Begins to log. The level comes from `TURNOUT_LOG` (`info` by default).
-pub fn init() {
-    let filter = EnvFilter::try_from_env("TURNOUT_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+/// Begins to log, at this level unless `TURNOUT_LOG` says otherwise (`debug`, `warn,turnoutd::driver=debug`).
+pub fn init(level: Level) {
+    let usual = || EnvFilter::new(level.as_str());
+    let filter = EnvFilter::try_from_env("TURNOUT_LOG").unwrap_or_else(|_| usual());
     let registry = tracing_subscriber::registry().with(filter);
-    let under_systemd = std::env::var_os("JOURNAL_STREAM").is_some();
-    match under_systemd.then(tracing_journald::layer).and_then(Result::ok) {
-        Some(journald) => registry.with(journald.with_field_prefix(Some("TURNOUT".to_owned()))).init(),
+    match stderr_is_the_journal().then(tracing_journald::layer).and_then(Result::ok) {
+        Some(journald) => {
+            let journald = journald.with_field_prefix(Some("TURNOUT".to_owned()));
+            registry.with(journald.with_filter(LogRate::new())).init();
+        }
         None => registry
-            .with(tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_target(false))
+            .with(
+                tracing_subscriber::fmt::layer()
+                    .with_writer(std::io::stderr)
+                    .with_target(false)
+                    .with_filter(LogRate::new()),
+            )
             .init(),
     }
+}
+
+/// The service manager says which stream is the journal's (systemd.exec(5)); a program below may have inherited the
+/// words without the stream.
+fn stderr_is_the_journal() -> bool {
+    let stream = std::env::var("JOURNAL_STREAM");
+    let own = rustix::fs::fstat(std::io::stderr()).map(|stat| format!("{}:{}", stat.st_dev, stat.st_ino));
+    stream.ok().zip(own.ok()).is_some_and(|(journal, own)| journal == own)
 }
 
 /// One line for each record that an operator wants to see go by.
