@@ -118,6 +118,10 @@ fn alert_rules_are_rules_and_fire_on_what_they_are_for() {
         let said = [done.stdout, done.stderr].concat();
         assert!(done.status.success(), "{}", String::from_utf8_lossy(&said));
     }
+    let documented = include_str!("../../docs/monitoring.md");
+    let rules = std::fs::read_to_string(packaged("prometheus/turnout.rules.yml")).unwrap();
+    let alerts: Vec<_> = rules.lines().filter_map(|line| line.trim().strip_prefix("- alert: ")).collect();
+    assert!(alerts.len() > 5 && alerts.iter().all(|alert| documented.contains(&format!("| `{alert}` |"))));
 }
 
 fn shares_are_told(prometheus: &Prometheus) -> Result<()> {

@@ -278,6 +278,15 @@ mod tests {
     }
 
     #[test]
+    fn the_documentation_names_every_id() {
+        let documented = include_str!("../../../docs/monitoring.md");
+        for kind in KINDS.iter().chain([&OTHER]) {
+            let row = format!("| `{}` | `{}` |", kind.event, kind.id);
+            assert!(documented.contains(&row), "{row} is not in docs/monitoring.md");
+        }
+    }
+
+    #[test]
     fn records_are_told_in_words() {
         let step = json!({ "do": "shift", "of": 12_500 });
         for (body, priority, sentence) in [

@@ -131,6 +131,16 @@ fn names_are_unique_and_keep_the_rules_of_their_kind() {
 }
 
 #[test]
+fn the_documentation_names_every_family_as_it_is() {
+    let documented = include_str!("../../../../docs/monitoring.md");
+    for metric in all() {
+        let row = documented.lines().find(|line| line.starts_with(&format!("| `{}` |", metric.name)));
+        let row = row.unwrap_or_else(|| panic!("`{}` is not in docs/monitoring.md", metric.name));
+        assert!(row.contains(&format!("| {} |", metric.kind)) && row.contains(metric.help), "{row}");
+    }
+}
+
+#[test]
 fn no_series_is_told_twice_also_while_a_version_has_two_starts() {
     let text = rendered(&view());
     let told = samples(&text);
