@@ -23,6 +23,7 @@ pub mod serve;
 pub mod status_line;
 pub mod supervise;
 pub mod telemetry;
+pub mod teller;
 pub mod timers;
 pub mod totals;
 pub mod view;

@@ -17,7 +17,7 @@ pub struct LogRate(Mutex<Budget>);
 
 impl LogRate {
     /// A period that begins now.
-    pub fn new() -> Self {
+    pub fn from_now() -> Self {
         Self(Mutex::new(Budget::new(Instant::now())))
     }
 }

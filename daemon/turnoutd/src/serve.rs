@@ -133,6 +133,7 @@ pub fn run(config: Config) -> Result<(), ServeError> {
     serve(socket, desk)?;
     // The loop has written everything that it decided; steps under way are found open at the next start.
     looping.join().unwrap_or_else(|_| tracing::error!("the loop ended with a panic"));
+    telemetry::finish();
     Ok(())
 }
 

@@ -3,12 +3,13 @@
 
 use crate::log_rate::LogRate;
 use crate::status_line::status_line;
+use crate::teller::Teller;
 use crate::view::View;
 use std::ffi::OsString;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::watch;
 use tracing::Level;
@@ -29,17 +30,33 @@ pub fn init(level: Level) {
     match stderr_is_the_journal().then(tracing_journald::layer).and_then(Result::ok) {
         Some(journald) => {
             let journald = journald.with_field_prefix(Some("TURNOUT".to_owned()));
-            registry.with(journald.with_filter(LogRate::new())).init();
+            registry.with(journald.with_filter(LogRate::from_now())).init();
         }
         None => registry
             .with(
                 tracing_subscriber::fmt::layer()
                     .with_writer(std::io::stderr)
                     .with_target(false)
-                    .with_filter(LogRate::new()),
+                    .with_filter(LogRate::from_now()),
             )
             .init(),
     }
+    *teller() = Some(Teller::start(say));
+}
+
+/// Says what is still on its way into the log.
+pub fn finish() {
+    if let Some(teller) = teller().take()
+        && !teller.finish()
+    {
+        eprintln!("the log was not read: its last lines are missing");
+    }
+}
+
+/// The log is one for the whole process, and so is the way into it.
+fn teller() -> MutexGuard<'static, Option<Teller>> {
+    static TELLER: Mutex<Option<Teller>> = Mutex::new(None);
+    TELLER.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The service manager says which stream is the journal's (systemd.exec(5)); a program below may have inherited the
@@ -50,8 +67,15 @@ fn stderr_is_the_journal() -> bool {
     stream.ok().zip(own.ok()).is_some_and(|(journal, own)| journal == own)
 }
 
-/// One line for each record that an operator wants to see go by.
+/// Tells of a record, without waiting for the log. Nothing is told before the log has begun.
 pub fn tell(record: &Record) {
+    if let Some(teller) = &*teller() {
+        teller.take(record);
+    }
+}
+
+/// One line for each record that an operator wants to see go by.
+fn say(record: &Record) {
     match record {
         Record::DaemonStarted { version } => tracing::info!(%version, "started"),
         Record::Examined { degraded } => {
