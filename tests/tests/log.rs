@@ -71,7 +71,7 @@ fn searched_and_explained(journald: &Journald, place: &Place, size: u64) -> Resu
     ensure!(explained.contains("r-7 will bring version 2.0 of digits live"), "{explained}");
     ensure!(explained.contains("Subject: A release was created"), "{explained}");
     let verbose = journald.journalctl(&["--output=verbose", "TURNOUT_SEQ=1"])?;
-    for field in ["PRIORITY=6", "TURNOUT_STEP=shift 5 %", "TURNOUT_VERSION=2.0", "TURNOUT_EVENT_ID=1/"] {
+    for field in ["PRIORITY=6", "TURNOUT_STEP=shift to 5 %", "TURNOUT_VERSION=2.0", "TURNOUT_EVENT_ID=1/"] {
         ensure!(verbose.contains(field), "{field}: {verbose}");
     }
     follows(place)

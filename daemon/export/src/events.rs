@@ -220,6 +220,7 @@ pub fn step(body: &Value) -> String {
     match (does, &body["step"]["of"]) {
         (_, Value::Null) => does.replace('-', " "),
         ("shift" | "observe", Value::Number(share)) => {
+            let does = if does == "shift" { "shift to" } else { "observe at" };
             let thousandths = share.as_u64().unwrap_or_default();
             let share = format!("{}.{:03}", thousandths / 1000, thousandths % 1000);
             format!("{does} {} %", share.trim_end_matches('0').trim_end_matches('.'))
@@ -293,7 +294,7 @@ mod tests {
             (
                 json!({"event": "done", "release": "r-2", "step": step, "detail": ""}),
                 INFO,
-                "r-2 shift 12.5 %: done",
+                "r-2 shift to 12.5 %: done",
             ),
             (
                 json!({"event": "failed", "release": "r-2", "step": {"do": "create-cell", "of": 4}, "why": "no"}),

@@ -186,7 +186,7 @@ mod tests {
             ("PRIORITY", "3"),
             ("TURNOUT_MODEL", "digits"),
             ("TURNOUT_RELEASE", "r-2"),
-            ("TURNOUT_STEP", "observe 10 %"),
+            ("TURNOUT_STEP", "observe at 10 %"),
             ("TURNOUT_WHY", "late"),
             ("TURNOUT_SEQ", "7"),
         ] {
