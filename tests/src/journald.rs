@@ -12,8 +12,11 @@ use std::process::{Child, Command, Output, Stdio};
 
 const PROGRAM: &str = "/lib/systemd/systemd-journald";
 const SOCKET: &str = "/run/systemd/journal/socket";
-/// Where it keeps what it has; its sockets and its catalog are beside it.
-const PLACES: [&str; 4] = ["/run/systemd", "/run/log", "/var/log", "/var/lib/systemd/catalog"];
+/// Where it keeps what it has; its sockets, its catalog and its configuration are beside it.
+const PLACES: [&str; 5] =
+    ["/run/systemd", "/run/log", "/var/log", "/var/lib/systemd/catalog", "/etc/systemd"];
+/// The kernel's messages and its auditing are the host's own, and stay as they are.
+const CONFIGURATION: &str = "[Journal]\nStorage=volatile\nReadKMsg=no\nAudit=no\n";
 const CATALOGS: &str = "/usr/lib/systemd/catalog";
 
 /// journald, seen by this thread and by the processes that it starts.
@@ -32,6 +35,7 @@ impl Journald {
             fs::create_dir_all(place)?;
             mount("tmpfs", place, "tmpfs", MountFlags::empty(), None)?;
         }
+        fs::write("/etc/systemd/journald.conf", CONFIGURATION)?;
         mount_bind(Path::new(env!("CARGO_MANIFEST_DIR")).join("../systemd"), CATALOGS)?;
         let mut command = Command::new(PROGRAM);
         let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn()?;
