@@ -13,6 +13,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::watch;
 use tracing::Level;
+use tracing_journald::{Priority, PriorityMappings};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::Layer;
 use tracing_subscriber::layer::SubscriberExt;
@@ -29,7 +30,8 @@ pub fn init(level: Level) {
     let registry = tracing_subscriber::registry().with(filter);
     match stderr_is_the_journal().then(tracing_journald::layer).and_then(Result::ok) {
         Some(journald) => {
-            let journald = journald.with_field_prefix(Some("TURNOUT".to_owned()));
+            let journald =
+                journald.with_field_prefix(Some("TURNOUT".to_owned())).with_priority_mappings(priorities());
             registry.with(journald.with_filter(LogRate::from_now())).init();
         }
         None => registry
@@ -42,6 +44,17 @@ pub fn init(level: Level) {
             .init(),
     }
     *teller() = Some(Teller::start(say));
+}
+
+/// The levels as syslog(3) has them; the layer's own take `info` for something to notice.
+fn priorities() -> PriorityMappings {
+    PriorityMappings {
+        error: Priority::Error,
+        warn: Priority::Warning,
+        info: Priority::Informational,
+        debug: Priority::Debug,
+        trace: Priority::Debug,
+    }
 }
 
 /// Says what is still on its way into the log.
@@ -105,6 +118,9 @@ fn say(record: &Record) {
         Record::Interrupted { release, cause } => tracing::warn!(%release, "will be undone: {cause}"),
         Record::RollingBack { release, cause, .. } => tracing::warn!(%release, "rolling back: {cause}"),
         Record::Promoted { release } => tracing::info!(%release, "promoted"),
+        Record::Ended { release, state, causes } if causes.is_empty() => {
+            tracing::info!(%release, ?state, "release ended");
+        }
         Record::Ended { release, state, causes } => {
             tracing::info!(%release, ?state, "release ended: {}", causes.join("; "));
         }
