@@ -253,6 +253,7 @@ const REQUIREMENTS: [Requirement; 21] = [
         rights: Rights::Anybody,
         try_out: installation::systemd,
         why: "it starts the daemon again and hears when it is ready; Turnout runs without",
-        remedy: "none is needed; on a host with systemd, start the daemon as its service",
+        remedy: "none is needed; on a host with systemd, start the daemon as its service; \
+                 below version 252, start it without the units of the package",
     },
 ];

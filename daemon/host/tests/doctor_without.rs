@@ -84,10 +84,15 @@ fn cases() -> Vec<Case> {
             before: "mount -t tmpfs none /run; mkdir -p /run/systemd/system",
             ..fine("systemd", "runs this host")
         },
+        Case { before: OLD_SYSTEMD, ..degraded("systemd", "version 247, older than any that is tested") },
         Case { through: "env NOTIFY_SOCKET=/nowhere", ..fine("systemd", "runs as its service") },
     ]
 }
 
+/// A machine that an older systemd runs.
+const OLD_SYSTEMD: &str = "mount -t tmpfs none /run; mkdir -p /run/systemd/system; \
+    printf '#!/bin/sh\necho \"systemd 247 (247.3-7)\"\n' > /run/systemctl; chmod +x /run/systemctl; \
+    mount --bind /run/systemctl /usr/bin/systemctl";
 const UNMOUNT_CGROUPS: &str = "umount -l $(findmnt -rn -t cgroup2 -o TARGET)";
 const READ_ONLY_CGROUPS: &str =
     "for point in $(findmnt -rn -t cgroup2 -o TARGET); do mount -o bind,remount,ro $point; done";

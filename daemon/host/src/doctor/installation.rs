@@ -7,7 +7,11 @@ use std::fs::{self, File};
 use std::io::Read;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 
+/// Oldest systemd whose units are tested.
+const OLDEST_SYSTEMD: u32 = 252;
+const SYSTEMCTL: &str = "/usr/bin/systemctl";
 const CONTROLLERS: [&str; 3] = ["cpuset", "memory", "pids"];
 
 pub fn cgroup2(places: &Places<'_>) -> Outcome {
@@ -56,13 +60,27 @@ pub fn router(places: &Places<'_>) -> Outcome {
 }
 
 pub fn systemd(_: &Places<'_>) -> Outcome {
-    if std::env::var_os("NOTIFY_SOCKET").is_some() {
-        return ok("runs as its service");
+    let role = if std::env::var_os("NOTIFY_SOCKET").is_some() {
+        "runs as its service"
+    } else if Path::new("/run/systemd/system").is_dir() {
+        "runs this host; this process is not its service"
+    } else {
+        return degraded("does not run this host (optional)");
+    };
+    match systemd_version() {
+        Some(version) if version < OLDEST_SYSTEMD => degraded(format!(
+            "version {version}, older than any that is tested (from {OLDEST_SYSTEMD} on); {role}"
+        )),
+        Some(version) => ok(format!("version {version}; {role}")),
+        None => ok(role),
     }
-    if Path::new("/run/systemd/system").is_dir() {
-        return ok("runs this host; this process is not its service");
-    }
-    degraded("does not run this host (optional)")
+}
+
+/// `systemd 252 (252.38-1~deb12u1)` is the first line of what systemctl says of itself.
+fn systemd_version() -> Option<u32> {
+    let output = Command::new(SYSTEMCTL).arg("--version").env_clear().stdin(Stdio::null()).output().ok()?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    text.strip_prefix("systemd ")?.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()
 }
 
 /// Makes a group that can be killed whole, and removes it.
