@@ -2,6 +2,7 @@
 
 use super::{Metric, Scrape};
 use crate::exposition::{Exposition, Kind, Number};
+use turnout_protocol::router::Stats;
 
 pub const METRICS: &[Metric] = &[
     Metric {
@@ -58,7 +59,48 @@ pub const METRICS: &[Metric] = &[
         help: "When this daemon last made records durable, seconds since the epoch.",
         samples: |scrape, out| out.sample(&[], Number::thousandths(scrape.view.journal_synced_ms)),
     },
+    Metric {
+        name: "turnout_router_connections",
+        kind: Kind::Gauge,
+        help: "Clients' connections open at the router; absent while none runs.",
+        samples: |scrape, out| router(scrape, out, |stats| stats.connections),
+    },
+    Metric {
+        name: "turnout_router_requests_total",
+        kind: Kind::Counter,
+        help: "Requests that the router took to a version, by its role; a second opinion beside the kernel's counts.",
+        samples: |scrape, out| {
+            if let Some(stats) = &scrape.view.router {
+                out.sample(&[("role", "candidate")], stats.to_candidate);
+                out.sample(&[("role", "stable")], stats.to_stable);
+            }
+        },
+    },
+    Metric {
+        name: "turnout_router_stood_in_total",
+        kind: Kind::Counter,
+        help: "Requests of the candidate that went to the stable version, because it took no connection.",
+        samples: |scrape, out| router(scrape, out, |stats| stats.stood_in),
+    },
+    Metric {
+        name: "turnout_router_refused_total",
+        kind: Kind::Counter,
+        help: "Requests that the router refused itself.",
+        samples: |scrape, out| router(scrape, out, |stats| stats.refused),
+    },
+    Metric {
+        name: "turnout_router_unanswered_total",
+        kind: Kind::Counter,
+        help: "Requests that a worker did not answer to the router, or not in time.",
+        samples: |scrape, out| router(scrape, out, |stats| stats.unanswered),
+    },
 ];
+
+fn router(scrape: &Scrape<'_>, out: &mut Exposition, of: fn(&Stats) -> u64) {
+    if let Some(stats) = &scrape.view.router {
+        out.sample(&[], of(stats));
+    }
+}
 
 /// The lines are `name: what was found`: the name alone is a label, because what was found may hold anything.
 fn degraded(scrape: &Scrape<'_>, out: &mut Exposition) {

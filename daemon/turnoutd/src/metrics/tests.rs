@@ -11,6 +11,7 @@ use turnout_host::histogram;
 use turnout_host::meters::Usage;
 use turnout_host::traffic::Sample;
 use turnout_manifest::{Percent, Plan, ReleaseId, Sha256};
+use turnout_protocol::router::Stats;
 use turnout_protocol::worker::Counts;
 
 fn target(generation: u32) -> Target {
@@ -93,6 +94,7 @@ fn view() -> View {
         journal_size: 7,
         journal_bytes: 4096,
         journal_synced_ms: 1500,
+        router: Some(Stats { to_candidate: 9, refused: 4, ..Stats::default() }),
         totals: BTreeMap::from([
             (Generation(1), totals(1000, &[])),
             (Generation(2), totals(20, &[100_000, 100_000, 5_000_000_000])),
@@ -161,6 +163,8 @@ fn numbers_are_those_of_the_view() {
         "turnout_journal_size_bytes 4096",
         "turnout_journal_last_sync_timestamp_seconds 1.5",
         "turnout_degraded{requirement=\"btf\"} 1",
+        "turnout_router_requests_total{role=\"candidate\"} 9",
+        "turnout_router_refused_total 4",
         "turnout_model_live{model=\"digits\"} 0",
         "turnout_releases_total{model=\"digits\",outcome=\"promoted\"} 1",
         "turnout_verdicts_total{model=\"digits\",verdict=\"met\"} 1",
