@@ -1,5 +1,9 @@
 //! The command line. The doc comments here are the help; what a command does lives in its noun's file.
 
+mod snapshots;
+
+pub use snapshots::{Since, SnapshotCommand, SnapshotsArguments, StoreCommand};
+
 use crate::render::Output;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
@@ -74,11 +78,14 @@ pub enum Command {
     /// Say whose signature counts for which models
     #[command(subcommand)]
     Trust(TrustCommand),
-    /// Read and verify the journal, reach its snapshots
+    /// Read and verify the journal, take and reach snapshots
     #[command(subcommand)]
     Audit(AuditCommand),
     /// Print the events as the systemd journal has them, the newest last
     Log(LogArguments),
+    /// Look after the store that versions and snapshots lie in
+    #[command(subcommand)]
+    Store(StoreCommand),
     /// Is this host ready? One line per requirement, with the remedy; exits 3 when one is missing
     Doctor,
 }
@@ -177,6 +184,12 @@ pub enum ModelCommand {
     },
     /// List every version in the store
     List,
+    /// Delete a version from the store (as root); refused while it is live, last good, in a release, held or mounted
+    Remove {
+        /// What to delete: `fraud@1.3.7`. Its label stays bound to its content
+        #[arg(value_name = "MODEL@VERSION")]
+        version: VersionRef,
+    },
 }
 
 /// `turnoutctl manifest ...`
@@ -267,15 +280,8 @@ pub enum AuditCommand {
         /// A journal's folder, for instance inside a snapshot
         dir: Option<PathBuf>,
     },
-    /// List the audit snapshots
-    Snapshots,
-    /// Mount an audit snapshot read-only (as root)
-    Mount {
-        /// Its name, as `audit snapshots` shows it
-        snapshot: String,
-        /// An empty folder
-        dir: PathBuf,
-    },
+    #[command(flatten)]
+    Snapshots(SnapshotCommand),
 }
 
 /// `turnoutctl log ...`

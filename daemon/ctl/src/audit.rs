@@ -1,20 +1,20 @@
-//! `turnoutctl audit ...`: the journal's records, their verification with and without the daemon, and the snapshots.
+//! `turnoutctl audit ...`: the journal's records, and their verification with and without the daemon. Snapshots are
+//! left to `snapshots.rs`.
 
 use crate::args::AuditCommand;
 use crate::error::{Exit, Failure};
-use crate::render::{BAD, DIM, GOOD, Output, STRONG, Screen, Table, count, safe, styled, time, words};
-use rustix::mount::{MountFlags, UnmountFlags, mount_bind, mount_remount, unmount};
+use crate::render::{DIM, GOOD, Output, STRONG, Screen, count, safe, time};
 use serde_json::Value;
 use std::path::Path;
 use turnout_journal::JournalError;
 use turnout_manifest::Percent;
 use turnout_protocol::client::{Client, Tail};
-use turnout_protocol::control::{AuditRecord, AuditVerified, SCHEMA, Snapshot, Snapshots};
+use turnout_protocol::control::{AuditRecord, AuditVerified, SCHEMA};
 
 /// Longest value of a record's field that is shown in a line of text.
 const SHOWN_MAX: usize = 120;
 /// Fields that say what a record is about come before the others.
-const FIRST: [&str; 5] = ["release", "step", "verdict", "version", "model"];
+const FIRST: [&str; 6] = ["release", "step", "verdict", "snapshot", "version", "model"];
 
 /// Runs `turnoutctl audit ...`.
 pub async fn run(client: &Client, screen: &mut Screen, command: AuditCommand) -> Result<Exit, Failure> {
@@ -28,12 +28,7 @@ pub async fn run(client: &Client, screen: &mut Screen, command: AuditCommand) ->
             show_verified(screen, &verified, "as the daemon read it")
         }
         AuditCommand::Verify { dir: Some(dir) } => verify(screen, &dir),
-        AuditCommand::Snapshots => {
-            let list = client.snapshots().await?;
-            screen.show(&list, &text(&list))?;
-            Ok(Exit::Done)
-        }
-        AuditCommand::Mount { snapshot, dir } => mount(client, screen, &snapshot, &dir).await,
+        AuditCommand::Snapshots(command) => crate::snapshots::run(client, screen, command).await,
     }
 }
 
@@ -163,70 +158,6 @@ fn show_verified(screen: &mut Screen, verified: &AuditVerified, how: &str) -> Re
         &format!("{DIM}hint:{DIM:#} keep size and root elsewhere: only against them does a cut end show\n");
     screen.show(verified, &text)?;
     Ok(Exit::Done)
-}
-
-fn text(list: &Snapshots) -> String {
-    let mut table = Table::new(&["SNAPSHOT", "MADE", "PATH"]);
-    for snapshot in &list.snapshots {
-        table.row(vec![
-            styled(STRONG, safe(&snapshot.name)),
-            words(time(snapshot.created_ms)),
-            words(safe(&snapshot.path)),
-        ]);
-    }
-    if list.snapshots.is_empty() {
-        "no snapshot yet: the first release makes one\n".to_owned()
-    } else {
-        table.text()
-    }
-}
-
-async fn mount(client: &Client, screen: &mut Screen, name: &str, dir: &Path) -> Result<Exit, Failure> {
-    let list = client.snapshots().await?;
-    let snapshot = list.snapshots.iter().find(|snapshot| snapshot.name == name).ok_or_else(|| {
-        Failure::new(Exit::Failed, format!("no snapshot is named `{}`", safe(name)))
-            .hint("`turnoutctl audit snapshots` lists them")
-    })?;
-    mount_read_only(Path::new(&snapshot.path), dir).map_err(|error| {
-        let message = format!("cannot mount `{}` at `{}`: {error}", snapshot.path, dir.display());
-        match error {
-            rustix::io::Errno::PERM | rustix::io::Errno::ACCESS => {
-                Failure::new(Exit::Denied, message).hint("mounting needs root")
-            }
-            rustix::io::Errno::NOENT if !dir.exists() => Failure::new(Exit::Failed, message)
-                .hint(format!("make the folder first: `mkdir {}`", dir.display())),
-            rustix::io::Errno::NOENT => Failure::new(Exit::Failed, message)
-                .hint("the store is not mounted where this command runs: does the daemon run on this host?"),
-            _ => Failure::new(Exit::Failed, message),
-        }
-    })?;
-    show_mounted(screen, snapshot, dir)
-}
-
-fn show_mounted(screen: &mut Screen, snapshot: &Snapshot, dir: &Path) -> Result<Exit, Failure> {
-    let text = format!(
-        "mounted {} read-only at `{}`\n{DIM}hint:{DIM:#} check its journal with `turnoutctl audit verify {}`; \
-         take it away with `umount {}`\n",
-        safe(&snapshot.name),
-        dir.display(),
-        dir.display(),
-        dir.display(),
-    );
-    screen.show(&serde_json::json!({"schema": SCHEMA, "snapshot": snapshot, "mounted_at": dir}), &text)?;
-    Ok(Exit::Done)
-}
-
-/// A bind mount takes no flags of its own (mount(2)): the second call sets them. The snapshot is a read-only
-/// subvolume, so nothing can be written in between.
-fn mount_read_only(snapshot: &Path, dir: &Path) -> rustix::io::Result<()> {
-    mount_bind(snapshot, dir)?;
-    let flags =
-        MountFlags::BIND | MountFlags::RDONLY | MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
-    mount_remount(dir, flags, "").inspect_err(|_| {
-        if let Err(error) = unmount(dir, UnmountFlags::DETACH) {
-            anstream::eprintln!("{BAD}warning:{BAD:#} `{}` stays mounted: {error}", dir.display());
-        }
-    })
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@ mod audit;
 mod bundle;
 mod doctor;
 mod error;
+mod exports;
 mod files;
 mod html;
 mod key;
@@ -16,7 +17,9 @@ mod onnx;
 mod release;
 mod render;
 mod report;
+mod snapshots;
 mod status;
+mod store;
 mod trust;
 mod updates;
 mod verify;
@@ -70,6 +73,7 @@ async fn dispatch(client: &Client, screen: &mut Screen, command: Command) -> Res
         Command::Trust(command) => trust::run(client, screen, command).await,
         Command::Audit(command) => audit::run(client, screen, command).await,
         Command::Log(arguments) => log::log(screen, &arguments).await,
+        Command::Store(command) => store::run(client, screen, command).await,
         Command::Doctor => doctor::doctor(client, screen).await,
     }
 }

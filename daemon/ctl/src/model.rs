@@ -4,10 +4,11 @@ use crate::args::ModelCommand;
 use crate::bundle::{self, Content};
 use crate::error::{Exit, Failure};
 use crate::manifest::{check_rows, problems};
-use crate::render::{DIM, GOOD, STRONG, Screen, Table, bytes, figure, safe, styled, time, words};
+use crate::render::{DIM, GOOD, STRONG, Screen, Table, bytes, count, figure, safe, styled, time, words};
 use std::path::Path;
 use turnout_manifest::Manifest;
 use turnout_manifest::envelope::Envelope;
+use turnout_protocol::archive::Removed;
 use turnout_protocol::client::{Bundle, Client};
 use turnout_protocol::control::{Imported, Versions};
 
@@ -18,6 +19,11 @@ pub async fn run(client: &Client, screen: &mut Screen, command: ModelCommand) ->
         ModelCommand::List => {
             let list = client.versions().await?;
             screen.show(&list, &versions(&list))?;
+            Ok(Exit::Done)
+        }
+        ModelCommand::Remove { version } => {
+            let removed = client.remove_version(&version).await?;
+            screen.show(&removed, &removal(&removed))?;
             Ok(Exit::Done)
         }
     }
@@ -50,6 +56,17 @@ fn text(imported: &Imported) -> String {
         "{DIM}hint:{DIM:#} release it with `turnoutctl release start {} --wait`\n",
         imported.version
     )
+}
+
+fn removal(removed: &Removed) -> String {
+    let mut text =
+        format!("{GOOD}deleted{GOOD:#}: {STRONG}{}{STRONG:#} is no longer in the store\n", removed.version);
+    text += &format!("digest  {}, to which the label stays bound\n", removed.digest);
+    if !removed.kept_in.is_empty() {
+        let number = removed.kept_in.len() as u64;
+        text += &format!("{DIM}hint:{DIM:#} its files stay in {}\n", count(number, "snapshot"));
+    }
+    text
 }
 
 fn versions(list: &Versions) -> String {

@@ -96,12 +96,42 @@ fn answer(request: &Received) -> Answer {
         "GET /v1/audit/log" => (200, golden_line("AuditRecord")),
         "POST /v1/audit/verify" => (200, golden("AuditVerified")),
         "GET /v1/audit/snapshots" => (200, golden("Snapshots")),
+        call if call.contains("/v1/audit/") || call.contains("/v1/store") => kept(call),
+        "DELETE /v1/versions/fraud%401.2.0" => (200, golden("Removed")),
+        "DELETE /v1/versions/fraud%401.3.7" => (409, guarded()),
         "GET /v1/doctor" => (200, golden("Doctor")),
         call if call.starts_with("POST /v1/models/fraud/") => (200, running_release()),
         call if call.starts_with("DELETE /v1/trust/sha256:") => (200, golden("Trust")),
         _ => (404, problem("not-found", "nothing of that name is known here")),
     };
     Answer { status, body }
+}
+
+/// Snapshots and the store.
+fn kept(call: &str) -> (u16, Vec<u8>) {
+    let call = call.replace("00000042-20261122T135501Z", "{name}");
+    match call.as_str() {
+        "POST /v1/audit/snapshots" => (201, golden("Snapshot")),
+        "POST /v1/audit/snapshots/{name}/hold" | "DELETE /v1/audit/snapshots/{name}/hold" => {
+            (200, golden("Snapshot"))
+        }
+        "POST /v1/audit/snapshots/{name}/mount" => (200, golden("Mounted")),
+        "GET /v1/audit/snapshots/{name}/digests" => (200, golden("SignedDigests")),
+        "GET /v1/audit/snapshots/{name}/stream" => (200, b"btrfs-stream".to_vec()),
+        "POST /v1/audit/unmount" => (200, golden("Unmounted")),
+        "GET /v1/audit/diff" => (200, golden("SnapshotDiff")),
+        "GET /v1/audit/key" => (200, golden("HostKey")),
+        "POST /v1/audit/prune" => (200, golden("Pruned")),
+        "GET /v1/store" | "POST /v1/store/grow" => (200, golden("Store")),
+        "POST /v1/store/scrub" => (200, golden("Scrub")),
+        _ => (404, problem("not-found", "no snapshot is named like that")),
+    }
+}
+
+fn guarded() -> Vec<u8> {
+    let details = ["`fraud@1.3.7` is live"];
+    let body = json!({"code": "conflict", "message": "`fraud@1.3.7` must stay", "details": details});
+    body.to_string().into_bytes()
 }
 
 fn start(body: &[u8]) -> (u16, Vec<u8>) {

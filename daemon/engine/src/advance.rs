@@ -2,6 +2,7 @@
 //! objective, a crash and an operator are events on this one path. [`decide`] answers an event, [`proceed`] says what
 //! comes next when nothing is open; the driver writes the records, applies them, and executes each intent.
 
+use crate::guard::{self, ArchiveRefusal, ArchiveWish};
 use crate::plan::{restart_steps, steps};
 use crate::record::{Cause, End, Kind, Planned, Record, Target};
 use crate::rollback::undo;
@@ -70,6 +71,8 @@ pub enum Event {
         /// Why, may be empty.
         reason: String,
     },
+    /// Somebody wants something of what is kept.
+    Archive(ArchiveWish),
 }
 
 /// What an operator can want of a release under way.
@@ -131,6 +134,12 @@ pub enum Refusal {
     /// The release does not wait for windows at present.
     #[error("release {0} does not wait for windows at present")]
     NotWaiting(ReleaseId),
+    /// The version is being deleted from the store, or was.
+    #[error("`{0}` was deleted from the store")]
+    Deleted(Version),
+    /// What is kept stays as it is.
+    #[error(transparent)]
+    Archive(#[from] ArchiveRefusal),
 }
 
 /// Decides what an event changes. An event that no longer matters gives no record.
@@ -147,6 +156,7 @@ pub fn decide(world: &World, event: &Event) -> Result<Vec<Record>, Refusal> {
         Event::RouterDied { why } => Ok(router_died(world, why)),
         Event::Measured { release, window } => Ok(measured(world, *release, window)),
         Event::Operator { model, wish, by, reason } => operator(world, model, *wish, &Voice { by, reason }),
+        Event::Archive(wish) => Ok(vec![Record::Archive(guard::decide(world, wish)?)]),
     }
 }
 
@@ -184,11 +194,17 @@ fn end(release: &Release) -> Record {
     let causes: Vec<String> = release.cause.iter().map(Cause::to_string).chain(failures).collect();
     let state = match (&release.progress, &release.cause) {
         (Progress::Tidying, _) => End::Promoted,
-        (_, _) if !release.failures.is_empty() => End::Stuck,
+        (_, _) if release.failures.iter().any(|(step, _)| !is_evidence(*step)) => End::Stuck,
         (_, Some(Cause::Cancelled { .. })) => End::Cancelled,
         _ => End::RolledBack,
     };
     Record::Ended { release: release.planned.release, state, causes }
+}
+
+/// Evidence that cannot be made, on a store that has failed for instance, is told with the causes. It leaves nothing to
+/// be undone, so it neither holds the model up nor keeps anybody from the version that was live before.
+fn is_evidence(step: Step) -> bool {
+    matches!(step, Step::Snapshot(_))
 }
 
 fn start_release(world: &World, start: &Start) -> Result<Record, Refusal> {
@@ -197,6 +213,11 @@ fn start_release(world: &World, start: &Start) -> Result<Record, Refusal> {
         let id = release.planned.release;
         let stuck = release.progress == Progress::Ended(End::Stuck);
         return Err(if stuck { Refusal::Stuck(id) } else { Refusal::Busy(id) });
+    }
+    let label = (start.model.clone(), start.version.clone());
+    let deleted = world.archive.removing.contains_key(&label) || world.archive.removed.contains_key(&label);
+    if deleted && !world.versions.contains_key(&label) {
+        return Err(Refusal::Deleted(start.version.clone()));
     }
     let from = model.and_then(|model| model.live.clone());
     if from.as_ref().is_some_and(|live| live.digest == start.digest && live.version == start.version) {
@@ -259,8 +280,9 @@ fn outcome_of(world: &World, release: &Release, step: Step, outcome: &Result<Str
         Ok(detail) => Record::Done { release: id, at, step, detail: detail.clone() },
         Err(why) => Record::Failed { release: id, at, step, why: why.clone() },
     };
-    let failure =
-        outcome.as_ref().err().map(|why| Cause::StepFailed { step: step.to_string(), why: why.clone() });
+    let tolerated = is_evidence(step) && release.planned.kind == Kind::Return;
+    let failure = outcome.as_ref().err().filter(|_| !tolerated);
+    let failure = failure.map(|why| Cause::StepFailed { step: step.to_string(), why: why.clone() });
     let due = release.interrupted.clone().or(failure).filter(|_| release.progress == Progress::Forward);
     std::iter::once(record).chain(due.map(|cause| rolling_back(world, release, cause))).collect()
 }

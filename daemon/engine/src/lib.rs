@@ -2,11 +2,15 @@
 //! data. The state of every release is a fold of journal [`Record`]s, so recovery is replay and nothing else.
 //!
 //! Read in this order: [`step`] (what can be done to the host), [`plan`] (a release as a list of steps),
-//! [`advance`] (state x event -> records), [`world`] (records -> state), [`rollback`], [`slo`].
+//! [`advance`] (state x event -> records), [`world`] (records -> state), [`rollback`], [`slo`]. What is kept and what
+//! may go: [`archive`], [`guard`], [`retention`].
 
 pub mod advance;
+pub mod archive;
+pub mod guard;
 pub mod plan;
 pub mod record;
+pub mod retention;
 pub mod rollback;
 pub mod slo;
 pub mod step;
@@ -14,6 +18,8 @@ pub mod tally;
 pub mod world;
 
 pub use advance::{Event, Refusal, decide};
+pub use archive::{Archive, ArchiveRecord, Reason};
+pub use guard::{ArchiveRefusal, ArchiveWish};
 pub use record::{Cause, Kind, Record, Target};
 pub use slo::{Figures, Verdict, Window};
 pub use step::{Moment, Step};

@@ -1,6 +1,7 @@
 //! What the journal holds: every fact that state is made of, as canonical JSON with integers only. A record is on
 //! disk before its effect happens; the fold of all records is the state ([`crate::world`]).
 
+use crate::archive::ArchiveRecord;
 use crate::slo::{Verdict, Window};
 use crate::step::Step;
 use serde::{Deserialize, Serialize};
@@ -302,6 +303,9 @@ pub enum Record {
         /// How it ended.
         why: String,
     },
+    /// Something about what is kept: snapshots, stored versions, the store itself.
+    #[serde(untagged)]
+    Archive(ArchiveRecord),
 }
 
 impl Record {
@@ -326,7 +330,8 @@ impl Record {
             | Self::TrustRemoved { .. }
             | Self::Importing { .. }
             | Self::Imported { .. }
-            | Self::WorkerDied { .. } => None,
+            | Self::WorkerDied { .. }
+            | Self::Archive(_) => None,
         }
     }
 }

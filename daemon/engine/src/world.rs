@@ -1,6 +1,7 @@
 //! Records -> state. `apply` is a fold: it never decides, never fails, and given the same records it gives the same
 //! state, whether they come one by one from the driver or all at once at recovery.
 
+use crate::archive::{Archive, ArchiveRecord, Reason};
 use crate::record::{Cause, End, Kind, Planned, Record, Target};
 use crate::slo::{Verdict, Window};
 use crate::step::Step;
@@ -177,8 +178,12 @@ pub struct Model {
     pub live: Option<Target>,
     /// The live version's worker has died and is not replaced yet.
     pub live_died: bool,
+    /// The release that made it so, restarts of its worker aside.
+    pub live_release: Option<ReleaseId>,
     /// What was live before the last promotion.
     pub previous: Option<Target>,
+    /// The release that had made it so.
+    pub previous_release: Option<ReleaseId>,
     /// The release under way, or stuck.
     pub current: Option<ReleaseId>,
     /// The newest release.
@@ -198,6 +203,8 @@ pub struct World {
     pub versions: BTreeMap<(ModelName, Version), Stored>,
     /// Running totals.
     pub tally: Tally,
+    /// Snapshots, holds, mounts and deletions; shared, as the releases are.
+    pub archive: Arc<Archive>,
     last_generation: u32,
     last_release: u32,
 }
@@ -223,6 +230,7 @@ impl World {
         let at_ms = stamp.at_ms;
         self.count(record);
         self.fold(record, at_ms);
+        self.keep(record, stamp);
         if let Some(release) = record.release().and_then(|id| self.releases.get_mut(&id)).map(Arc::make_mut) {
             release.first_seq = release.first_seq.min(stamp.seq);
             release.last_seq = stamp.seq;
@@ -257,6 +265,7 @@ impl World {
             }
             Record::Ended { release, .. } => self.end(*release, record, at_ms),
             Record::DaemonStarted { .. }
+            | Record::Archive(_)
             | Record::Examined { .. }
             | Record::Importing { .. }
             | Record::Refused { .. }
@@ -276,6 +285,32 @@ impl World {
                     Arc::make_mut(release).apply(record, at_ms);
                 }
             }
+        }
+    }
+
+    /// Takes in what a record says of snapshots and stored versions.
+    fn keep(&mut self, record: &Record, stamp: Stamp) {
+        match record {
+            Record::DaemonStarted { .. } => {
+                Arc::make_mut(&mut self.archive).since_ms.get_or_insert(stamp.at_ms);
+            }
+            Record::Done { release, step: Step::Snapshot(moment), detail, .. } => {
+                let reason = Reason::Release { release: *release, moment: *moment };
+                Arc::make_mut(&mut self.archive).take(detail, reason, stamp);
+            }
+            Record::Archive(record) => {
+                let archive = Arc::make_mut(&mut self.archive);
+                if let ArchiveRecord::VersionDeleting { version, .. } = record {
+                    let key = (version.model.clone(), version.version.clone());
+                    archive.removing.extend(self.versions.remove_entry(&key));
+                }
+                if let ArchiveRecord::VersionKept { version, .. } = record {
+                    let key = (version.model.clone(), version.version.clone());
+                    self.versions.extend(archive.removing.remove_entry(&key));
+                }
+                archive.apply(record, stamp);
+            }
+            _ => {}
         }
     }
 
@@ -308,6 +343,7 @@ impl World {
         let Some(model) = self.models.get_mut(&release.planned.model) else { return };
         if release.planned.kind != Kind::Restart {
             model.previous = model.live.take();
+            model.previous_release = model.live_release.replace(id);
             model.restarts = 0;
         }
         model.live = Some(release.planned.to.clone());

@@ -32,6 +32,17 @@ pub enum HostError {
         /// Needed bytes.
         needed_bytes: u64,
     },
+    /// Something is mounted or open, so it cannot be taken away.
+    #[error("`{what}` is in use: {}", .places.join(", "))]
+    InUse {
+        /// What.
+        what: String,
+        /// Where it is mounted, or how it is used.
+        places: Vec<String>,
+    },
+    /// The store takes no writes any more.
+    #[error("the store is read-only: the kernel stopped writing to it after an error")]
+    ReadOnlyStore,
     /// A public port belongs to another process.
     #[error("address {address} is in use by another process")]
     AddressInUse {

@@ -2,6 +2,7 @@
 //! keeps, so it outlives a daemon as a machine does, and it can be told to fail, or half-fail, at any call.
 //! What the values are and what they refuse is in `machine`; when calls fail is in `faults`.
 
+mod archive;
 mod faults;
 mod machine;
 

@@ -53,6 +53,47 @@ pub fn mount_image(image: &Path, point: &Path) -> Result<(), HostError> {
     mount_device(&device, point)
 }
 
+/// Makes an image and the file system in it larger: file, loop device, Btrfs, in this order, so that a run that was
+/// broken off is finished by the next one.
+///
+/// # Errors
+/// [`HostError::Unsupported`] for a smaller size or want of room, or the kernel's own.
+pub fn grow((image, mounted): (&Path, &Path), bytes: u64) -> Result<(), HostError> {
+    let file = open_device(image).map_err(HostError::os("open", image.display()))?;
+    let present = file.metadata().map_err(HostError::os("stat", image.display()))?.len();
+    if bytes < present {
+        return Err(HostError::Unsupported {
+            what: format!("the store's image has {present} bytes and cannot be made smaller"),
+            remedy: "give a greater size",
+        });
+    }
+    reserve(&file, image, (present, bytes))?;
+    let (device, open) = attached(image)
+        .ok_or_else(|| HostError::Missing { kind: "loop device", name: image.display().to_string() })?;
+    sys::loop_set_capacity(open.as_fd())
+        .map_err(HostError::os("ioctl LOOP_SET_CAPACITY", device.display()))?;
+    let folder = File::open(mounted).map_err(HostError::os("open", mounted.display()))?;
+    sys::btrfs_resize_max(folder.as_fd()).map_err(HostError::os("ioctl BTRFS_IOC_RESIZE", mounted.display()))
+}
+
+/// Reserves the new end of the image. Without room for it nothing is changed.
+fn reserve(file: &File, image: &Path, (from, to): (u64, u64)) -> Result<(), HostError> {
+    let above = image.parent().unwrap_or(Path::new("/"));
+    let room = statvfs(above).map_err(HostError::os("statvfs", above.display()))?;
+    let free = room.f_bavail * room.f_frsize;
+    if to - from > free {
+        return Err(HostError::Unsupported {
+            what: format!("{} more bytes are needed, `{}` has {free} bytes free", to - from, above.display()),
+            remedy: "free some space, or give a smaller size",
+        });
+    }
+    if to > from {
+        fallocate(file, FallocateFlags::empty(), from, to - from)
+            .map_err(HostError::os("fallocate", image.display()))?;
+    }
+    file.sync_all().map_err(HostError::os("fsync", image.display()))
+}
+
 /// The file behind a loop device, as the kernel names it: with ` (deleted)` at its end when it has no name any more.
 pub fn backing_file(device: &Path) -> Option<String> {
     let name = device.file_name()?.to_str()?;

@@ -2,6 +2,7 @@
 //! (feature `fake`), which holds plain values and can be told to fail at any call.
 //! Every call can be repeated, and every undo can run when nothing was done.
 
+pub mod archive;
 mod beneath;
 pub mod cells;
 mod counts;
@@ -12,6 +13,7 @@ pub mod fake;
 mod image;
 mod launcher_client;
 mod linux;
+mod linux_archive;
 pub mod linux_cells;
 pub mod linux_pointer;
 mod linux_store;
@@ -20,6 +22,8 @@ pub mod mounts;
 pub mod pointer;
 mod probes;
 pub mod programs;
+mod scrub;
+mod sending;
 mod snapshots;
 pub mod steering;
 pub mod store;
@@ -31,6 +35,7 @@ pub use error::HostError;
 pub use linux::{HostConfig, LinuxHost};
 pub use turnout_ebpf_layout::histogram;
 
+use archive::Archive;
 use cells::{Cells, Router};
 use meters::Meters;
 use pointer::Pointer;
@@ -38,6 +43,12 @@ use store::Store;
 use traffic::{Probes, Traffic};
 
 /// The machine, as the daemon may use it.
-pub trait Host: Store + Pointer + Cells + Router + Traffic + Probes + Meters + Send + Sync {}
+pub trait Host:
+    Store + Archive + Pointer + Cells + Router + Traffic + Probes + Meters + Send + Sync
+{
+}
 
-impl<Machine: Store + Pointer + Cells + Router + Traffic + Probes + Meters + Send + Sync> Host for Machine {}
+impl<Machine> Host for Machine where
+    Machine: Store + Archive + Pointer + Cells + Router + Traffic + Probes + Meters + Send + Sync
+{
+}

@@ -2,6 +2,7 @@
 //! everything: the store, the pointers, the launcher, the eBPF programs.
 
 use crate::HostError;
+use crate::archive::{Archive, Inside, MountPlace, Reference, ScrubFound, StoreState, Unmount};
 use crate::cells::{Cells, Limits, Router, StartedWorker, WorkerLink, WorkerState};
 use crate::linux_cells::{CellsConfig, LinuxCells};
 use crate::linux_pointer::{LinuxPointer, PointerConfig};
@@ -134,6 +135,56 @@ impl Store for LinuxHost {
 
     fn snapshots(&self) -> Result<Vec<SnapshotInfo>, HostError> {
         self.volume.snapshots()
+    }
+}
+
+impl Archive for LinuxHost {
+    fn inside(&self, snapshot: &str) -> Result<Inside, HostError> {
+        self.volume.inside(snapshot)
+    }
+
+    fn files(&self, snapshot: &str) -> Result<Vec<FileEntry>, HostError> {
+        self.volume.files(snapshot)
+    }
+
+    fn send(&self, snapshot: &str) -> Result<Box<dyn Read + Send>, HostError> {
+        self.volume.send(snapshot)
+    }
+
+    fn mount_snapshot(&self, snapshot: &str, place: &MountPlace) -> Result<(), HostError> {
+        self.volume.mount_snapshot(snapshot, place)
+    }
+
+    fn unmount_snapshot(&self, snapshot: &str, at: &Path, how: Unmount) -> Result<bool, HostError> {
+        self.volume.unmount_snapshot(snapshot, at, how)
+    }
+
+    fn references(&self) -> Result<Vec<Reference>, HostError> {
+        self.volume.references()
+    }
+
+    fn delete_snapshot(&self, snapshot: &str) -> Result<(), HostError> {
+        self.volume.delete_snapshot(snapshot)
+    }
+
+    fn delete_version(&self, name: &StoredName) -> Result<(), HostError> {
+        self.volume.delete_version(name)
+    }
+
+    fn store_state(&self) -> Result<StoreState, HostError> {
+        self.volume.store_state()
+    }
+
+    fn grow(&self, bytes: u64) -> Result<(), HostError> {
+        self.volume.grow(bytes)
+    }
+
+    fn scrub(&self) -> Result<ScrubFound, HostError> {
+        self.volume.scrub()
+    }
+
+    fn stop_scrub(&self) {
+        self.volume.stop_scrub();
     }
 }
 

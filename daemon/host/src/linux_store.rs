@@ -30,6 +30,7 @@ impl Store for Volume {
             return expect_end(content).map(|()| ImportOutcome::AlreadyThere);
         }
         let bytes = incoming.files.iter().map(|file| file.size).fold(0, u64::saturating_add);
+        self.check_writable()?;
         self.check_room(bytes)?;
         let target = self.versions_folder().join(incoming.name.to_string());
         Staged::new(self.incoming_folder(&incoming.name))

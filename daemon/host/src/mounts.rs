@@ -2,10 +2,11 @@
 //! Which of them is mounted where is decided by the store and the pointer.
 
 use crate::{HostError, sys};
-use nix::sched::{CloneFlags, unshare};
+use nix::sched::{CloneFlags, setns, unshare};
 use rustix::mount::{MountAttrFlags, MountPropagationFlags, OpenTreeFlags, mount_change, open_tree};
+use std::collections::BTreeSet;
 use std::ffi::OsString;
-use std::fs;
+use std::fs::{self, File};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
@@ -52,6 +53,56 @@ pub fn mounts_at(point: &Path) -> Result<Vec<Mount>, HostError> {
     Ok(mounts)
 }
 
+/// The mounts of every namespace that a process of this machine is in, each namespace once.
+///
+/// # Errors
+/// [`HostError::Os`] where `/proc` cannot be read.
+pub fn all_mount_tables() -> Result<Vec<Mount>, HostError> {
+    let mut mounts = mount_table()?;
+    let mut seen: BTreeSet<PathBuf> = fs::read_link("/proc/thread-self/ns/mnt").into_iter().collect();
+    for entry in fs::read_dir("/proc").map_err(HostError::os("readdir", "/proc"))? {
+        let process = entry.map_err(HostError::os("readdir", "/proc"))?.path();
+        // A process may end at any moment, and with it perhaps its namespace.
+        let Ok(namespace) = fs::read_link(process.join("ns/mnt")) else { continue };
+        if seen.insert(namespace)
+            && let Ok(table) = fs::read(process.join("mountinfo"))
+        {
+            mounts.extend(table.split(|&byte| byte == b'\n').filter_map(parse_line));
+        }
+    }
+    Ok(mounts)
+}
+
+/// Runs `work` in the mount namespace of a process: in place where it is this thread's own, on a thread of its own
+/// where it is the host's, which is that of process 1.
+///
+/// # Errors
+/// [`HostError::Unsupported`] for any other namespace, the kernel's own, or what `work` returns.
+pub fn within_namespace_of<Outcome: Send>(
+    pid: i32,
+    work: impl FnOnce() -> Result<Outcome, HostError> + Send,
+) -> Result<Outcome, HostError> {
+    let link = |process: &str| fs::read_link(format!("/proc/{process}/ns/mnt"));
+    let wanted = link(&pid.to_string()).map_err(HostError::os("readlink", format!("/proc/{pid}/ns/mnt")))?;
+    if wanted == link("thread-self").map_err(HostError::os("readlink", "/proc/thread-self/ns/mnt"))? {
+        return work();
+    }
+    // Within a container, the host's process 1 may be out of sight.
+    if link("1").ok() != Some(wanted) {
+        return Err(HostError::Unsupported {
+            what: format!("process {pid} does not see the mounts of this host"),
+            remedy: "ask from a shell of the host, not from within a container or a private mount namespace",
+        });
+    }
+    let host = File::open("/proc/1/ns/mnt").map_err(HostError::os("open", "/proc/1/ns/mnt"))?;
+    on_thread(move || {
+        // A thread that shares its working directory with others cannot change its namespace (setns(2)).
+        unshare(CloneFlags::CLONE_FS).map_err(HostError::os("unshare", "working directory"))?;
+        setns(&host, CloneFlags::CLONE_NEWNS).map_err(HostError::os("setns", "/proc/1/ns/mnt"))?;
+        work()
+    })
+}
+
 /// Where the cgroup2 tree is mounted.
 pub fn cgroup2_root() -> Option<PathBuf> {
     mount_table().ok()?.into_iter().find(|mount| mount.kind == "cgroup2").map(|mount| mount.point)
@@ -89,7 +140,13 @@ pub fn in_private_namespace<Outcome: Send>(
             .map_err(HostError::os("mount", "/"))?;
         work()
     };
-    std::thread::scope(|scope| match scope.spawn(body).join() {
+    on_thread(body)
+}
+
+fn on_thread<Outcome: Send>(
+    work: impl FnOnce() -> Result<Outcome, HostError> + Send,
+) -> Result<Outcome, HostError> {
+    std::thread::scope(|scope| match scope.spawn(work).join() {
         Ok(outcome) => outcome,
         Err(panic) => std::panic::resume_unwind(panic),
     })

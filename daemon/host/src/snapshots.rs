@@ -28,10 +28,13 @@ pub(crate) fn take(volume: &Volume, name: &str, evidence: &Evidence) -> Result<S
     if path.exists() {
         return info(&path).map(|(_, made)| made);
     }
+    volume.check_writable()?;
     let folder = volume.evidence_folder();
     copy_journal(&evidence.journal, &folder.join("journal"))?;
-    let state = folder.join("state.json");
-    fs::write(&state, &evidence.state).map_err(HostError::os("write", state.display()))?;
+    for (name, bytes) in &evidence.documents {
+        let document = folder.join(checked_document(name)?);
+        fs::write(&document, bytes).map_err(HostError::os("write", document.display()))?;
+    }
     share_versions(volume, &evidence.versions)?;
     let subvolume = btrfs("subvolume open", &folder, Subvolume::get(folder.as_path()))?;
     btrfs("snapshot create", &path, subvolume.snapshot(path.as_path(), SnapshotFlags::READ_ONLY, None))?;
@@ -62,13 +65,23 @@ fn info(path: &Path) -> Result<(u64, SnapshotInfo), HostError> {
     Ok((info.id, snapshot))
 }
 
-fn checked_name(name: &str) -> Result<&str, HostError> {
+pub(crate) fn checked_name(name: &str) -> Result<&str, HostError> {
     let legal = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-';
     if !name.is_empty() && name.len() <= NAME_MAX && name.bytes().all(legal) {
         return Ok(name);
     }
     let name: String = name.chars().take(NAME_MAX).collect();
     Err(HostError::os("snapshot create", name.escape_default())(io::Error::from(ErrorKind::InvalidInput)))
+}
+
+/// A document lies at the root, beside `journal` and `versions`.
+fn checked_document(name: &'static str) -> Result<&'static str, HostError> {
+    let legal = |byte: u8| byte.is_ascii_lowercase() || byte == b'.';
+    let ends = [".json", ".toml"].iter().any(|end| name.ends_with(end));
+    if ends && name.bytes().all(legal) {
+        return Ok(name);
+    }
+    Err(HostError::os("write", name)(io::Error::from(ErrorKind::InvalidInput)))
 }
 
 /// Segments only grow, so only new bytes are copied; segments that the journal no longer has are taken out.

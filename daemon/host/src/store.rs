@@ -57,8 +57,8 @@ pub enum ImportOutcome {
 pub struct Evidence {
     /// Directory of the journal's segments, outside the store; new bytes are copied in.
     pub journal: PathBuf,
-    /// The state of all models at this moment, JSON, becomes `state.json`.
-    pub state: Vec<u8>,
+    /// Documents at the snapshot's root by name: `state.json`, `trust.json`.
+    pub documents: Vec<(&'static str, Vec<u8>)>,
     /// Live versions: their files are shared (FICLONE) into the snapshot.
     pub versions: Vec<StoredName>,
 }

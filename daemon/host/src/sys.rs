@@ -317,3 +317,116 @@ pub fn accept_queue(listener: BorrowedFd<'_>) -> io::Result<u32> {
     };
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(info.tcpi_unacked) }
 }
+
+const LOOP_SET_CAPACITY: u32 = 0x4C07;
+
+/// Lets a loop device take on the present size of its file.
+/// See <https://man7.org/linux/man-pages/man4/loop.4.html>.
+///
+/// # Errors
+/// The kernel's own.
+pub fn loop_set_capacity(device: BorrowedFd<'_>) -> io::Result<()> {
+    // SAFETY: LOOP_SET_CAPACITY takes no argument and touches no memory of this process.
+    let result = unsafe { libc::ioctl(device.as_raw_fd(), LOOP_SET_CAPACITY as _) };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+const BTRFS_IOC_RESIZE: u32 = 0x5000_9403;
+const BTRFS_IOC_SCRUB: u32 = 0xC400_941B;
+const BTRFS_IOC_FS_INFO: u32 = 0x8400_941F;
+
+/// Lets a Btrfs take all of its device (`linux/btrfs.h`, `BTRFS_IOC_RESIZE` with `max`).
+///
+/// # Errors
+/// The kernel's own.
+pub fn btrfs_resize_max(folder: BorrowedFd<'_>) -> io::Result<()> {
+    #[repr(C)]
+    struct Arguments {
+        fd: i64,
+        name: [u8; 4088],
+    }
+    let mut arguments = Arguments { fd: 0, name: [0; 4088] };
+    arguments.name[..3].copy_from_slice(b"max");
+    // SAFETY: the call reads one `struct btrfs_ioctl_vol_args`, NUL-terminated, which lives through it.
+    let result = unsafe { libc::ioctl(folder.as_raw_fd(), BTRFS_IOC_RESIZE as _, &raw const arguments) };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// The greatest device id of a Btrfs (`linux/btrfs.h`, `BTRFS_IOC_FS_INFO`).
+///
+/// # Errors
+/// The kernel's own.
+pub fn btrfs_last_device(folder: BorrowedFd<'_>) -> io::Result<u64> {
+    let mut info = [0_u64; 128];
+    // SAFETY: the call writes one `struct btrfs_ioctl_fs_info_args` of 1024 bytes, which `info` has.
+    let result = unsafe { libc::ioctl(folder.as_raw_fd(), BTRFS_IOC_FS_INFO as _, info.as_mut_ptr()) };
+    if result == 0 { Ok(info[0]) } else { Err(io::Error::last_os_error()) }
+}
+
+/// `struct btrfs_scrub_progress` of `linux/btrfs.h`.
+#[derive(Debug, Clone, Copy, Default)]
+#[repr(C)]
+pub struct ScrubCounts {
+    data_extents: u64,
+    tree_extents: u64,
+    /// Bytes of content read.
+    pub data_bytes: u64,
+    /// Bytes of metadata read.
+    pub tree_bytes: u64,
+    /// Blocks that could not be read.
+    pub read_errors: u64,
+    /// Blocks that differ from their checksum.
+    pub checksum_errors: u64,
+    /// Metadata that is not what its place says.
+    pub verify_errors: u64,
+    no_checksum: u64,
+    checksum_discards: u64,
+    /// Bad super blocks.
+    pub super_errors: u64,
+    allocation_errors: u64,
+    /// Blocks without an intact copy.
+    pub uncorrectable: u64,
+    /// Blocks mended from a second copy.
+    pub corrected: u64,
+    last_physical: u64,
+    unverified: u64,
+}
+
+/// Scrubs one device of a Btrfs and waits for the end (`linux/btrfs.h`, `BTRFS_IOC_SCRUB`).
+///
+/// # Errors
+/// `ENODEV` without such a device, `EINPROGRESS` while another scrub runs, or the kernel's own.
+pub fn btrfs_scrub(folder: BorrowedFd<'_>, device: u64) -> io::Result<ScrubCounts> {
+    #[repr(C)]
+    struct Arguments {
+        device: u64,
+        start: u64,
+        end: u64,
+        flags: u64,
+        progress: ScrubCounts,
+        unused: [u64; (1024 - 32 - size_of::<ScrubCounts>()) / 8],
+    }
+    let mut arguments = Arguments {
+        device,
+        start: 0,
+        end: u64::MAX,
+        flags: 0,
+        progress: ScrubCounts::default(),
+        unused: [0; (1024 - 32 - size_of::<ScrubCounts>()) / 8],
+    };
+    // SAFETY: the call reads and writes one `struct btrfs_ioctl_scrub_args` of 1024 bytes, which lives through it.
+    let result = unsafe { libc::ioctl(folder.as_raw_fd(), BTRFS_IOC_SCRUB as _, &raw mut arguments) };
+    if result == 0 { Ok(arguments.progress) } else { Err(io::Error::last_os_error()) }
+}
+
+const BTRFS_IOC_SCRUB_CANCEL: u32 = 0x941C;
+
+/// Breaks off the scrub of a Btrfs (`linux/btrfs.h`, `BTRFS_IOC_SCRUB_CANCEL`).
+///
+/// # Errors
+/// `ENOTCONN` when none runs, or the kernel's own.
+pub fn btrfs_scrub_cancel(folder: BorrowedFd<'_>) -> io::Result<()> {
+    // SAFETY: the call takes no argument and touches no memory of this process.
+    let result = unsafe { libc::ioctl(folder.as_raw_fd(), BTRFS_IOC_SCRUB_CANCEL as _) };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}

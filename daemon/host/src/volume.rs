@@ -6,15 +6,15 @@ use crate::image;
 use crate::mounts::{detached_tree, is_btrfs, mounts_at};
 use crate::store::StoredName;
 use btrfsutil::subvolume::{DeleteFlags, Subvolume};
-use rustix::fs::statvfs;
+use rustix::fs::{StatVfs, StatVfsMountFlags, statvfs};
 use rustix::mount::{UnmountFlags, unmount};
 use std::fs::{self, Permissions};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// Smallest part of the volume that imports leave free, bytes: snapshots and deletions need it.
 const RESERVE_MIN: u64 = 64 << 20;
@@ -36,8 +36,13 @@ pub struct VolumeConfig {
 #[derive(Debug)]
 pub struct Volume {
     root: PathBuf,
-    mounted: bool,
+    /// The image that is mounted there, where it is a mount of ours.
+    image: Option<PathBuf>,
     staged: AtomicU64,
+    /// Held while something is mounted, or looked for in mount tables before it is deleted.
+    references: Mutex<()>,
+    /// A scrub that was begun here is under way.
+    pub(crate) scrubbing: AtomicBool,
     /// Held while the evidence changes and is snapshotted.
     pub(crate) evidence: Mutex<()>,
 }
@@ -55,9 +60,19 @@ impl Volume {
         let root = real_path(&config.root)?;
         let image = real_path(&config.image)?;
         let mounted = prepare(&root, &image, config.image_bytes)?;
-        let volume = Self { root, mounted, staged: AtomicU64::new(0), evidence: Mutex::new(()) };
-        volume.make_folders()?;
-        volume.remove_leftovers()?;
+        let volume = Self {
+            root,
+            image: mounted.then_some(image),
+            staged: AtomicU64::new(0),
+            references: Mutex::new(()),
+            scrubbing: AtomicBool::new(false),
+            evidence: Mutex::new(()),
+        };
+        // A store that the kernel has made read-only still serves what is in it.
+        if !volume.is_read_only()? {
+            volume.make_folders()?;
+            volume.remove_leftovers()?;
+        }
         Ok(volume)
     }
 
@@ -66,7 +81,7 @@ impl Volume {
     /// # Errors
     /// `EBUSY` while something in it is open or mounted elsewhere.
     pub fn unmount(self) -> Result<(), HostError> {
-        if !self.mounted {
+        if self.image.is_none() {
             return Ok(());
         }
         unmount(&self.root, UnmountFlags::NOFOLLOW).map_err(HostError::os("umount", self.root.display()))
@@ -83,6 +98,19 @@ impl Volume {
     /// The folder of all versions.
     pub fn versions_folder(&self) -> PathBuf {
         self.root.join("versions")
+    }
+
+    pub(crate) fn root(&self) -> &Path {
+        &self.root
+    }
+
+    pub(crate) fn image(&self) -> Option<&Path> {
+        self.image.as_deref()
+    }
+
+    /// The right to mount something of the store, or to delete what is not mounted.
+    pub(crate) fn references_lock(&self) -> MutexGuard<'_, ()> {
+        self.references.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn audit_folder(&self) -> PathBuf {
@@ -120,9 +148,22 @@ impl Volume {
         Ok(())
     }
 
-    /// A full disk, met half-way, is told like one that was full from the start.
+    /// Refuses to begin what a store that takes no writes cannot end.
+    pub(crate) fn check_writable(&self) -> Result<(), HostError> {
+        if self.is_read_only()? { Err(HostError::ReadOnlyStore) } else { Ok(()) }
+    }
+
+    fn is_read_only(&self) -> Result<bool, HostError> {
+        let state = statvfs(&self.root).map_err(HostError::os("statvfs", self.root.display()))?;
+        Ok(state.f_flag.contains(StatVfsMountFlags::RDONLY))
+    }
+
+    /// A full disk, met half-way, is told like one that was full from the start; so is one that failed.
     pub(crate) fn explain_full(&self, bytes: u64, error: HostError) -> HostError {
         let full = |code| code == libc::ENOSPC || code == libc::EDQUOT;
+        if self.is_read_only().unwrap_or(false) {
+            return HostError::ReadOnlyStore;
+        }
         match &error {
             HostError::Os { source, .. } if source.raw_os_error().is_some_and(full) => match self.room(bytes)
             {
@@ -135,8 +176,12 @@ impl Volume {
 
     fn room(&self, bytes: u64) -> Result<(u64, u64), HostError> {
         let room = statvfs(&self.root).map_err(HostError::os("statvfs", self.root.display()))?;
-        let reserve = (room.f_blocks * room.f_frsize / RESERVE_SHARE).max(RESERVE_MIN);
-        Ok((room.f_bavail * room.f_frsize, bytes.saturating_add(reserve)))
+        Ok((room.f_bavail * room.f_frsize, bytes.saturating_add(self.reserve(&room))))
+    }
+
+    /// What imports leave free.
+    pub(crate) fn reserve(&self, room: &StatVfs) -> u64 {
+        (room.f_blocks * room.f_frsize / RESERVE_SHARE).max(RESERVE_MIN)
     }
 
     fn make_folders(&self) -> Result<(), HostError> {

@@ -3,7 +3,7 @@
 
 use crate::control::{
     AddTrust, AuditRecord, AuditVerified, Doctor, DryRun, Imported, Intervene, ReleaseStatus, Releases,
-    Snapshots, StartRelease, Status, Trust, Update, Versions,
+    StartRelease, Status, Trust, Update, Versions,
 };
 use crate::error::Problem;
 use crate::report::Report;
@@ -21,9 +21,11 @@ use std::time::Duration;
 use tokio::net::UnixStream;
 use turnout_manifest::{ModelName, ReleaseId};
 
+mod archive;
 mod lines;
 mod upload;
 
+pub use archive::{Download, SnapshotFilter};
 pub use lines::Lines;
 pub use upload::Bundle;
 use upload::Upload;
@@ -299,14 +301,6 @@ impl Client {
     /// [`ClientError`].
     pub async fn audit_verify(&self) -> Result<AuditVerified, ClientError> {
         self.call(Call { deadline: None, ..Call::post("/v1/audit/verify") }).await
-    }
-
-    /// `GET /v1/audit/snapshots`.
-    ///
-    /// # Errors
-    /// [`ClientError`].
-    pub async fn snapshots(&self) -> Result<Snapshots, ClientError> {
-        self.call(Call::get("/v1/audit/snapshots")).await
     }
 
     /// `GET /v1/doctor`.

@@ -303,19 +303,6 @@ pub struct AuditRecord {
     pub leaf: String,
 }
 
-/// One audit snapshot, in `GET /v1/audit/snapshots`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Snapshot {
-    /// Its name: `<journal size>-<time>`.
-    pub name: String,
-    /// Where it is.
-    pub path: String,
-    /// When it was made.
-    pub created_ms: u64,
-    /// Its Btrfs UUID.
-    pub uuid: String,
-}
-
 /// One line of `GET /v1/doctor`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Requirement {
@@ -398,15 +385,6 @@ pub struct AuditVerified {
     pub first_ms: Option<u64>,
     /// When the last record was written; absent in an empty journal.
     pub last_ms: Option<u64>,
-}
-
-/// Reply to `GET /v1/audit/snapshots`, oldest first.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Snapshots {
-    /// [`SCHEMA`].
-    pub schema: String,
-    /// Every audit snapshot.
-    pub snapshots: Vec<Snapshot>,
 }
 
 /// Reply to `GET /v1/doctor`, and what `turnoutd doctor --output json` prints.

@@ -1,6 +1,7 @@
 //! What Turnout's processes say to each other: the control API, the worker's link, errors and the client.
 //! Wire types only; what they mean inside the daemon is the engine's own.
 
+pub mod archive;
 pub mod client;
 pub mod control;
 pub mod error;

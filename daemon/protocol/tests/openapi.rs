@@ -8,8 +8,8 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use service::{Answer, Received, Service};
 use std::collections::BTreeSet;
-use turnout_protocol::client::{Bundle, Client, Intervention, Tail};
-use turnout_protocol::{Problem, control, report};
+use turnout_protocol::client::{Bundle, Client, Intervention, SnapshotFilter, Tail};
+use turnout_protocol::{Problem, archive, control, report};
 
 mod service;
 
@@ -19,6 +19,13 @@ fn document() -> Value {
 
 fn golden(name: &str) -> Value {
     serde_json::from_slice(&service::golden(name)).unwrap()
+}
+
+/// The snapshot that is named in calls.
+const SNAPSHOT: &str = "00000042-20261122T135501Z";
+
+fn request<T: DeserializeOwned>(name: &str) -> T {
+    serde_json::from_value(golden(name)).unwrap()
 }
 
 /// A JSON Schema validator for the part of the language that the document uses.
@@ -178,7 +185,17 @@ fn every_reply_matches_its_schema() {
     check::<control::Update>("Update", Reply);
     check::<control::AuditRecord>("AuditRecord", Reply);
     check::<control::AuditVerified>("AuditVerified", Reply);
-    check::<control::Snapshots>("Snapshots", Reply);
+    check::<archive::Snapshots>("Snapshots", Reply);
+    check::<archive::Snapshot>("Snapshot", Reply);
+    check::<archive::Mounted>("Mounted", Reply);
+    check::<archive::Unmounted>("Unmounted", Reply);
+    check::<archive::SnapshotDiff>("SnapshotDiff", Reply);
+    check::<archive::SignedDigests>("SignedDigests", Reply);
+    check::<archive::HostKey>("HostKey", Reply);
+    check::<archive::Pruned>("Pruned", Reply);
+    check::<archive::Removed>("Removed", Reply);
+    check::<archive::Store>("Store", Reply);
+    check::<archive::Scrub>("Scrub", Reply);
     check::<control::Doctor>("Doctor", Reply);
     check::<Problem>("Problem", Reply);
 }
@@ -188,6 +205,12 @@ fn every_request_matches_its_schema() {
     check::<control::StartRelease>("StartRelease", Direction::Request);
     check::<control::AddTrust>("AddTrust", Direction::Request);
     check::<control::Intervene>("Intervene", Direction::Request);
+    check::<archive::TakeSnapshot>("TakeSnapshot", Direction::Request);
+    check::<archive::HoldSnapshot>("HoldSnapshot", Direction::Request);
+    check::<archive::MountSnapshot>("MountSnapshot", Direction::Request);
+    check::<archive::UnmountSnapshot>("UnmountSnapshot", Direction::Request);
+    check::<archive::Prune>("Prune", Direction::Request);
+    check::<archive::GrowStore>("GrowStore", Direction::Request);
 }
 
 #[test]
@@ -204,6 +227,7 @@ fn the_client_calls_every_path_of_the_document_and_no_other() {
         for method in item.as_object().unwrap().keys().filter(|key| *key != "parameters") {
             let path =
                 path.replace("{model}", "fraud").replace("{id}", "r-2").replace("{key_id}", "sha256:abab");
+            let path = path.replace("{name}", SNAPSHOT).replace("{version}", "fraud%401.3.7");
             expected.insert(format!("{} {path}", method.to_uppercase()));
         }
     }
@@ -238,7 +262,21 @@ fn calls_made_by_the_client() -> BTreeSet<String> {
             client.events(Some(&model)).await.is_err(),
             client.audit_log(0, Tail::Follow).await.is_err(),
             client.audit_verify().await.is_err(),
-            client.snapshots().await.is_err(),
+            client.snapshots(&SnapshotFilter::default()).await.is_err(),
+            client.take_snapshot(&request("TakeSnapshot")).await.is_err(),
+            client.hold_snapshot(SNAPSHOT, &request("HoldSnapshot")).await.is_err(),
+            client.release_hold(SNAPSHOT).await.is_err(),
+            client.mount_snapshot(SNAPSHOT, &request("MountSnapshot")).await.is_err(),
+            client.unmount_snapshot(&request("UnmountSnapshot")).await.is_err(),
+            client.diff_snapshots(SNAPSHOT, SNAPSHOT).await.is_err(),
+            client.snapshot_digests(SNAPSHOT).await.is_err(),
+            client.snapshot_stream(SNAPSHOT).await.is_err(),
+            client.host_key().await.is_err(),
+            client.prune(&request("Prune")).await.is_err(),
+            client.remove_version(&"fraud@1.3.7".parse().unwrap()).await.is_err(),
+            client.store().await.is_err(),
+            client.grow_store(&request("GrowStore")).await.is_err(),
+            client.scrub_store().await.is_err(),
             client.doctor().await.is_err(),
         ];
         use Intervention::{Cancel, Pause, Promote, Resume, Rollback};

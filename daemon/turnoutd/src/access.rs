@@ -6,8 +6,10 @@
 pub enum Need {
     /// See state, journal and reports.
     Read,
-    /// Import versions, start and steer releases.
+    /// Import versions, start and steer releases, take snapshots, scrub.
     Operate,
+    /// Mount, hold, export and delete what is kept; make the store larger.
+    Evidence,
     /// Change whose signatures count.
     Trust,
 }
@@ -45,13 +47,13 @@ impl Peer {
         Self { uid, pid, standing }
     }
 
-    /// May this peer do this? Members of the socket's group read and operate; trust is root's.
+    /// May this peer do this? Members of the socket's group read and operate; trust and evidence are root's.
     pub fn may(self, need: Need) -> bool {
         match (self.standing, need) {
             (_, Need::Read) | (Standing::Root | Standing::Member, Need::Operate) => true,
-            (Standing::Root, Need::Trust) => true,
+            (Standing::Root, Need::Trust | Need::Evidence) => true,
             (Standing::Reader, Need::Operate) => false,
-            (Standing::Member | Standing::Reader, Need::Trust) => false,
+            (Standing::Member | Standing::Reader, Need::Trust | Need::Evidence) => false,
         }
     }
 }
@@ -70,12 +72,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn everyone_reads_members_operate_and_trust_is_for_root_alone() {
+    fn everyone_reads_members_operate_and_trust_and_evidence_are_for_root_alone() {
         let readers = [0, 1001];
         let [root, member, reader] = [0, 1000, 1001].map(|uid| Peer::new(uid, 1, &readers));
         for (need, allowed) in [
             (Need::Read, [true, true, true]),
             (Need::Operate, [true, true, false]),
+            (Need::Evidence, [true, false, false]),
             (Need::Trust, [true, false, false]),
         ] {
             assert_eq!([root, member, reader].map(|peer| peer.may(need)), allowed, "{need:?}");

@@ -2,7 +2,7 @@
 
 use crate::access::Peer;
 use crate::handlers::{self, Desk, Failure, problem};
-use crate::{audit, feeds};
+use crate::{audit, diff, exports, feeds, keeping, snapshots, storage};
 use axum::Router;
 use axum::extract::Extension;
 use axum::http::{Method, Uri};
@@ -105,7 +105,19 @@ fn router(desk: Desk) -> Router {
         .route("/v1/trust/{key_id}", delete(handlers::remove_trust))
         .route("/v1/audit/log", get(feeds::audit_log))
         .route("/v1/audit/verify", post(audit::verify))
-        .route("/v1/audit/snapshots", get(audit::snapshots))
+        .route("/v1/versions/{version}", delete(keeping::remove_version))
+        .route("/v1/audit/snapshots", get(snapshots::list).post(snapshots::take))
+        .route("/v1/audit/snapshots/{name}/hold", post(snapshots::hold).delete(snapshots::release_hold))
+        .route("/v1/audit/snapshots/{name}/mount", post(snapshots::mount))
+        .route("/v1/audit/snapshots/{name}/digests", get(exports::digests))
+        .route("/v1/audit/snapshots/{name}/stream", get(exports::stream))
+        .route("/v1/audit/unmount", post(snapshots::unmount))
+        .route("/v1/audit/diff", get(diff::handle))
+        .route("/v1/audit/key", get(exports::key))
+        .route("/v1/audit/prune", post(keeping::prune))
+        .route("/v1/store", get(storage::show))
+        .route("/v1/store/grow", post(storage::grow))
+        .route("/v1/store/scrub", post(storage::scrub))
         .fallback(unknown)
         .method_not_allowed_fallback(wrong_method)
         .layer(axum::extract::DefaultBodyLimit::max(JSON_MAX))

@@ -1,10 +1,10 @@
-//! Requests of the auditor and of who sets a host up: verify the journal, list snapshots, examine the host.
+//! Requests of the auditor and of who sets a host up: verify the journal, examine the host.
 
 use crate::handlers::{Desk, Failure, problem};
 use crate::{chain, evidence, examine, millis};
 use axum::Json;
 use axum::extract::State;
-use turnout_protocol::control::{AuditVerified, Doctor, SCHEMA, Snapshot, Snapshots};
+use turnout_protocol::control::{AuditVerified, Doctor, SCHEMA};
 use turnout_protocol::error::{ErrorCode, Problem};
 
 /// `POST /v1/audit/verify`: reads every record again.
@@ -27,23 +27,6 @@ pub async fn verify(State(desk): State<Desk>) -> Result<Json<AuditVerified>, Fai
     }))
 }
 
-/// `GET /v1/audit/snapshots`.
-///
-/// # Errors
-/// 500 when the store cannot be read.
-pub async fn snapshots(State(desk): State<Desk>) -> Result<Json<Snapshots>, Failure> {
-    let host = desk.host.clone();
-    let found = blocking(move || host.snapshots()).await?;
-    let found = found.map_err(|error| problem(ErrorCode::HostFailure, chain(&error)))?;
-    let snapshots = found.into_iter().map(|snapshot| Snapshot {
-        name: snapshot.name,
-        path: snapshot.path.display().to_string(),
-        created_ms: snapshot.created_ms,
-        uuid: snapshot.uuid,
-    });
-    Ok(Json(Snapshots { schema: SCHEMA.to_owned(), snapshots: snapshots.collect() }))
-}
-
 /// `GET /v1/doctor`.
 ///
 /// # Errors
@@ -54,7 +37,13 @@ pub async fn doctor(State(desk): State<Desk>) -> Result<Json<Doctor>, Failure> {
     Ok(Json(Doctor { schema: SCHEMA.to_owned(), requirements }))
 }
 
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Problem> {
+/// Runs work that blocks beside the requests.
+///
+/// # Errors
+/// 500 when it panics.
+pub(crate) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, Problem> {
     let failed = |_| problem(ErrorCode::HostFailure, "the work was broken off");
     tokio::task::spawn_blocking(work).await.map_err(failed)
 }

@@ -2,9 +2,9 @@
 //! read, and its manifest says how many bytes follow for which file. No path here comes from the client.
 
 use crate::access::{Need, Peer};
+use crate::chain;
 use crate::handlers::{Desk, Failure, problem};
 use crate::intake::failures;
-use crate::{chain, evidence};
 use axum::Json;
 use axum::body::{Body, BodyDataStream};
 use axum::extract::{Extension, State};
@@ -14,12 +14,12 @@ use std::io;
 use std::time::Duration;
 use tokio::io::AsyncReadExt;
 use tokio_util::io::{StreamReader, SyncIoBridge};
-use turnout_engine::Record;
+use turnout_engine::{Reason, Record};
 use turnout_host::HostError;
-use turnout_host::store::{Evidence, ImportOutcome, Incoming, StoredName};
+use turnout_host::store::{ImportOutcome, Incoming, StoredName};
 use turnout_manifest::VersionRef;
 use turnout_manifest::trust::Outcome;
-use turnout_manifest::{CheckResult, VerifiedManifest};
+use turnout_manifest::{CheckResult, Sha256, VerifiedManifest};
 use turnout_protocol::control::{Imported, SCHEMA};
 use turnout_protocol::error::{ErrorCode, Problem};
 
@@ -89,8 +89,8 @@ async fn take_in(desk: &Desk, peer: Peer, content: &mut Content) -> Result<Json<
         .await?;
     }
     let already_there = outcome == ImportOutcome::AlreadyThere;
-    let snapshot = if already_there { None } else { snapshot(desk).await };
     let digest = verified.digest();
+    let snapshot = if already_there { None } else { snapshot(desk, (&version, digest)).await };
     Ok(Json(Imported { schema: SCHEMA.to_owned(), version, digest, already_there, checks, snapshot }))
 }
 
@@ -131,11 +131,19 @@ fn files_checked(checks: &mut [CheckResult], count: usize) {
 /// A label means one content for ever: the same label with other content is refused.
 fn check_label(desk: &Desk, version: &VersionRef, verified: &VerifiedManifest) -> Result<(), Problem> {
     let view = desk.view();
-    let stored = view.world.versions.get(&(version.model.clone(), version.version.clone()));
-    match stored {
-        Some(stored) if stored.digest != verified.digest() => {
-            let message =
-                format!("`{version}` is in the store with other content ({})", stored.digest.short());
+    let key = (version.model.clone(), version.version.clone());
+    let archive = &view.world.archive;
+    if archive.removing.contains_key(&key) {
+        let going = problem(ErrorCode::Conflict, format!("`{version}` is being deleted from the store"));
+        return Err(going.hint("try again once it is gone"));
+    }
+    let stored = view.world.versions.get(&key).map(|stored| stored.digest);
+    // A label stays bound to its content when the version was deleted.
+    let bound =
+        stored.map(|digest| (digest, "is")).or_else(|| archive.removed.get(&key).map(|&was| (was, "was")));
+    match bound {
+        Some((digest, is)) if digest != verified.digest() => {
+            let message = format!("`{version}` {is} in the store with other content ({})", digest.short());
             Err(problem(ErrorCode::Conflict, message)
                 .hint("a version label never changes its content: choose a new one"))
         }
@@ -173,24 +181,22 @@ fn import_problem(version: &VersionRef, error: &HostError) -> Problem {
             (ErrorCode::Refused, "a file was changed after it was signed: sign again, or restore the file")
         }
         HostError::NoSpace { .. } => {
-            (ErrorCode::Limit, "make room in the store, or give it a larger image (`store_image_bytes`)")
+            (ErrorCode::Limit, "`turnoutctl model remove` makes room, `turnoutctl store grow` adds some")
         }
+        HostError::ReadOnlyStore => (
+            ErrorCode::HostFailure,
+            "traffic goes on; look for the cause with `dmesg`, mend the disk, then restart turnoutd",
+        ),
         _ => (ErrorCode::HostFailure, "`turnoutctl doctor` examines the store"),
     };
     problem(code, format!("`{version}` was not imported: {}", chain(error))).hint(hint)
 }
 
-/// The evidence after an import. A snapshot that fails is told in the log; the import itself stands.
-async fn snapshot(desk: &Desk) -> Option<String> {
-    let (host, view) = (desk.host.clone(), desk.view());
-    let evidence = Evidence {
-        journal: desk.daemon.config.state.join(evidence::JOURNAL_DIR),
-        state: evidence::state(&view.world),
-        versions: evidence::versions(&view.world),
-    };
-    let name = evidence::snapshot_name(view.journal_size);
-    let made = tokio::task::spawn_blocking(move || host.snapshot(&name, &evidence)).await.ok()?;
-    made.inspect_err(|error| tracing::error!("snapshot after import: {}", chain(error)))
+/// The evidence after an import. A snapshot that fails is told in journal and log; the import itself stands.
+async fn snapshot(desk: &Desk, (version, digest): (&VersionRef, Sha256)) -> Option<String> {
+    let reason = Reason::Import { version: version.clone(), digest };
+    let made = crate::snapshots::make(desk, reason).await;
+    made.inspect_err(|failure| tracing::error!("snapshot after import: {}", failure.0))
         .ok()
         .map(|made| made.name)
 }

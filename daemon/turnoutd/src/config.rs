@@ -8,6 +8,10 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 use turnout_manifest::ModelName;
 
+mod keep;
+
+pub use keep::Keep;
+
 /// Largest configuration file, bytes.
 const FILE_MAX: u64 = 1024 * 1024;
 /// The user that serves metrics, where packages have made it.
@@ -55,6 +59,10 @@ struct Raw {
     drain_seconds: Option<u64>,
     /// How much the daemon logs: `error`, `warn`, `info`, `debug` or `trace`. Default `info`.
     log: Option<String>,
+    /// Care of the store.
+    store: keep::RawStore,
+    /// How long snapshots and versions are kept. Default for ever.
+    retention: keep::RawRetention,
     /// Settings of single models.
     models: BTreeMap<String, RawModel>,
 }
@@ -114,6 +122,10 @@ pub struct Config {
     pub drain: Duration,
     /// How much the daemon logs.
     pub log: tracing::Level,
+    /// Retention, and care of the store.
+    pub keep: Keep,
+    /// The text as it was written, for the evidence.
+    pub text: String,
 }
 
 /// Why a configuration was refused.
@@ -182,10 +194,13 @@ impl Config {
         let log = level(raw.log.as_deref().unwrap_or("info"), &mut problems);
         let runtime = absolute("runtime", raw.runtime.unwrap_or("/run/turnout".into()), &mut problems);
         let state = absolute("state", raw.state.unwrap_or("/var/lib/turnout".into()), &mut problems);
+        let keep = Keep::check(&raw.retention, &raw.store, &mut problems);
         if !problems.is_empty() {
             return Err(ConfigError::Values(problems));
         }
         Ok(Self {
+            keep,
+            text: text.to_owned(),
             socket: raw.socket.unwrap_or_else(|| runtime.join("control.sock")),
             group: Some(raw.group.unwrap_or_else(|| "turnout".to_owned())),
             readers: raw.readers.unwrap_or_else(|| vec![USUAL_READER.to_owned()]),

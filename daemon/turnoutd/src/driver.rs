@@ -14,7 +14,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
 use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 use turnout_engine::advance::proceed;
-use turnout_engine::{Event, Progress, Record, Refusal, Release, Stamp, Step, Window, World, decide};
+use turnout_engine::{Event, Progress, Reason, Record, Refusal, Release, Stamp, Step, Window, World, decide};
 use turnout_host::Host;
 use turnout_host::traffic::{Route, Spread};
 use turnout_journal::Journal;
@@ -247,11 +247,13 @@ impl Driver {
 
     fn execute(&mut self, release: Release, step: Step, at: u32) {
         let id = release.planned.release;
-        let state = evidence::state(&self.parts.world);
-        let live = evidence::versions(&self.parts.world);
+        let moment = match step {
+            Step::Snapshot(moment) => Some(self.moment(&Reason::Release { release: id, moment })),
+            _ => None,
+        };
         let (executor, sender) = (self.parts.executor.clone(), self.parts.sender.clone());
         (self.parts.spawn)(Box::new(move || {
-            let outcome = executor.execute(&Job { release, step, state, live });
+            let outcome = executor.execute(&Job { release, step, moment });
             let event = match (step, outcome) {
                 // The worker's own word ends this step.
                 (Step::AwaitReady(_), Ok(_)) => return,
@@ -261,6 +263,13 @@ impl Driver {
             // A loop that has stopped finds the open intent at its next start.
             let _ = sender.send(Input::Event(event));
         }));
+    }
+
+    /// What a snapshot of this moment holds of the state.
+    fn moment(&self, reason: &Reason) -> evidence::Moment {
+        let head = self.parts.journal.head();
+        let position = evidence::Position { size: head.size, root: head.root.to_string() };
+        evidence::Moment::of(&self.parts.world, &position, reason)
     }
 
     fn fire(&mut self, timer: Timer) {

@@ -1,14 +1,23 @@
-//! What an audit snapshot is called and what state it holds.
+//! What an audit snapshot is called and what it holds: state, trust and configuration of its moment, beside the
+//! journal's bytes and the versions that traffic met.
 
+use crate::config::Config;
 use crate::executor::stored;
+use crate::intake::Intake;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 use std::path::Path;
-use turnout_engine::World;
-use turnout_host::store::StoredName;
+use turnout_engine::{Reason, World};
+use turnout_host::store::{Evidence, StoredName};
 
 /// Folder of the journal's segments below the state directory.
 pub const JOURNAL_DIR: &str = "journal";
+/// The state of all models, in a snapshot.
+pub const STATE_FILE: &str = "state.json";
+/// The keys that counted, in a snapshot.
+pub const TRUST_FILE: &str = "trust.json";
+/// The daemon's configuration as it was written, in a snapshot.
+pub const CONFIG_FILE: &str = "config.toml";
 
 /// `<journal size>-<UTC time>`: sorts by both.
 pub fn snapshot_name(journal_size: u64) -> String {
@@ -21,8 +30,39 @@ pub fn journal_bytes(state: &Path) -> u64 {
     files.filter_map(|file| file.metadata().ok()).map(|file| file.len()).sum()
 }
 
-/// The state of all models as JSON: what is live, from which content, by whose signature.
-pub fn state(world: &World) -> Vec<u8> {
+/// Where the journal stands when a snapshot is asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Position {
+    /// Number of records.
+    pub size: u64,
+    /// RFC 6962 root over them, hex.
+    pub root: String,
+}
+
+/// What the loop knows of a snapshot's moment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Moment {
+    state: Vec<u8>,
+    versions: Vec<StoredName>,
+}
+
+impl Moment {
+    /// The moment as this state shows it.
+    pub fn of(world: &World, position: &Position, reason: &Reason) -> Self {
+        Self { state: state(world, position, reason), versions: versions(world) }
+    }
+
+    /// All that goes into the snapshot.
+    pub fn evidence(&self, intake: &Intake, config: &Config) -> Evidence {
+        let mut documents = vec![(STATE_FILE, self.state.clone()), (CONFIG_FILE, config.text.clone().into())];
+        // A trust store that was read or taken in can be written.
+        documents.extend(intake.trust().to_json().ok().map(|trust| (TRUST_FILE, trust)));
+        Evidence { journal: config.state.join(JOURNAL_DIR), documents, versions: self.versions.clone() }
+    }
+}
+
+/// The state of all models as JSON: what is live, from which content, by whose signature; and why this is kept.
+fn state(world: &World, position: &Position, reason: &Reason) -> Vec<u8> {
     let models: Vec<Value> = world
         .models
         .iter()
@@ -32,16 +72,22 @@ pub fn state(world: &World) -> Vec<u8> {
                 "port": model.port,
                 "live": model.live,
                 "previous": model.previous,
+                "releasing": world.current(name).map(|release| &release.planned.to),
                 "release": model.last,
             })
         })
         .collect();
-    let document = json!({ "schema": "turnout.state/v1", "models": models });
+    let document = json!({
+        "schema": "turnout.state/v1",
+        "taken": reason,
+        "journal": { "size": position.size, "root": position.root },
+        "models": models,
+    });
     serde_json::to_vec_pretty(&document).expect("a JSON value serializes")
 }
 
 /// Versions whose files belong into the evidence: what is live and what is being released.
-pub fn versions(world: &World) -> Vec<StoredName> {
+fn versions(world: &World) -> Vec<StoredName> {
     let mut versions = Vec::new();
     for (name, model) in &world.models {
         let candidate = world.current(name).map(|release| &release.planned.to);

@@ -13,7 +13,7 @@ use turnout_engine::record::Target;
 use turnout_engine::{Progress, Release, Step};
 use turnout_host::Host;
 use turnout_host::cells::{Limits, StartedWorker};
-use turnout_host::store::{Evidence, StoredName};
+use turnout_host::store::StoredName;
 use turnout_host::traffic::{Route, Spread};
 use turnout_journal::Journal;
 use turnout_manifest::plan::Strategy;
@@ -51,16 +51,14 @@ pub struct Executor {
     pub config: Arc<Config>,
 }
 
-/// One step of one release, with the state of all models as JSON for the evidence.
+/// One step of one release.
 pub struct Job {
     /// The release as it was when the intent was written.
     pub release: Release,
     /// The step.
     pub step: Step,
-    /// `state.json` of a snapshot.
-    pub state: Vec<u8>,
-    /// Versions that are live, for the evidence.
-    pub live: Vec<StoredName>,
+    /// What the loop knew when the step began, for a snapshot.
+    pub moment: Option<evidence::Moment>,
 }
 
 impl Executor {
@@ -102,11 +100,8 @@ impl Executor {
     }
 
     fn snapshot(&self, job: &Job) -> Result<String, String> {
-        let evidence = Evidence {
-            journal: self.config.state.join(evidence::JOURNAL_DIR),
-            state: job.state.clone(),
-            versions: job.live.clone(),
-        };
+        let moment = job.moment.as_ref().ok_or("the step came without its moment")?;
+        let evidence = moment.evidence(&self.intake, &self.config);
         let name = snapshot_name(self.journal.size());
         self.host.snapshot(&name, &evidence).map_err(|error| chain(&error)).map(|made| made.name)
     }

@@ -20,7 +20,7 @@ use turnout_engine::record::Kind;
 use turnout_engine::{Event, Record, Refusal};
 use turnout_host::Host;
 use turnout_journal::Journal;
-use turnout_manifest::key::PublicKey;
+use turnout_manifest::key::{PrivateKey, PublicKey};
 use turnout_manifest::trust::TRUST_SCHEMA;
 use turnout_manifest::{ModelName, Plan, ReleaseId};
 use turnout_protocol::control::{
@@ -45,6 +45,8 @@ pub struct Desk {
     pub host: Arc<dyn Host>,
     /// For reading.
     pub journal: Arc<Journal>,
+    /// What is given out is signed with it.
+    pub host_key: Arc<PrivateKey>,
 }
 
 /// A problem on its way out.
@@ -89,6 +91,7 @@ impl Desk {
         }
         let hint = match need {
             Need::Trust => "whose signatures count is decided by root: use `sudo`",
+            Need::Evidence => "what is kept, and who sees it, is decided by root: use `sudo`",
             Need::Read | Need::Operate => {
                 "this user may only read: it is among `readers` in the configuration"
             }
@@ -115,7 +118,11 @@ impl Desk {
         settle(answer).await
     }
 
-    async fn ask(&self, event: Event) -> Result<(), Failure> {
+    /// Has the loop decide a wish.
+    ///
+    /// # Errors
+    /// 409 when the state forbids it, 503 when the journal cannot be written.
+    pub async fn ask(&self, event: Event) -> Result<(), Failure> {
         let (reply, answer) = oneshot::channel();
         self.send(Input::Ask(event, reply))?;
         settle(answer).await
@@ -150,12 +157,16 @@ fn denied(denial: Denial) -> Problem {
             problem(ErrorCode::JournalUnavailable, format!("changes are refused: {why}"))
                 .hint("traffic is served all the same; repair the journal's disk and restart turnoutd")
         }
+        Denial::Refusal(Refusal::Archive(refusal)) => crate::keeping::refused(&refusal),
         Denial::Refusal(refusal) => {
             let hint = match &refusal {
                 Refusal::Busy(id) => format!("`turnoutctl release show {id}`; `turnoutctl rollback` ends it"),
                 Refusal::Stuck(_) => "`turnoutctl rollback MODEL` tries the undo again".to_owned(),
                 Refusal::AlreadyLive(_) => "nothing to do".to_owned(),
                 Refusal::Nothing(_) => "`turnoutctl status` shows what is live".to_owned(),
+                Refusal::Deleted(_) => "`turnoutctl model import DIR` brings it back in".to_owned(),
+                // Answered above, with every reason.
+                Refusal::Archive(_) => String::new(),
                 Refusal::TooLate(id) | Refusal::NotWaiting(id) => format!("`turnoutctl release show {id}`"),
             };
             problem(ErrorCode::Conflict, refusal.to_string()).hint(hint)
@@ -164,10 +175,10 @@ fn denied(denial: Denial) -> Problem {
 }
 
 /// A request's body, whatever its Content-Type says: `curl -d` must be enough.
-type Sent = Result<Bytes, BytesRejection>;
+pub(crate) type Sent = Result<Bytes, BytesRejection>;
 
 /// Reads the body as JSON; no body at all is an empty object.
-fn body<T: DeserializeOwned>(sent: Sent) -> Result<T, Failure> {
+pub(crate) fn body<T: DeserializeOwned>(sent: Sent) -> Result<T, Failure> {
     let hint = "the API is described in `openapi.yaml`";
     let bytes = sent.map_err(|rejection| {
         let too_large = rejection.status() == StatusCode::PAYLOAD_TOO_LARGE;
@@ -180,14 +191,14 @@ fn body<T: DeserializeOwned>(sent: Sent) -> Result<T, Failure> {
 }
 
 /// What a request's path, a Unicode text once decoded, names.
-type Named<T> = Result<Path<T>, PathRejection>;
+pub(crate) type Named<T> = Result<Path<T>, PathRejection>;
 
-fn named<T>(path: Named<T>) -> Result<T, Failure> {
+pub(crate) fn named<T>(path: Named<T>) -> Result<T, Failure> {
     let refused = |rejection: PathRejection| Failure(problem(ErrorCode::BadRequest, rejection.body_text()));
     path.map(|Path(name)| name).map_err(refused)
 }
 
-fn parsed<T: std::str::FromStr<Err: std::fmt::Display>>(text: &str) -> Result<T, Failure> {
+pub(crate) fn parsed<T: std::str::FromStr<Err: std::fmt::Display>>(text: &str) -> Result<T, Failure> {
     text.parse().map_err(|error: T::Err| Failure(problem(ErrorCode::BadRequest, error.to_string())))
 }
 

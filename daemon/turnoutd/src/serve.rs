@@ -5,12 +5,13 @@ use crate::config::{Config, USUAL_READER};
 use crate::driver::{Driver, Input, Parts};
 use crate::executor::Executor;
 use crate::handlers::Desk;
+use crate::host_key::HostKeyError;
 use crate::intake::{Intake, IntakeError};
 use crate::recover::{RecoverError, replay};
 use crate::router_link::LinkedRouter;
 use crate::supervise::{LinkedWorkers, Sink};
 use crate::view::{Daemon, Publisher};
-use crate::{api, evidence, examine, now_ms, telemetry};
+use crate::{api, evidence, examine, host_key, keeping, now_ms, telemetry};
 use std::io;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
@@ -18,7 +19,7 @@ use std::process::ExitCode;
 use std::sync::{Arc, OnceLock, mpsc};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{oneshot, watch};
-use turnout_engine::Record;
+use turnout_engine::{ArchiveRecord, Record};
 use turnout_host::linux_cells::CellsConfig;
 use turnout_host::mounts::cgroup2_root;
 use turnout_host::volume::VolumeConfig;
@@ -54,6 +55,9 @@ pub enum ServeError {
     /// The trust store cannot be used.
     #[error("trust")]
     Intake(#[source] IntakeError),
+    /// The host's own key cannot be used.
+    #[error("signing")]
+    HostKey(#[source] HostKeyError),
 }
 
 impl ServeError {
@@ -70,6 +74,9 @@ impl ServeError {
                 "another daemon listens there: end it, or set another `socket`"
             }
             Self::NoCgroup => "mount one: `mount -t cgroup2 none /sys/fs/cgroup`, or set `cgroup`",
+            Self::HostKey(_) => {
+                "restore `host-key.pem` in the state directory; without it, remove it: a new one is made"
+            }
             Self::Os { .. } | Self::Host(_) | Self::Intake(_) => "`turnoutd doctor` examines the host",
         }
     }
@@ -100,6 +107,9 @@ pub fn run(config: Config) -> Result<(), ServeError> {
     })?;
     let intake =
         Intake::open(Arc::clone(&host), config.state.join("trust.json")).map_err(ServeError::Intake)?;
+    let host_key = host_key::open(&config.state).map_err(ServeError::HostKey)?;
+    let key_id = host_key.public_key().id().to_string();
+    let key_is_new = world.archive.host_key.as_ref() != Some(&key_id);
     let (sender, inbox) = mpsc::channel();
     let events = sender.clone();
     let sink: Sink = Arc::new(move |event| drop(events.send(Input::Event(event))));
@@ -125,10 +135,15 @@ pub fn run(config: Config) -> Result<(), ServeError> {
     });
     let readers = readers(&config);
     let daemon = Arc::new(Daemon { started_ms: now_ms(), degraded: OnceLock::new(), readers, config });
-    let desk = Desk { driver: sender, views, daemon, intake, host, journal };
+    let host_key = Arc::new(host_key);
+    let desk = Desk { driver: sender, views, daemon, intake, host, journal, host_key };
     let looping = std::thread::Builder::new().name("driver".into()).spawn(move || driver.run());
     let looping =
         looping.map_err(|source| ServeError::Os { what: "thread", path: "driver".into(), source })?;
+    if key_is_new {
+        let made = Record::Archive(ArchiveRecord::HostKeyMade { key_id });
+        let _ = desk.driver.send(Input::Note(Box::new(made), oneshot::channel().0));
+    }
     examine_beside(&desk);
     serve(socket, desk)?;
     // The loop has written everything that it decided; steps under way are found open at the next start.
@@ -165,7 +180,11 @@ fn serve(socket: UnixListener, desk: Desk) -> Result<(), ServeError> {
         let door = tokio::spawn(async move {
             // Before the loop has published for the first time, it would answer that nothing is stored or live.
             if views.changed().await.is_ok() {
+                let caring = tokio::spawn(keeping::look_after(desk.clone(), stopped.clone()));
+                let host = Arc::clone(&desk.host);
                 api::serve(listener, desk, stopped).await;
+                caring.abort();
+                host.stop_scrub();
             }
         });
         tokio::select! {

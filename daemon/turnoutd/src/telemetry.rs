@@ -18,7 +18,7 @@ use tracing_subscriber::EnvFilter;
 use tracing_subscriber::Layer;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
-use turnout_engine::Record;
+use turnout_engine::{ArchiveRecord, Record};
 
 /// Shortest time between two status lines.
 const STATUS_PAUSE: Duration = Duration::from_millis(250);
@@ -127,6 +127,38 @@ fn say(record: &Record) {
         Record::WorkerDied { model, generation, why } => {
             tracing::error!(%model, %generation, "worker died: {why}")
         }
+        Record::Archive(record) => tell_kept(record),
+    }
+}
+
+fn tell_kept(record: &ArchiveRecord) {
+    use ArchiveRecord as R;
+    match record {
+        R::SnapshotTaken { snapshot, .. } => tracing::info!(%snapshot, "snapshot taken"),
+        R::SnapshotHeld { snapshot, by, reason } => tracing::info!(%snapshot, %by, "held: {reason}"),
+        R::HoldReleased { snapshot, by } => tracing::info!(%snapshot, %by, "hold released"),
+        R::MountGranted { snapshot, at, by, .. } => tracing::info!(%snapshot, %by, "mounted at `{at}`"),
+        R::MountEnded { snapshot, at, why } => tracing::info!(%snapshot, "not mounted at `{at}`: {why}"),
+        R::SnapshotExported { snapshot, by, .. } => tracing::info!(%snapshot, %by, "exported"),
+        R::SnapshotDeleting { snapshot, by, why } => tracing::info!(%snapshot, %by, "deleting: {why}"),
+        R::VersionDeleting { version, by, why, .. } => tracing::info!(%version, %by, "deleting: {why}"),
+        R::SnapshotKept { snapshot, why } => tracing::error!(%snapshot, "not deleted: {why}"),
+        R::VersionKept { version, why } => tracing::error!(%version, "not deleted: {why}"),
+        R::Scrubbed { found } if found.errors > 0 => tracing::error!(
+            errors = found.errors,
+            corrected = found.corrected,
+            lost = found.uncorrectable,
+            "scrub found damage"
+        ),
+        R::Scrubbed { found } => tracing::info!(bytes = found.bytes, "scrubbed, no damage"),
+        R::StoreGrown { bytes } => tracing::info!(bytes, "store grown"),
+        R::ArchiveFailed { what, why } => tracing::error!("{what} failed: {why}"),
+        R::HostKeyMade { key_id } => tracing::info!(%key_id, "host key made"),
+        R::SnapshotRequested { .. }
+        | R::SnapshotDeleted { .. }
+        | R::VersionDeleted { .. }
+        | R::Scrubbing { .. }
+        | R::StoreGrowing { .. } => tracing::debug!(?record, "written"),
     }
 }
 

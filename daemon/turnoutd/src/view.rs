@@ -118,11 +118,20 @@ impl View {
             pid: std::process::id(),
             started_ms: daemon.started_ms,
             read_only: self.read_only.clone(),
-            degraded: daemon.degraded.get().cloned().unwrap_or_default(),
+            degraded: self.degraded(daemon),
             journal: JournalHead { size: self.journal_size, root: self.journal_root.clone() },
             router: self.router,
             models: models.collect(),
         }
+    }
+
+    /// What this host could not enforce, and what is wrong with the store.
+    fn degraded(&self, daemon: &Daemon) -> Vec<String> {
+        let mut lines = daemon.degraded.get().cloned().unwrap_or_default();
+        if let Some((found, _)) = self.world.archive.scrubbed.filter(|(found, _)| found.uncorrectable > 0) {
+            lines.push(format!("store: the last scrub found {} blocks that are lost", found.uncorrectable));
+        }
+        lines
     }
 
     fn model_status(&self, name: &ModelName, model: &Model, daemon: &Daemon) -> ModelStatus {

@@ -1,12 +1,14 @@
 //! The state of the fake host, and the rules that a real kernel, store and launcher hold calls to.
 
 use crate::HostError;
+use crate::archive::Inside;
 use crate::cells::{Limits, StartedWorker, WorkerState};
 use crate::store::{Evidence, ImportOutcome, Incoming, SnapshotInfo, StoredName};
 use crate::traffic::{Route, Sample, Spread};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, ErrorKind, Read};
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use turnout_manifest::manifest::FileEntry;
 use turnout_manifest::{Generation, ModelName, Percent, Sha256};
 
@@ -33,6 +35,9 @@ pub(super) struct Cell {
 pub(super) struct Machine {
     pub(super) versions: BTreeMap<StoredName, StoredVersion>,
     pub(super) snapshots: Vec<SnapshotInfo>,
+    pub(super) kept: BTreeMap<String, Inside>,
+    pub(super) mounts: BTreeMap<PathBuf, String>,
+    pub(super) store_bytes: Option<u64>,
     pub(super) pointers: BTreeMap<ModelName, StoredName>,
     pub(super) cells: BTreeMap<Generation, Cell>,
     pub(super) occupied: BTreeSet<SocketAddr>,
@@ -86,9 +91,13 @@ impl Machine {
             return Ok(made.clone());
         }
         std::fs::read_dir(&evidence.journal).map_err(HostError::os("readdir", evidence.journal.display()))?;
+        let mut inside = Inside::default();
         for version in &evidence.versions {
-            self.version(version)?;
+            inside.versions.insert(version.clone(), self.version(version)?.envelope.clone());
         }
+        let documents = evidence.documents.iter().map(|(name, bytes)| ((*name).to_owned(), bytes.clone()));
+        inside.documents.extend(documents);
+        self.kept.insert(name.to_owned(), inside);
         let ordinal = self.snapshots.len() as u64;
         let made = SnapshotInfo {
             name: name.to_owned(),
@@ -230,6 +239,7 @@ impl Machine {
 
     pub(super) fn reboot(&mut self) {
         self.pointers.clear();
+        self.mounts.clear();
         self.cells.clear();
         self.claims.clear();
         self.admitted.clear();

@@ -2,6 +2,7 @@
 //! the temporary folder, no mount and no loop device.
 #![allow(clippy::unwrap_used, reason = "a test ends at the first surprise")]
 
+mod archive;
 mod sample;
 
 use btrfsutil::subvolume::Subvolume;
@@ -281,7 +282,7 @@ fn a_snapshot_holds_the_evidence_of_its_moment_and_never_changes() {
         new.import(&volume).unwrap();
         let evidence = |state: &str, live: &[&Sample]| Evidence {
             journal: journal.clone(),
-            state: state.as_bytes().to_vec(),
+            documents: vec![("state.json", state.as_bytes().to_vec())],
             versions: live.iter().map(|sample| sample.name.clone()).collect(),
         };
 

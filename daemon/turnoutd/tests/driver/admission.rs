@@ -123,6 +123,8 @@ fn name(refusal: &Refusal) -> &'static str {
         Refusal::Nothing(_) => "nothing",
         Refusal::TooLate(_) => "too late",
         Refusal::NotWaiting(_) => "not waiting",
+        Refusal::Deleted(_) => "deleted",
+        Refusal::Archive(_) => "kept",
     }
 }
 

@@ -1,6 +1,6 @@
 //! The control API on a real socket: who is refused what, and what every refusal looks like.
 
-use crate::stage::{Stage, bundle, model};
+use crate::stage::{Stage, bundle, model, open_journal};
 use serde_json::{Value, json};
 use std::io::{Read, Write};
 use std::os::unix::fs::PermissionsExt;
@@ -14,13 +14,14 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use tokio::runtime::Runtime;
 use tokio::sync::watch;
-use turnout_engine::Record;
+use turnout_engine::{ArchiveRecord, Record};
 use turnout_journal::Reader;
 use turnout_manifest::key::PrivateKey;
+use turnout_manifest::{Plan, canonical};
 use turnoutd::driver::Input;
 use turnoutd::handlers::Desk;
 use turnoutd::view::Daemon;
-use turnoutd::{api, now_ms};
+use turnoutd::{api, keeping, now_ms};
 
 /// `nobody` and its group: whoever is not root.
 const NOBODY: u32 = 65_534;
@@ -30,8 +31,8 @@ const READER: u32 = 65_533;
 const DEADLINE: Duration = Duration::from_secs(10);
 
 /// A daemon behind its door.
-struct Door {
-    stage: Stage,
+pub struct Door {
+    pub stage: Stage,
     socket: PathBuf,
     driver: Sender<Input>,
     looping: Option<JoinHandle<()>>,
@@ -41,15 +42,31 @@ struct Door {
 
 /// An answer: status, kind of content, content.
 #[derive(Debug)]
-struct Reply {
-    status: u16,
-    kind: String,
-    body: Value,
+pub struct Reply {
+    pub status: u16,
+    pub kind: String,
+    pub body: Value,
 }
 
 impl Door {
-    fn open() -> Self {
-        let stage = Stage::bare();
+    pub fn open() -> Self {
+        Self::on(Stage::bare())
+    }
+
+    /// The same machine with another daemon, which finds these records in its journal too.
+    pub fn reopened(mut self, records: &[ArchiveRecord]) -> Self {
+        let stage = std::mem::replace(&mut self.stage, Stage::bare());
+        drop(self);
+        let journal = open_journal(&stage.folder.path().join("journal"));
+        for record in records {
+            let record = Record::Archive(record.clone());
+            journal.append_all(&[&canonical::to_canonical(&record).unwrap()]).unwrap();
+        }
+        drop(journal);
+        Self::on(stage)
+    }
+
+    fn on(stage: Stage) -> Self {
         std::fs::set_permissions(stage.folder.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
         let socket = stage.folder.path().join("control.sock");
         let listener = api::bind(&socket, Some(NOBODY)).unwrap();
@@ -67,6 +84,7 @@ impl Door {
             intake: running.intake,
             host: stage.host.clone(),
             journal: running.journal,
+            host_key: Arc::new(PrivateKey::generate().unwrap()),
         };
         let driver = running.driver;
         let looping = std::thread::spawn(move || driver.run());
@@ -75,20 +93,21 @@ impl Door {
         let (stop, stopped) = watch::channel(false);
         runtime.spawn(async move {
             let listener = tokio::net::UnixListener::from_std(listener).unwrap();
+            tokio::spawn(keeping::look_after(desk.clone(), stopped.clone()));
             api::serve(listener, desk, stopped).await;
         });
         Self { stage, socket, driver: running.sender, looping: Some(looping), runtime: Some(runtime), stop }
     }
 
-    fn get(&self, path: &str) -> Reply {
+    pub fn get(&self, path: &str) -> Reply {
         self.json(&format!("GET {path}"), "")
     }
 
-    fn json(&self, request: &str, body: &str) -> Reply {
+    pub fn json(&self, request: &str, body: &str) -> Reply {
         self.send((request, "application/json"), body.as_bytes())
     }
 
-    fn import(&self, bundle: &[u8]) -> Reply {
+    pub fn import(&self, bundle: &[u8]) -> Reply {
         self.send(("POST /v1/bundles", "application/octet-stream"), bundle)
     }
 
@@ -107,7 +126,7 @@ impl Door {
     }
 
     /// The same as somebody who is not root.
-    fn json_as_nobody(&self, method: &str, path: &str, body: &str) -> Reply {
+    pub fn json_as_nobody(&self, method: &str, path: &str, body: &str) -> Reply {
         parse(&self.said_to(NOBODY, (method, path), body))
     }
 
@@ -124,8 +143,9 @@ impl Door {
         String::from_utf8(done.stdout).unwrap()
     }
 
-    fn release_and_wait(&self, version: &str) -> Value {
-        let made = self.json("POST /v1/releases", &format!("{{\"version\":\"digits@{version}\"}}"));
+    pub fn release_and_wait(&self, version: &str) -> Value {
+        let request = json!({ "version": format!("digits@{version}"), "plan": Plan::all_at_once() });
+        let made = self.json("POST /v1/releases", &request.to_string());
         assert_eq!(made.status, 201, "{made:?}");
         let path = format!("/v1/releases/{}", made.body["release_id"].as_str().unwrap());
         let deadline = Instant::now() + DEADLINE;
@@ -139,7 +159,7 @@ impl Door {
         }
     }
 
-    fn journaled(&self) -> Vec<Record> {
+    pub fn journaled(&self) -> Vec<Record> {
         let mut reader = Reader::open(&self.stage.folder.path().join("journal"), 0).unwrap();
         let mut records = Vec::new();
         while let Some(record) = reader.next_record().unwrap() {
@@ -173,7 +193,7 @@ fn parse(answer: &str) -> Reply {
 }
 
 /// Every refusal is a problem document that says what is wrong.
-fn check_problem(reply: &Reply, status: u16, code: &str) {
+pub fn check_problem(reply: &Reply, status: u16, code: &str) {
     assert_eq!(reply.status, status, "{reply:?}");
     assert_eq!(reply.kind, "application/problem+json", "{reply:?}");
     assert_eq!(reply.body["code"], code, "{reply:?}");

@@ -1,11 +1,13 @@
 //! A canary on a machine on which calls fail or half-fail, once and twice, at every call.
 
 use crate::stage::{Stage, V1, V2, plan};
+use turnout_engine::Event;
 use turnout_engine::advance::Wish;
 use turnout_engine::record::End;
+use turnout_engine::record::Kind;
 use turnout_host::cells::WorkerState;
 use turnout_host::fake::{Fault, When};
-use turnout_manifest::Percent;
+use turnout_manifest::{Percent, Plan};
 
 const FAULTS: [Fault; 2] = [Fault::Refused, Fault::HalfDone];
 /// How far behind the first failure the second one comes.
@@ -108,4 +110,26 @@ fn an_undo_that_always_fails_is_stuck_until_it_is_repaired() {
         assert_eq!(stage.settle(), End::Stuck, "{undo}: not repaired yet");
         repair(&mut stage);
     }
+}
+
+#[test]
+fn a_store_that_takes_no_snapshots_holds_up_no_rollback_and_no_return() {
+    let mut stage = Stage::live();
+    stage.ask(Stage::start("2", Plan::all_at_once())).unwrap();
+    assert_eq!(stage.settle(), End::Promoted);
+    stage.host.fail(When::Every("snapshot"), Fault::Refused);
+    // A new release does not begin without its evidence, and leaves no stuck model.
+    stage.ask(Stage::start("3", plan())).unwrap();
+    assert_eq!(stage.settle(), End::RolledBack);
+    let causes = stage.release().causes;
+    assert!(causes.len() == 2 && causes.iter().all(|cause| cause.contains("snapshot")), "{causes:?}");
+    assert_eq!(stage.known().live.unwrap().version.as_str(), "2");
+    // The way back to the last good version is open all the same, and says what is missing.
+    let Event::Start(mut start) = Stage::start("1", Plan::all_at_once()) else { unreachable!() };
+    start.kind = Kind::Return;
+    stage.ask(Event::Start(start)).unwrap();
+    assert_eq!(stage.settle(), End::Promoted);
+    assert_eq!(stage.known().live.unwrap().version.as_str(), "1");
+    let missing = stage.release().log.iter().filter(|logged| matches!(&logged.outcome, Some(Err(_)))).count();
+    assert_eq!(missing, 2, "both snapshots are missing in the log");
 }

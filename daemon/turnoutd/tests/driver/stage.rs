@@ -416,7 +416,7 @@ impl Stage {
 }
 
 /// A process that another test starts has the lock too, from its fork until its exec.
-fn open_journal(folder: &Path) -> Journal {
+pub fn open_journal(folder: &Path) -> Journal {
     let deadline = Instant::now() + DEADLINE;
     loop {
         match Journal::open(folder, OpenOptions::default()) {

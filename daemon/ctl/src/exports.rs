@@ -1,0 +1,206 @@
+//! `turnoutctl audit export` and `audit check`: a snapshot as a file with the signed list of its content beside it, and
+//! the comparison of what somebody received with that list. Checking needs no daemon.
+
+use crate::error::{Exit, Failure, chain};
+use crate::render::{BAD, DIM, GOOD, STRONG, Screen, bytes, count, safe};
+use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, openat, openat2};
+use serde_json::json;
+use std::collections::BTreeMap;
+use std::fs::{self, File, OpenOptions};
+use std::io::Write;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use turnout_manifest::envelope::Envelope;
+use turnout_manifest::key::PublicKey;
+use turnout_manifest::{Sha256, canonical};
+use turnout_protocol::archive::{DIGESTS_SCHEMA, DIGESTS_TYPE, Digests};
+use turnout_protocol::client::Client;
+use turnout_protocol::control::SCHEMA;
+
+/// Largest list that is read, bytes.
+const LIST_MAX: u64 = 64 << 20;
+/// Deepest folder that is looked into.
+const DEPTH_MAX: usize = 64;
+
+/// Writes the stream and the list. Neither file is there under its name before it is whole.
+pub async fn export(
+    client: &Client,
+    screen: &mut Screen,
+    (snapshot, file): (&str, Option<PathBuf>),
+) -> Result<Exit, Failure> {
+    let file = file.unwrap_or_else(|| PathBuf::from(format!("{snapshot}.btrfs")));
+    let list = with_suffix(&file, ".digests.json");
+    let signed = client.snapshot_digests(snapshot).await?;
+    let mut stream = client.snapshot_stream(snapshot).await?;
+    let unfinished = with_suffix(&file, ".part");
+    let mut out = Unfinished::create(unfinished)?;
+    let mut size = 0;
+    while let Some(piece) = stream.next().await? {
+        out.file.write_all(&piece).map_err(|error| Failure::file("write", &out.path, &error))?;
+        size += piece.len() as u64;
+    }
+    out.keep_as(&file)?;
+    let mut out = Unfinished::create(with_suffix(&list, ".part"))?;
+    out.file.write_all(signed.envelope.as_bytes()).map_err(|error| Failure::file("write", &list, &error))?;
+    out.keep_as(&list)?;
+    let text = format!(
+        "{GOOD}exported{GOOD:#} {STRONG}{}{STRONG:#}\nstream   {} ({})\ndigests  {}, signed by this host\n\
+         {DIM}hint:{DIM:#} elsewhere: `btrfs receive -f {} DIR`, then `turnoutctl audit check DIR/{} \
+         --digests {} --key HOST.pem`; the key is printed by `turnoutctl audit key`\n",
+        safe(snapshot),
+        file.display(),
+        bytes(size),
+        list.display(),
+        file.display(),
+        safe(snapshot),
+        list.display(),
+    );
+    let value = json!({
+        "schema": SCHEMA, "snapshot": snapshot, "stream": file, "bytes": size, "digests": list,
+    });
+    screen.show(&value, &text)?;
+    Ok(Exit::Done)
+}
+
+fn with_suffix(file: &Path, suffix: &str) -> PathBuf {
+    let mut name = file.as_os_str().to_owned();
+    name.push(suffix);
+    PathBuf::from(name)
+}
+
+/// A file that goes away unless it is kept.
+struct Unfinished {
+    path: PathBuf,
+    file: File,
+    kept: bool,
+}
+
+impl Unfinished {
+    fn create(path: PathBuf) -> Result<Self, Failure> {
+        // What the models are made of is not for everybody.
+        let made = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&path);
+        let file = made.map_err(|error| Failure::file("create", &path, &error))?;
+        Ok(Self { path, file, kept: false })
+    }
+
+    fn keep_as(mut self, name: &Path) -> Result<(), Failure> {
+        let kept = self.file.sync_all().and_then(|()| fs::rename(&self.path, name));
+        kept.map_err(|error| Failure::file("write", name, &error))?;
+        self.kept = true;
+        Ok(())
+    }
+}
+
+impl Drop for Unfinished {
+    fn drop(&mut self) {
+        if !self.kept {
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
+/// Compares every file below a folder with the list, and the list's signature with the key.
+pub fn check(screen: &mut Screen, dir: &Path, (list, key): (&Path, &Path)) -> Result<Exit, Failure> {
+    let digests = read_list(list, key)?;
+    let differences = differences(dir, &digests)?;
+    let value = json!({
+        "schema": SCHEMA, "snapshot": digests.snapshot, "files": digests.files.len(), "differences": differences,
+    });
+    if differences.is_empty() {
+        let files = count(digests.files.len() as u64, "file");
+        let text = format!(
+            "{GOOD}same{GOOD:#}: {files} are as the host signed them for {}\n",
+            safe(&digests.snapshot)
+        );
+        screen.show(&value, &text)?;
+        return Ok(Exit::Done);
+    }
+    let mut text =
+        format!("{BAD}different{BAD:#} from what the host signed for {}\n", safe(&digests.snapshot));
+    for line in &differences {
+        text += &format!("  - {}\n", safe(line));
+    }
+    screen.show(&value, &text)?;
+    Ok(Exit::Refused)
+}
+
+fn read_list(list: &Path, key: &Path) -> Result<Digests, Failure> {
+    let refused = |what: String| Failure::new(Exit::Refused, format!("`{}`: {what}", list.display()));
+    let size = fs::metadata(list).map_err(|error| Failure::file("read", list, &error))?.len();
+    if size > LIST_MAX {
+        return Err(refused(format!("it is longer than {LIST_MAX} bytes")));
+    }
+    let text = fs::read(list).map_err(|error| Failure::file("read", list, &error))?;
+    let pem = fs::read_to_string(key).map_err(|error| Failure::file("read", key, &error))?;
+    let key = PublicKey::from_pem(&pem)
+        .map_err(|error| Failure::new(Exit::Refused, format!("`{}`: {}", key.display(), chain(&error))))?;
+    let envelope = Envelope::parse(&text).map_err(|error| refused(chain(&error)))?;
+    let signed = envelope.signed_bytes();
+    let holds = |signature: &turnout_manifest::envelope::EnvelopeSignature| {
+        signature.key_id == key.id() && key.verifies(&signed, &signature.signature)
+    };
+    if envelope.payload_type() != DIGESTS_TYPE || !envelope.signatures().iter().any(holds) {
+        return Err(refused(format!("it is not a list of files signed by {}", key.id()))
+            .hint("compare the key with what `turnoutctl audit key` prints on the host"));
+    }
+    let digests: Digests =
+        canonical::from_canonical(envelope.payload()).map_err(|error| refused(chain(&error)))?;
+    if digests.schema != DIGESTS_SCHEMA {
+        return Err(refused(format!("its schema is `{}`, not `{DIGESTS_SCHEMA}`", safe(&digests.schema))));
+    }
+    Ok(digests)
+}
+
+/// One line for each file that is missing, too many, or other than listed.
+fn differences(dir: &Path, digests: &Digests) -> Result<Vec<String>, Failure> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let root =
+        openat(CWD, dir, flags, Mode::empty()).map_err(|error| Failure::file("open", dir, &error.into()))?;
+    let mut there = BTreeMap::new();
+    walk(dir, "", (&mut there, 0))?;
+    let mut differences = Vec::new();
+    for entry in &digests.files {
+        if there.remove(&entry.path).is_none() {
+            differences.push(format!("`{}` is missing", entry.path));
+        } else if let Some(why) = differs(&root, &entry.path, (entry.size, entry.sha256)) {
+            differences.push(format!("`{}` {why}", entry.path));
+        }
+    }
+    differences.extend(there.into_keys().map(|path| format!("`{path}` is not in the list")));
+    Ok(differences)
+}
+
+fn differs(root: &OwnedFd, path: &str, (size, digest): (u64, Sha256)) -> Option<String> {
+    let inside = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let opened = openat2(root, path, flags, Mode::empty(), inside);
+    let mut file = match opened {
+        Ok(file) => File::from(file),
+        Err(error) => return Some(format!("cannot be opened: {error}")),
+    };
+    match Sha256::of_reader(&mut file) {
+        Ok((found, length)) if found == digest && length == size => None,
+        Ok((found, length)) => Some(format!("is {length} bytes, {found}; signed was {size} bytes, {digest}")),
+        Err(error) => Some(format!("cannot be read: {error}")),
+    }
+}
+
+fn walk(dir: &Path, below: &str, (there, depth): (&mut BTreeMap<String, ()>, usize)) -> Result<(), Failure> {
+    let folder = dir.join(below);
+    let failed = |error: &std::io::Error| Failure::file("read", &folder, error);
+    if depth > DEPTH_MAX {
+        return Err(Failure::new(Exit::Refused, format!("`{}` is nested too deeply", folder.display())));
+    }
+    for entry in fs::read_dir(&folder).map_err(|error| failed(&error))? {
+        let entry = entry.map_err(|error| failed(&error))?;
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let path = if below.is_empty() { name } else { format!("{below}/{name}") };
+        if entry.file_type().map_err(|error| failed(&error))?.is_dir() {
+            walk(dir, &path, (there, depth + 1))?;
+        } else {
+            there.insert(path, ());
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,263 @@
+//! Snapshots of the volume, read, mounted, sent and deleted. Whether something is mounted is asked of the kernel, in
+//! every mount namespace: nothing that a reader or a worker sees is deleted.
+
+use crate::HostError;
+use crate::archive::{Archive, Inside, MountPlace, Reference, ScrubFound, StoreState, Unmount};
+use crate::beneath::{Folder, Kind, walk};
+use crate::image;
+use crate::linux_store::{ENVELOPE, ENVELOPE_MAX};
+use crate::mounts::{Mount, all_mount_tables, detached_tree, mount_table, mounts_at, within_namespace_of};
+use crate::scrub;
+use crate::sending;
+use crate::snapshots::checked_name;
+use crate::store::StoredName;
+use crate::volume::{Volume, delete_subvolume};
+use rustix::fs::{CWD, Mode, OFlags, StatVfsMountFlags, openat, statvfs};
+use rustix::mount::{MoveMountFlags, UnmountFlags, move_mount, unmount};
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering;
+use turnout_manifest::Sha256;
+use turnout_manifest::manifest::FileEntry;
+
+/// Longest document at a snapshot's root that is read whole, bytes.
+const DOCUMENT_MAX: u64 = 16 << 20;
+
+impl Archive for Volume {
+    fn inside(&self, snapshot: &str) -> Result<Inside, HostError> {
+        let path = self.snapshot(snapshot)?;
+        let mut inside = Inside::default();
+        for name in names_in(&path)? {
+            let file = path.join(&name);
+            if file.is_file() {
+                inside.documents.insert(name, read_most(&file, DOCUMENT_MAX)?);
+            }
+        }
+        let journal = path.join("journal");
+        for name in names_in(&journal)? {
+            let segment = journal.join(&name);
+            let size = fs::metadata(&segment).map_err(HostError::os("stat", segment.display()))?.len();
+            inside.journal.insert(name, size);
+        }
+        let versions = path.join("versions");
+        for name in names_in(&versions)? {
+            if let Some(stored) = StoredName::from_folder(&name) {
+                let envelope = read_most(&versions.join(&name).join(ENVELOPE), ENVELOPE_MAX)?;
+                inside.versions.insert(stored, envelope);
+            }
+        }
+        Ok(inside)
+    }
+
+    fn files(&self, snapshot: &str) -> Result<Vec<FileEntry>, HostError> {
+        digest_list(&self.snapshot(snapshot)?)
+    }
+
+    fn send(&self, snapshot: &str) -> Result<Box<dyn Read + Send>, HostError> {
+        sending::start(&self.snapshot(snapshot)?)
+    }
+
+    fn mount_snapshot(&self, snapshot: &str, place: &MountPlace) -> Result<(), HostError> {
+        // Held until it is in a mount table, where a deletion looks.
+        let _alone = self.references_lock();
+        let tree = detached_tree(&self.snapshot(snapshot)?)?;
+        within_namespace_of(place.pid, || attach(tree.as_fd(), &place.at))
+    }
+
+    fn unmount_snapshot(&self, snapshot: &str, at: &Path, how: Unmount) -> Result<bool, HostError> {
+        let wanted = self.inner_path()?.join("audit").join(checked_name(snapshot)?);
+        // The daemon's own namespace, then that of the host: the mount was made in one of them.
+        if take_away(&wanted, at, how)? {
+            return Ok(true);
+        }
+        if fs::read_link("/proc/1/ns/mnt").is_err() {
+            return Ok(false);
+        }
+        within_namespace_of(1, || take_away(&wanted, at, how))
+    }
+
+    fn references(&self) -> Result<Vec<Reference>, HostError> {
+        let (inner, source) = (self.inner_path()?, self.covering_mount()?.source);
+        let mut found: Vec<Reference> = all_mount_tables()?
+            .into_iter()
+            .filter(|mount| mount.kind == "btrfs" && mount.source == source)
+            .filter_map(|mount| reference(&inner, mount))
+            .collect();
+        found.sort();
+        found.dedup();
+        Ok(found)
+    }
+
+    fn delete_snapshot(&self, snapshot: &str) -> Result<(), HostError> {
+        self.delete_unmounted(&format!("audit/{}", checked_name(snapshot)?))
+    }
+
+    fn delete_version(&self, name: &StoredName) -> Result<(), HostError> {
+        self.delete_unmounted(&format!("versions/{name}"))
+    }
+
+    fn store_state(&self) -> Result<StoreState, HostError> {
+        let root = self.root();
+        let room = statvfs(root).map_err(HostError::os("statvfs", root.display()))?;
+        let image = self.image();
+        Ok(StoreState {
+            kind: if image.is_some() { "btrfs-image" } else { "btrfs" }.to_owned(),
+            path: root.to_owned(),
+            image: image.map(Path::to_owned),
+            total_bytes: room.f_blocks * room.f_frsize,
+            free_bytes: room.f_bavail * room.f_frsize,
+            reserve_bytes: self.reserve(&room),
+            read_only: room.f_flag.contains(StatVfsMountFlags::RDONLY),
+        })
+    }
+
+    fn grow(&self, bytes: u64) -> Result<(), HostError> {
+        let image = self.image().ok_or_else(|| HostError::Unsupported {
+            what: "the store is a subvolume of the host's own Btrfs and has no image".to_owned(),
+            remedy: "grow the file system that it lies on",
+        })?;
+        image::grow((image, self.root()), bytes)
+    }
+
+    fn scrub(&self) -> Result<ScrubFound, HostError> {
+        self.scrubbing.store(true, Ordering::Relaxed);
+        let found = scrub::run(self.root());
+        self.scrubbing.store(false, Ordering::Relaxed);
+        found
+    }
+
+    fn stop_scrub(&self) {
+        if self.scrubbing.load(Ordering::Relaxed) {
+            scrub::stop(self.root());
+        }
+    }
+}
+
+impl Volume {
+    /// The folder of a snapshot that is there.
+    fn snapshot(&self, name: &str) -> Result<PathBuf, HostError> {
+        let path = self.audit_folder().join(checked_name(name)?);
+        match fs::symlink_metadata(&path) {
+            Ok(_) => Ok(path),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                Err(HostError::Missing { kind: "snapshot", name: name.to_owned() })
+            }
+            Err(error) => Err(HostError::os("stat", path.display())(error)),
+        }
+    }
+
+    fn delete_unmounted(&self, what: &str) -> Result<(), HostError> {
+        let _alone = self.references_lock();
+        let path = self.root().join(what);
+        if fs::symlink_metadata(&path).is_err_and(|error| error.kind() == io::ErrorKind::NotFound) {
+            return Ok(());
+        }
+        let mut places: Vec<String> = Vec::new();
+        for reference in self.references()?.into_iter().filter(|reference| reference.of == what) {
+            places.push(reference.at.display().to_string());
+        }
+        if !places.is_empty() {
+            return Err(HostError::InUse { what: what.to_owned(), places });
+        }
+        delete_subvolume(&path)
+    }
+
+    /// The mount that the store lies on: its own, or the host's.
+    fn covering_mount(&self) -> Result<Mount, HostError> {
+        let mounts = mount_table()?.into_iter().filter(|mount| self.root().starts_with(&mount.point));
+        // Of two on one point, the later line is on top.
+        let covering = mounts.max_by_key(|mount| (mount.point.components().count(), mount.id));
+        covering.ok_or_else(|| HostError::Missing { kind: "mount", name: self.root().display().to_string() })
+    }
+
+    /// The store's path within its file system, as mount tables name it.
+    fn inner_path(&self) -> Result<PathBuf, HostError> {
+        let mount = self.covering_mount()?;
+        let below = self.root().strip_prefix(&mount.point).unwrap_or(Path::new(""));
+        Ok(mount.root.join(below))
+    }
+}
+
+/// Every file below a folder, read through descriptors that cannot leave it.
+pub(crate) fn digest_list(root: &Path) -> Result<Vec<FileEntry>, HostError> {
+    let folder = Folder::open(root)?;
+    let mut files = Vec::new();
+    walk(root, &mut |path, kind| {
+        if kind == Kind::File {
+            let missing = || HostError::Missing { kind: "file", name: path.to_owned() };
+            let mut file = folder.read(path)?.ok_or_else(missing)?;
+            let (sha256, size) = Sha256::of_reader(&mut file).map_err(HostError::os("read", path))?;
+            files.push(FileEntry { path: path.to_owned(), size, sha256 });
+        }
+        Ok(())
+    })?;
+    files.sort_by(|a, b| a.path.cmp(&b.path));
+    Ok(files)
+}
+
+fn attach(tree: BorrowedFd<'_>, at: &Path) -> Result<(), HostError> {
+    // Mount tables name real paths, and so does the journal.
+    if fs::canonicalize(at).map_err(HostError::os("realpath", at.display()))? != at {
+        return Err(HostError::Unsupported {
+            what: format!("`{}` is not a real path", at.display()),
+            remedy: "give the path that `realpath` prints",
+        });
+    }
+    if !mounts_at(at)?.is_empty() {
+        return Err(HostError::InUse {
+            what: at.display().to_string(),
+            places: vec!["a mount is there already".to_owned()],
+        });
+    }
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let point = openat(CWD, at, flags, Mode::empty()).map_err(HostError::os("open", at.display()))?;
+    let onto = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
+    move_mount(tree, "", &point, "", onto).map_err(HostError::os("move_mount", at.display()))
+}
+
+fn take_away(wanted: &Path, at: &Path, how: Unmount) -> Result<bool, HostError> {
+    let mounts = mounts_at(at)?;
+    let top = mounts.iter().find(|mount| !mounts.iter().any(|other| other.parent == mount.id));
+    if top.is_none_or(|top| top.kind != "btrfs" || top.root != wanted) {
+        return Ok(false);
+    }
+    let flags = match how {
+        Unmount::WhenIdle => UnmountFlags::NOFOLLOW,
+        Unmount::AtOnce => UnmountFlags::NOFOLLOW | UnmountFlags::DETACH,
+    };
+    match unmount(at, flags) {
+        Ok(()) => Ok(true),
+        Err(rustix::io::Errno::BUSY) => Err(HostError::InUse {
+            what: at.display().to_string(),
+            places: vec!["something in it is open".to_owned()],
+        }),
+        Err(error) => Err(HostError::os("umount2", at.display())(error)),
+    }
+}
+
+/// What of the store a mount shows: a snapshot or a version, whole or a folder in it.
+fn reference(inner: &Path, mount: Mount) -> Option<Reference> {
+    let below = mount.root.strip_prefix(inner).ok()?;
+    let mut parts = below.components().map(|part| part.as_os_str().to_string_lossy());
+    let (folder, name) = (parts.next()?, parts.next()?);
+    let ours = folder == "audit" || folder == "versions";
+    ours.then(|| Reference { of: format!("{folder}/{name}"), at: mount.point })
+}
+
+fn names_in(folder: &Path) -> Result<Vec<String>, HostError> {
+    let failed = || HostError::os("readdir", folder.display());
+    let mut names = Vec::new();
+    for entry in fs::read_dir(folder).map_err(failed())? {
+        names.extend(entry.map_err(failed())?.file_name().into_string());
+    }
+    Ok(names)
+}
+
+fn read_most(path: &Path, most: u64) -> Result<Vec<u8>, HostError> {
+    let mut bytes = Vec::new();
+    let file = File::open(path).map_err(HostError::os("open", path.display()))?;
+    file.take(most).read_to_end(&mut bytes).map_err(HostError::os("read", path.display()))?;
+    Ok(bytes)
+}

@@ -1,0 +1,79 @@
+//! `[retention]` and `[store]`: how long snapshots and versions are kept, and how often the store is read through.
+
+use serde::Deserialize;
+use std::time::Duration;
+use turnout_engine::retention::Policy;
+
+/// Days after which the store is read through again, unless told otherwise.
+const SCRUB_DAYS: u32 = 30;
+/// Most days that can be asked for: a hundred years.
+const DAYS_MAX: u32 = 36_525;
+const DAY: Duration = Duration::from_secs(86_400);
+
+/// How long snapshots and versions are kept. What one key keeps is kept; without any, everything is.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct RawRetention {
+    /// The newest so many snapshots stay.
+    keep_last: Option<u32>,
+    /// Snapshots younger than this stay.
+    keep_within_days: Option<u32>,
+    /// The newest so many versions of each model stay, beside those that are live, last good or held.
+    keep_versions: Option<u32>,
+}
+
+/// Care of the store.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct RawStore {
+    /// Days between two scrubs, 0 for none. Default 30 for a store in an image of its own, none on the host's Btrfs.
+    scrub_days: Option<u32>,
+}
+
+/// Retention and scrubs, checked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Keep {
+    /// What may be deleted.
+    pub policy: Policy,
+    scrub_days: Option<u32>,
+}
+
+impl Keep {
+    pub(super) fn check(retention: &RawRetention, store: &RawStore, problems: &mut Vec<String>) -> Self {
+        for (key, count) in [("keep_last", retention.keep_last), ("keep_versions", retention.keep_versions)] {
+            if count == Some(0) {
+                problems.push(format!("retention.{key} must be 1 or more: leave it out to keep everything"));
+            }
+        }
+        for (key, days) in [
+            ("retention.keep_within_days", retention.keep_within_days),
+            ("store.scrub_days", store.scrub_days),
+        ] {
+            if days.is_some_and(|days| days > DAYS_MAX) {
+                problems.push(format!("{key} must be at most {DAYS_MAX}"));
+            }
+        }
+        let milliseconds = |days: u32| u64::from(days) * 86_400_000;
+        let policy = Policy {
+            keep_last: retention.keep_last,
+            keep_within_ms: retention.keep_within_days.map(milliseconds),
+            keep_versions: retention.keep_versions,
+        };
+        Self { policy, scrub_days: store.scrub_days }
+    }
+
+    /// How often the store is read through. The host's own Btrfs is cared for by the host, unless it is asked for here.
+    pub fn scrub_every(&self, own_image: bool) -> Option<Duration> {
+        let days = self.scrub_days.unwrap_or(if own_image { SCRUB_DAYS } else { 0 });
+        (days > 0).then(|| DAY * days)
+    }
+
+    /// The policy in words, one rule a line.
+    pub fn rules(&self) -> Vec<String> {
+        let Policy { keep_last, keep_within_ms, keep_versions } = self.policy;
+        let last = keep_last.map(|last| format!("the newest {last} snapshots stay"));
+        let days = keep_within_ms.map(|ms| format!("snapshots younger than {} days stay", ms / 86_400_000));
+        let versions = keep_versions.map(|count| format!("the newest {count} versions of each model stay"));
+        last.into_iter().chain(days).chain(versions).collect()
+    }
+}

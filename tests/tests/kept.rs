@@ -1,0 +1,189 @@
+//! An auditor's day, through the command line on a real store: snapshots on demand, mounted for a while, held, compared,
+//! exported and checked, while traffic flows and the daemon dies in between; then versions are deleted.
+
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
+use turnout_scenarios::models::{self, FIRST, Source};
+use turnout_scenarios::scenario::{LIMIT, Scene, names, play, until};
+
+/// Time for which a snapshot is mounted; the daemon is dead when it is over.
+const SHORT: &str = "2s";
+
+#[test]
+fn evidence_is_taken_read_exported_and_deleted_beside_traffic() {
+    play("kept", |scene| {
+        scene.instance.configure("retention.keep_last", "2")?;
+        scene.open_with(&["better", "slow"])?;
+        let traffic = scene.traffic()?;
+        let first = taken(scene, "before the change")?;
+        scene.ctl.ok(&[
+            "release",
+            "start",
+            "digits@better",
+            "--wait",
+            "--timeout",
+            "30s",
+            "--plan",
+            &at_once(scene)?,
+        ])?;
+        let second = taken(scene, "after the change")?;
+        index_shows(scene)?;
+        mounts_end(scene, &first)?;
+        compares(scene, (&first, &second))?;
+        exports(scene, &first)?;
+        prunes(scene, &first)?;
+        removes(scene)?;
+        let verified = scene.ctl.ok(&["audit", "verify"])?;
+        ensure!(verified.value["size"].as_u64().is_some_and(|size| size > 50), "{}", verified.value);
+        scene.finish_whole(traffic).map(drop)
+    });
+}
+
+fn at_once(scene: &Scene) -> Result<String> {
+    scene.plan("steps: [{percent: 100}]\nwindow: 200ms\nminimum_requests: 1\nwindows: {look_back: 1, consecutive: 1}\n")
+}
+
+fn taken(scene: &Scene, note: &str) -> Result<String> {
+    let made = scene.ctl.ok(&["audit", "snapshot", "--note", note])?;
+    ensure!(made.text("/note")? == note, "{}", made.value);
+    made.text("/name").map(str::to_owned)
+}
+
+fn rows(scene: &Scene, filters: &[&str]) -> Result<Vec<Value>> {
+    let list = scene.ctl.ok(&[&["audit", "snapshots"], filters].concat())?;
+    list.value["snapshots"].as_array().cloned().context("no list of snapshots")
+}
+
+fn index_shows(scene: &Scene) -> Result<()> {
+    let all = rows(scene, &[])?;
+    let reasons: Vec<&str> = all.iter().filter_map(|row| row["reason"].as_str()).collect();
+    let of = |reason: &str| reasons.iter().filter(|word| **word == reason).count();
+    ensure!((of("import"), of("release"), of("request")) == (3, 4, 2), "{reasons:?}");
+    let better = rows(scene, &["--model", "digits", "--version", "better", "--since", "1h"])?;
+    ensure!(!better.is_empty() && better.len() < all.len(), "{} of {}", better.len(), all.len());
+    ensure!(rows(scene, &["--model", "cancer"])?.is_empty(), "no snapshot shows another model");
+    Ok(())
+}
+
+/// Mounted until its time is over, although the daemon is killed meanwhile and its time is over before the next one runs.
+fn mounts_end(scene: &mut Scene, snapshot: &str) -> Result<()> {
+    let dir = scene.instance.folder().join("mnt");
+    fs::create_dir(&dir)?;
+    let at = models::text(&dir)?.to_owned();
+    scene.ctl.ok(&["audit", "mount", snapshot, &at, "--for", "10m"])?;
+    ensure!(
+        names(&dir) == ["config.toml", "journal", "state.json", "trust.json", "versions"],
+        "{:?}",
+        names(&dir)
+    );
+    let refused = fs::write(dir.join("state.json"), "x").unwrap_err();
+    ensure!(refused.kind() == std::io::ErrorKind::ReadOnlyFilesystem, "{refused}");
+    scene.ctl.ok(&["audit", "verify", &at])?;
+    scene.ctl.ok(&["audit", "unmount", &at])?;
+    ensure!(names(&dir).is_empty(), "{:?}", names(&dir));
+
+    scene.ctl.ok(&["audit", "mount", snapshot, &at, "--for", SHORT])?;
+    scene.instance.kill()?;
+    std::thread::sleep(Duration::from_secs(3));
+    ensure!(!names(&dir).is_empty(), "nobody is there to take it away");
+    scene.instance.start()?;
+    until("the mount is taken away", LIMIT, || Ok(names(&dir).is_empty().then_some(())))?;
+    let ended = |record: &Value| record["event"] == "mount-ended" && record["why"] == "its time was over";
+    until("the journal says so", LIMIT, || Ok(scene.records(0)?.iter().any(ended).then_some(())))
+}
+
+fn compares(scene: &Scene, (first, second): (&str, &str)) -> Result<()> {
+    let found = scene.ctl.ok(&["audit", "diff", first, second])?.value;
+    let live = &found["live"][0];
+    ensure!(live["from"]["version"] == FIRST && live["to"]["version"] == "better", "{live}");
+    ensure!(found["versions"][0]["weights"][0]["change"] == "changed", "{}", found["versions"]);
+    ensure!(
+        found["trust"] == serde_json::json!([]) && found["journal_records"].as_i64() > Some(5),
+        "{found}"
+    );
+    Ok(())
+}
+
+/// The stream, received on another Btrfs, has the files that the host signed; one changed byte is found.
+fn exports(scene: &Scene, snapshot: &str) -> Result<()> {
+    let folder = scene.instance.folder();
+    let (file, key) = (folder.join("case.btrfs"), folder.join("host.pem"));
+    scene.ctl.ok(&["audit", "export", snapshot, "-o", models::text(&file)?])?;
+    let printed = scene.ctl.ok(&["audit", "key"])?;
+    fs::write(&key, printed.text("/public_key")?)?;
+    // The test's own store has room for a second copy, beside the first.
+    let into = scene.instance.state().join("store/received");
+    fs::create_dir(&into)?;
+    let received =
+        std::process::Command::new("btrfs").arg("receive").arg("-f").arg(&file).arg(&into).output()?;
+    ensure!(received.status.success(), "{received:?}");
+    let copy = into.join(snapshot);
+    let list = folder.join("case.btrfs.digests.json");
+    let check = |dir: &Path, key: &Path| {
+        let arguments = [models::text(dir)?, "--digests", models::text(&list)?, "--key", models::text(key)?];
+        scene.ctl.run(&[&["audit", "check"], &arguments[..]].concat())
+    };
+    check(&copy, &key)?.expect(0)?;
+    let tampered = folder.join("tampered");
+    let copied = std::process::Command::new("cp").arg("-r").arg(&copy).arg(&tampered).status()?;
+    ensure!(copied.success(), "cp");
+    fs::write(tampered.join("state.json"), "{}")?;
+    fs::write(tampered.join("more"), "x")?;
+    let found = check(&tampered, &key)?.expect(3)?;
+    ensure!(found.value["differences"].as_array().is_some_and(|lines| lines.len() == 2), "{}", found.value);
+    let other = folder.join("other.pem");
+    scene.ctl.ok(&["key", "generate", models::text(&other)?])?;
+    check(&copy, &folder.join("other.pub.pem"))?.expect(3)?;
+    let deleted = std::process::Command::new("btrfs").args(["subvolume", "delete"]).arg(&copy).status()?;
+    ensure!(deleted.success(), "btrfs subvolume delete");
+    fs::remove_dir(&into).map_err(Into::into)
+}
+
+/// Two snapshots are to be kept; more stay: those of the live and the last good version, and the held one.
+fn prunes(scene: &Scene, held: &str) -> Result<()> {
+    scene.ctl.ok(&["audit", "hold", held, "--reason", "case 17"])?;
+    let before = rows(scene, &[])?;
+    let would = scene.ctl.ok(&["audit", "prune", "--dry-run"])?.value;
+    ensure!(rows(scene, &[])? == before, "a dry run changes nothing");
+    let went = scene.ctl.ok(&["audit", "prune"])?.value;
+    ensure!(
+        went["gone"] == would["gone"] && went["gone"].as_array().is_some_and(|gone| gone.len() == 3),
+        "{went}"
+    );
+    let left = rows(scene, &[])?;
+    ensure!(left.len() + 3 == before.len(), "{left:?}");
+    let notes: Vec<&str> = left.iter().filter_map(|row| row["note"].as_str()).collect();
+    for note in
+        ["before the change", "before r-1", "after r-1", "before r-2", "after r-2", "after the change"]
+    {
+        ensure!(notes.contains(&note), "{note} is gone: {notes:?}");
+    }
+    let records = scene.records(0)?;
+    let at = |event: &str| records.iter().position(|record| record["event"] == event);
+    ensure!(at("snapshot-deleting") < at("snapshot-deleted"), "announced before it happens");
+    scene.ctl.ok(&["audit", "release-hold", held]).map(drop)
+}
+
+fn removes(scene: &Scene) -> Result<()> {
+    for needed in [FIRST, "better"] {
+        let refused = scene.ctl.run(&["model", "remove", &format!("digits@{needed}")])?.expect(1)?;
+        ensure!(refused.stderr.contains("must stay"), "{}", refused.stderr);
+    }
+    scene.ctl.ok(&["model", "remove", "digits@slow"])?;
+    let stored = names(&scene.instance.state().join("store/versions"));
+    ensure!(stored.len() == 2, "{stored:?}");
+    // The label stays bound to its content, which may come back.
+    scene.import(Source::of("digits", "slow"))?;
+    let shown = scene.ctl.ok(&["store", "show"])?.value;
+    ensure!(shown["kind"] == "btrfs-image" && shown["versions"] == 3, "{shown}");
+    let total = shown["total_bytes"].as_u64().context("no size")?;
+    let larger = format!("{}MiB", (total >> 20) + 64);
+    let grown = scene.ctl.ok(&["store", "grow", &larger])?.value;
+    ensure!(grown["total_bytes"].as_u64() == Some(total + (64 << 20)), "{grown}");
+    let scrubbed = scene.ctl.ok(&["store", "scrub"])?.value;
+    ensure!(scrubbed["errors"] == 0 && scrubbed["bytes"].as_u64() > Some(0), "{scrubbed}");
+    Ok(())
+}
