@@ -2,11 +2,17 @@
 //! exported and checked, while traffic flows and the daemon dies in between; then versions are deleted.
 
 use anyhow::{Context, Result, ensure};
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use std::fs;
+use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::path::Path;
 use std::time::Duration;
-use turnout_scenarios::models::{self, FIRST, Source};
+use turnout_manifest::Sha256;
+use turnout_scenarios::models::{self, FIRST};
 use turnout_scenarios::scenario::{LIMIT, Scene, names, play, until};
 
 /// Time for which a snapshot is mounted; the daemon is dead when it is over.
@@ -79,8 +85,8 @@ fn mounts_end(scene: &mut Scene, snapshot: &str) -> Result<()> {
         "{:?}",
         names(&dir)
     );
-    let refused = fs::write(dir.join("state.json"), "x").unwrap_err();
-    ensure!(refused.kind() == std::io::ErrorKind::ReadOnlyFilesystem, "{refused}");
+    let refused = fs::write(dir.join("state.json"), "x").err().map(|error| error.kind());
+    ensure!(refused == Some(std::io::ErrorKind::ReadOnlyFilesystem), "{refused:?}");
     scene.ctl.ok(&["audit", "verify", &at])?;
     scene.ctl.ok(&["audit", "unmount", &at])?;
     ensure!(names(&dir).is_empty(), "{:?}", names(&dir));
@@ -176,7 +182,7 @@ fn removes(scene: &Scene) -> Result<()> {
     let stored = names(&scene.instance.state().join("store/versions"));
     ensure!(stored.len() == 2, "{stored:?}");
     // The label stays bound to its content, which may come back.
-    scene.import(Source::of("digits", "slow"))?;
+    models::import(&scene.ctl, &scene.bundles.join("digits-slow"))?.expect(0)?;
     let shown = scene.ctl.ok(&["store", "show"])?.value;
     ensure!(shown["kind"] == "btrfs-image" && shown["versions"] == 3, "{shown}");
     let total = shown["total_bytes"].as_u64().context("no size")?;
@@ -185,5 +191,157 @@ fn removes(scene: &Scene) -> Result<()> {
     ensure!(grown["total_bytes"].as_u64() == Some(total + (64 << 20)), "{grown}");
     let scrubbed = scene.ctl.ok(&["store", "scrub"])?.value;
     ensure!(scrubbed["errors"] == 0 && scrubbed["bytes"].as_u64() > Some(0), "{scrubbed}");
+    Ok(())
+}
+
+/// Where snapshots are served in this network.
+const HTTP: &str = "127.0.0.1:8790";
+
+#[test]
+fn snapshots_are_read_over_http_through_a_process_without_rights() {
+    play("audit-http", |scene| {
+        scene.instance.configure("audit.http.listen", &format!("{HTTP:?}"))?;
+        scene.open_with(&[])?;
+        let snapshot = taken(scene, "to be read")?;
+        reads(scene, &snapshot)?;
+        leads_nowhere_else(&snapshot)?;
+        has_no_rights(scene)?;
+        // It is started again when it dies, and goes with the daemon.
+        kill_process(view_process(scene)?, Signal::KILL)?;
+        until("it is served again", LIMIT, || {
+            Ok(get(&format!("/{snapshot}/"), "").ok().filter(|a| a.status == 200))
+        })?;
+        let process = view_process(scene)?;
+        scene.instance.kill()?;
+        let gone = || Ok((!Path::new(&format!("/proc/{}", process.as_raw_nonzero())).exists()).then_some(()));
+        until("the process is gone with its daemon", LIMIT, gone)
+    });
+}
+
+struct Answer {
+    status: u16,
+    head: String,
+    body: Vec<u8>,
+}
+
+/// One request on a connection of its own, with the path as it is.
+fn ask(method: &str, path: &str, headers: &str) -> Result<Answer> {
+    let mut stream = TcpStream::connect(HTTP)?;
+    stream.set_read_timeout(Some(LIMIT))?;
+    write!(stream, "{method} {path} HTTP/1.1\r\nhost: audit\r\nconnection: close\r\n{headers}\r\n")?;
+    let mut bytes = Vec::new();
+    stream.read_to_end(&mut bytes)?;
+    let end = bytes.windows(4).position(|four| four == b"\r\n\r\n").context("no head")?;
+    let head = String::from_utf8(bytes[..end].to_vec())?.to_lowercase();
+    let status = head.split(' ').nth(1).context("no status")?.parse()?;
+    Ok(Answer { status, head, body: bytes[end + 4..].to_vec() })
+}
+
+fn get(path: &str, headers: &str) -> Result<Answer> {
+    ask("GET", path, headers)
+}
+
+fn reads(scene: &Scene, snapshot: &str) -> Result<()> {
+    let listed = |path: &str| -> Result<Vec<String>> {
+        let listing: Value = serde_json::from_slice(&get(path, "")?.body)?;
+        let entries = listing["entries"].as_array().context("no entries")?;
+        Ok(entries.iter().filter_map(|entry| entry["name"].as_str()).map(str::to_owned).collect())
+    };
+    let roots = until("the view is up", LIMIT, || Ok(listed("/").ok()))?;
+    ensure!(roots.contains(&format!("{snapshot}/")), "{roots:?}");
+    let inside = listed(&format!("/{snapshot}/"))?;
+    ensure!(inside == ["config.toml", "journal/", "state.json", "trust.json", "versions/"], "{inside:?}");
+    let moved = get(&format!("/{snapshot}"), "")?;
+    ensure!(
+        moved.status == 308 && moved.head.contains(&format!("location: /{snapshot}/").to_lowercase()),
+        "{}",
+        moved.head
+    );
+
+    let file = scene.instance.state().join("store/audit").join(snapshot).join("state.json");
+    let bytes = fs::read(file)?;
+    let path = format!("/{snapshot}/state.json");
+    let whole = get(&path, "want-repr-digest: sha-256=1\r\n")?;
+    ensure!(whole.status == 200 && whole.body == bytes, "{}", whole.head);
+    let digest = BASE64_STANDARD.encode(Sha256::of(&bytes).0);
+    ensure!(
+        whole.head.contains(&format!("repr-digest: sha-256=:{}:", digest.to_lowercase())),
+        "{}",
+        whole.head
+    );
+    let part = get(&path, "range: bytes=3-9\r\n")?;
+    ensure!(part.status == 206 && part.body == bytes[3..10], "{}", part.head);
+    ensure!(part.head.contains(&format!("content-range: bytes 3-9/{}", bytes.len())), "{}", part.head);
+    let beyond = get(&path, "range: bytes=99999999-\r\n")?;
+    ensure!(
+        beyond.status == 416 && beyond.head.contains(&format!("bytes */{}", bytes.len())),
+        "{}",
+        beyond.head
+    );
+    let head = ask("HEAD", &path, "")?;
+    ensure!(head.status == 200 && head.body.is_empty(), "{}", head.head);
+    ensure!(head.head.contains(&format!("content-length: {}", bytes.len())), "{}", head.head);
+    Ok(())
+}
+
+fn leads_nowhere_else(snapshot: &str) -> Result<()> {
+    let above =
+        ["/..", "/../", "/../versions", "/%2e%2e/versions/", "//etc/passwd", "/%2Fetc/passwd", "/.", "/a%00"];
+    for path in above
+        .iter()
+        .map(|path| (*path).to_owned())
+        .chain([format!("/{snapshot}/../../trust.json"), format!("/{snapshot}/%2e%2e/%2e%2e/host-key.pem")])
+    {
+        ensure!(get(&path, "")?.status == 400, "{path}");
+    }
+    for path in ["/etc/passwd", "/proc/self/environ", "/nothing", &format!("/{snapshot}/state.json/")] {
+        ensure!(get(path, "")?.status == 404, "{path}");
+    }
+    for method in ["POST", "PUT", "DELETE", "PATCH"] {
+        ensure!(ask(method, &format!("/{snapshot}/state.json"), "")?.status == 405, "{method}");
+    }
+    Ok(())
+}
+
+fn view_process(scene: &Scene) -> Result<Pid> {
+    let serves = |pid: &i32| {
+        fs::read(format!("/proc/{pid}/cmdline"))
+            .is_ok_and(|line| line.split(|byte| *byte == 0).any(|word| word == b"serve-snapshots"))
+    };
+    let daemon = scene.instance.pid().context("no daemon")?;
+    // A child belongs to the thread that made it: all threads are looked at.
+    let tasks = fs::read_dir(format!("/proc/{daemon}/task"))?.flatten();
+    let all: String =
+        tasks.filter_map(|task| fs::read_to_string(task.path().join("children")).ok()).collect();
+    let pids = all.split(' ').filter_map(|word| word.trim().parse::<i32>().ok());
+    let found = pids.into_iter().find(|pid| serves(pid)).context("no process serves snapshots")?;
+    Pid::from_raw(found).context("no process")
+}
+
+fn has_no_rights(scene: &Scene) -> Result<()> {
+    let pid = view_process(scene)?.as_raw_nonzero();
+    let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
+    for wanted in [
+        "Uid:\t60999\t60999\t60999\t60999",
+        "Gid:\t60999\t60999\t60999\t60999",
+        "Groups:\t \n",
+        "CapPrm:\t0000000000000000",
+        "CapEff:\t0000000000000000",
+        "CapInh:\t0000000000000000",
+        "NoNewPrivs:\t1",
+    ] {
+        ensure!(status.contains(wanted), "not `{wanted}`: {status}");
+    }
+    let root = fs::read_dir(format!("/proc/{pid}/root/"))?.flatten().map(|entry| entry.file_name());
+    let outside = root.filter(|name| !name.to_string_lossy().starts_with("000")).count();
+    ensure!(outside == 0, "its root holds more than snapshots");
+    let own = fs::read_link("/proc/thread-self/ns/net")?;
+    ensure!(fs::read_link(format!("/proc/{pid}/ns/net"))? != own, "it has a network");
+    let files = fs::read_dir(format!("/proc/{pid}/fd"))?.flatten();
+    let held: Vec<String> =
+        files.filter_map(|fd| Some(fs::read_link(fd.path()).ok()?.display().to_string())).collect();
+    let strange =
+        |held: &&String| !["socket:", "anon_inode:", "/", "pipe:"].iter().any(|kind| held.starts_with(kind));
+    ensure!(!held.iter().any(|held| strange(&held) || held.contains("journal")), "{held:?}");
     Ok(())
 }

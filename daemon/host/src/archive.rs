@@ -5,6 +5,7 @@ use crate::HostError;
 use crate::store::StoredName;
 use std::collections::BTreeMap;
 use std::io::Read;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use turnout_manifest::manifest::FileEntry;
 
@@ -91,6 +92,12 @@ pub trait Archive {
     /// # Errors
     /// [`HostError::Missing`], [`HostError::Content`] for what is neither file nor folder, or the file system's own.
     fn files(&self, snapshot: &str) -> Result<Vec<FileEntry>, HostError>;
+
+    /// The folder of all snapshots as a detached mount: read-only, and nothing beside them.
+    ///
+    /// # Errors
+    /// The kernel's own.
+    fn snapshots_tree(&self) -> Result<OwnedFd, HostError>;
 
     /// The snapshot as a `btrfs send` stream. Reading fails when sending does; dropping it ends the sender.
     ///

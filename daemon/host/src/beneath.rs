@@ -2,7 +2,7 @@
 //! The paths come from verified manifests; they are refused here all the same when they are not canonical.
 
 use crate::HostError;
-use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, mkdirat, openat, openat2};
+use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, ResolveFlags, mkdirat, openat, openat2, statat};
 use rustix::io::Errno;
 use std::fs::{self, File};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -11,6 +11,31 @@ use std::path::Path;
 /// An open folder, the root of the paths.
 #[derive(Debug)]
 pub struct Folder(OwnedFd);
+
+impl From<OwnedFd> for Folder {
+    /// A folder that is open already.
+    fn from(folder: OwnedFd) -> Self {
+        Self(folder)
+    }
+}
+
+/// What lies under a path.
+#[derive(Debug)]
+pub enum Opened {
+    /// A folder.
+    Folder(Folder),
+    /// A regular file, open for reading.
+    File(File),
+}
+
+/// One entry of a folder.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Entry {
+    /// Its name.
+    pub name: String,
+    /// Its length, for a regular file.
+    pub size: Option<u64>,
+}
 
 /// What [`walk`] came upon.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -77,6 +102,58 @@ impl Folder {
         };
         let metadata = file.metadata().map_err(HostError::os("stat", path))?;
         if metadata.is_file() { Ok(Some(file)) } else { Err(refused("it is no regular file")) }
+    }
+
+    /// Opens whatever is under a path, the empty one for the folder itself; `None` for nothing, and for what is neither
+    /// file nor folder.
+    ///
+    /// # Errors
+    /// [`HostError::Content`] for a path that is not canonical, or the file system's own.
+    pub fn open_below(&self, path: &str) -> Result<Option<Opened>, HostError> {
+        if !path.is_empty() && !is_canonical(path) {
+            return Err(HostError::Content {
+                path: path.to_owned(),
+                what: "its path is not canonical".to_owned(),
+            });
+        }
+        let path = if path.is_empty() { "." } else { path };
+        let opened = match resolve(self.0.as_fd(), path, OFlags::RDONLY | OFlags::NONBLOCK) {
+            Ok(opened) => File::from(opened),
+            Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::XDEV) => return Ok(None),
+            Err(error) => return Err(HostError::os("open", path)(error)),
+        };
+        let kind = opened.metadata().map_err(HostError::os("stat", path))?.file_type();
+        Ok(match (kind.is_dir(), kind.is_file()) {
+            (true, _) => Some(Opened::Folder(Self(opened.into()))),
+            (_, true) => Some(Opened::File(opened)),
+            _ => None,
+        })
+    }
+
+    /// Files and folders in this folder, which must be open for reading, by name; at most so many.
+    ///
+    /// # Errors
+    /// The file system's own.
+    pub fn entries(&self, most: usize) -> Result<Vec<Entry>, HostError> {
+        let failed = || HostError::os("readdir", "folder");
+        let mut entries = Vec::new();
+        for entry in Dir::read_from(&self.0).map_err(failed())? {
+            let entry = entry.map_err(failed())?;
+            let Ok(name) = entry.file_name().to_str().map(str::to_owned) else { continue };
+            if name == "." || name == ".." || entries.len() == most {
+                continue;
+            }
+            let stat = statat(&self.0, entry.file_name(), AtFlags::SYMLINK_NOFOLLOW).map_err(failed())?;
+            match FileType::from_raw_mode(stat.st_mode) {
+                FileType::Directory => entries.push(Entry { name, size: None }),
+                FileType::RegularFile => {
+                    entries.push(Entry { name, size: u64::try_from(stat.st_size).ok() });
+                }
+                _ => {}
+            }
+        }
+        entries.sort();
+        Ok(entries)
     }
 }
 

@@ -3,8 +3,9 @@
 //! Every call can be repeated, and every undo can run when nothing was done.
 
 pub mod archive;
-mod beneath;
+pub mod beneath;
 pub mod cells;
+pub mod confine;
 mod counts;
 pub mod doctor;
 pub mod error;

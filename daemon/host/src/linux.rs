@@ -147,6 +147,10 @@ impl Archive for LinuxHost {
         self.volume.files(snapshot)
     }
 
+    fn snapshots_tree(&self) -> Result<OwnedFd, HostError> {
+        self.volume.snapshots_tree()
+    }
+
     fn send(&self, snapshot: &str) -> Result<Box<dyn Read + Send>, HostError> {
         self.volume.send(snapshot)
     }

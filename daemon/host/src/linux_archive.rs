@@ -16,7 +16,7 @@ use rustix::fs::{CWD, Mode, OFlags, StatVfsMountFlags, openat, statvfs};
 use rustix::mount::{MoveMountFlags, UnmountFlags, move_mount, unmount};
 use std::fs::{self, File};
 use std::io::{self, Read};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 use turnout_manifest::Sha256;
@@ -55,6 +55,10 @@ impl Archive for Volume {
         digest_list(&self.snapshot(snapshot)?)
     }
 
+    fn snapshots_tree(&self) -> Result<OwnedFd, HostError> {
+        detached_tree(&self.audit_folder())
+    }
+
     fn send(&self, snapshot: &str) -> Result<Box<dyn Read + Send>, HostError> {
         sending::start(&self.snapshot(snapshot)?)
     }
@@ -68,14 +72,11 @@ impl Archive for Volume {
 
     fn unmount_snapshot(&self, snapshot: &str, at: &Path, how: Unmount) -> Result<bool, HostError> {
         let wanted = self.inner_path()?.join("audit").join(checked_name(snapshot)?);
-        // The daemon's own namespace, then that of the host: the mount was made in one of them.
-        if take_away(&wanted, at, how)? {
-            return Ok(true);
-        }
-        if fs::read_link("/proc/1/ns/mnt").is_err() {
-            return Ok(false);
-        }
-        within_namespace_of(1, || take_away(&wanted, at, how))
+        // The host's namespace first: where the daemon's own one follows it, taking away the copy here would leave the
+        // mount itself. Within a container, process 1 may be out of sight.
+        let host_in_sight = fs::read_link("/proc/1/ns/mnt").is_ok();
+        let there = host_in_sight && within_namespace_of(1, || take_away(&wanted, at, how))?;
+        Ok(take_away(&wanted, at, how)? || there)
     }
 
     fn references(&self) -> Result<Vec<Reference>, HostError> {

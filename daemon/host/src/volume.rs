@@ -185,14 +185,15 @@ impl Volume {
     }
 
     fn make_folders(&self) -> Result<(), HostError> {
-        for (folder, mode) in [("incoming", 0o700), ("versions", 0o755), ("audit", 0o700)] {
+        // The folder above is root's alone. A process without rights reads snapshots through a descriptor.
+        for (folder, mode) in [("incoming", 0o700), ("versions", 0o755), ("audit", 0o755)] {
             make_folder(&self.root.join(folder), mode)?;
         }
         let evidence = self.evidence_folder();
         if !evidence.exists() {
             btrfs("subvolume create", &evidence, Subvolume::create(evidence.as_path(), None))?;
         }
-        set_mode(&evidence, 0o700)?;
+        set_mode(&evidence, 0o755)?;
         for folder in ["journal", "versions"] {
             make_folder(&evidence.join(folder), 0o755)?;
         }

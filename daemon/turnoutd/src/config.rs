@@ -1,6 +1,7 @@
 //! The daemon's configuration: a TOML file, every key optional, unknown keys refused. Raw text in, a checked
 //! [`Config`] or all problems at once out. The doc comments of `Raw` are the manual.
 
+use crate::audit_http::AuditHttp;
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -63,6 +64,8 @@ struct Raw {
     store: keep::RawStore,
     /// How long snapshots and versions are kept. Default for ever.
     retention: keep::RawRetention,
+    /// What an auditor can reach.
+    audit: keep::RawAudit,
     /// Settings of single models.
     models: BTreeMap<String, RawModel>,
 }
@@ -124,6 +127,8 @@ pub struct Config {
     pub log: tracing::Level,
     /// Retention, and care of the store.
     pub keep: Keep,
+    /// The read-only view of snapshots over HTTP, where it is wanted.
+    pub audit_http: Option<AuditHttp>,
     /// The text as it was written, for the evidence.
     pub text: String,
 }
@@ -195,11 +200,13 @@ impl Config {
         let runtime = absolute("runtime", raw.runtime.unwrap_or("/run/turnout".into()), &mut problems);
         let state = absolute("state", raw.state.unwrap_or("/var/lib/turnout".into()), &mut problems);
         let keep = Keep::check(&raw.retention, &raw.store, &mut problems);
+        let audit_http = raw.audit.check(&mut problems);
         if !problems.is_empty() {
             return Err(ConfigError::Values(problems));
         }
         Ok(Self {
             keep,
+            audit_http,
             text: text.to_owned(),
             socket: raw.socket.unwrap_or_else(|| runtime.join("control.sock")),
             group: Some(raw.group.unwrap_or_else(|| "turnout".to_owned())),

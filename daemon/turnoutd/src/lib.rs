@@ -4,6 +4,7 @@
 pub mod access;
 pub mod api;
 pub mod audit;
+pub mod audit_http;
 pub mod bundle;
 pub mod catalog;
 pub mod config;

@@ -3,7 +3,7 @@
 use clap::{Parser, Subcommand};
 use std::path::PathBuf;
 use std::process::ExitCode;
-use turnoutd::{chain, serve};
+use turnoutd::{audit_http, chain, serve};
 
 /// Moves live inference traffic from one version of a model to another: verified, audited, rolled back on its own.
 #[derive(Parser)]
@@ -26,10 +26,25 @@ enum Command {
     },
     /// End every worker and the launcher, and take routes, programs, pins and mounts away. Versions, journal and evidence stay.
     Dismantle,
+    /// Serve snapshots over HTTP: started by the daemon, with the port as standard input and the folder as output.
+    #[command(hide = true, name = audit_http::SUBCOMMAND)]
+    ServeSnapshots {
+        #[arg(long)]
+        uid: u32,
+        #[arg(long)]
+        parent: i32,
+    },
 }
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
+    // It has no file to read its configuration from, and no right to.
+    if let Some(Command::ServeSnapshots { uid, parent }) = arguments.command {
+        return match audit_http::serve(uid, parent) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => refuse(&chain(&error), "the daemon starts this process: see `[audit.http]`"),
+        };
+    }
     let config = match arguments
         .config
         .as_deref()
@@ -42,6 +57,7 @@ fn main() -> ExitCode {
         None => serve::run(config),
         Some(Command::Doctor { output }) => return serve::doctor(&config, &output),
         Some(Command::Dismantle) => serve::dismantle(config),
+        Some(Command::ServeSnapshots { .. }) => Ok(()),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -1,6 +1,7 @@
 //! Puts the daemon together: folders, journal, host, loop, door; and takes it apart again at SIGTERM. Workers and
 //! routes stay when the daemon ends.
 
+use crate::audit_http::AuditHttp;
 use crate::config::{Config, USUAL_READER};
 use crate::driver::{Driver, Input, Parts};
 use crate::executor::Executor;
@@ -11,8 +12,9 @@ use crate::recover::{RecoverError, replay};
 use crate::router_link::LinkedRouter;
 use crate::supervise::{LinkedWorkers, Sink};
 use crate::view::{Daemon, Publisher};
-use crate::{api, evidence, examine, host_key, keeping, now_ms, telemetry};
+use crate::{api, audit_http, evidence, examine, host_key, keeping, now_ms, telemetry};
 use std::io;
+use std::net::TcpListener;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -105,6 +107,7 @@ pub fn run(config: Config) -> Result<(), ServeError> {
         path: config.socket.clone(),
         source,
     })?;
+    let view = config.audit_http.map(open_view).transpose()?;
     let intake =
         Intake::open(Arc::clone(&host), config.state.join("trust.json")).map_err(ServeError::Intake)?;
     let host_key = host_key::open(&config.state).map_err(ServeError::HostKey)?;
@@ -145,7 +148,7 @@ pub fn run(config: Config) -> Result<(), ServeError> {
         let _ = desk.driver.send(Input::Note(Box::new(made), oneshot::channel().0));
     }
     examine_beside(&desk);
-    serve(socket, desk)?;
+    serve((socket, view), desk)?;
     // The loop has written everything that it decided; steps under way are found open at the next start.
     looping.join().unwrap_or_else(|_| tracing::error!("the loop ended with a panic"));
     telemetry::finish();
@@ -164,8 +167,17 @@ fn examine_beside(desk: &Desk) {
     });
 }
 
+/// The port of the view of snapshots.
+fn open_view(view: AuditHttp) -> Result<(AuditHttp, TcpListener), ServeError> {
+    let failed = |source| ServeError::Os { what: "port", path: view.listen.to_string().into(), source };
+    audit_http::bind(&view).map(|listener| (view, listener)).map_err(failed)
+}
+
 /// The door, until a signal; then the loop is told to stop.
-fn serve(socket: UnixListener, desk: Desk) -> Result<(), ServeError> {
+fn serve(
+    (socket, view): (UnixListener, Option<(AuditHttp, TcpListener)>),
+    desk: Desk,
+) -> Result<(), ServeError> {
     let failed = |source| ServeError::Os { what: "runtime", path: "tokio".into(), source };
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().map_err(failed)?;
@@ -175,6 +187,8 @@ fn serve(socket: UnixListener, desk: Desk) -> Result<(), ServeError> {
         let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
         let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
         let (stop, stopped) = watch::channel(false);
+        let showing =
+            view.map(|view| tokio::spawn(audit_http::keep(view, Arc::clone(&desk.host), stopped.clone())));
         let mut views = desk.views.clone();
         tokio::spawn(telemetry::tell_status(std::env::var_os("NOTIFY_SOCKET"), desk.views.clone()));
         let door = tokio::spawn(async move {
@@ -194,6 +208,9 @@ fn serve(socket: UnixListener, desk: Desk) -> Result<(), ServeError> {
         tracing::info!("stopping; workers and routes stay");
         let _ = stop.send(true);
         let _ = door.await;
+        if let Some(showing) = showing {
+            let _ = showing.await;
+        }
         let _ = driver.send(Input::Stop);
         Ok(())
     })?;

@@ -6,6 +6,7 @@ use crate::HostError;
 use crate::archive::{Archive, Inside, MountPlace, Reference, ScrubFound, StoreState, Unmount};
 use crate::store::StoredName;
 use std::io::{Cursor, Read};
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use turnout_manifest::Sha256;
 use turnout_manifest::manifest::FileEntry;
@@ -30,6 +31,14 @@ impl Archive for FakeHost {
                 sha256: Sha256::of(bytes),
             };
             Ok(documents.chain(manifests).map(entry).collect())
+        })
+    }
+
+    /// Plain values have no folder.
+    fn snapshots_tree(&self) -> Result<OwnedFd, HostError> {
+        self.call(("snapshots_tree", String::new()), |_| {
+            let remedy = "serve snapshots from a real store";
+            Err(HostError::Unsupported { what: "no folder of snapshots".to_owned(), remedy })
         })
     }
 

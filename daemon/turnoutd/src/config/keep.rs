@@ -1,6 +1,9 @@
-//! `[retention]` and `[store]`: how long snapshots and versions are kept, and how often the store is read through.
+//! `[retention]`, `[store]` and `[audit]`: how long snapshots and versions are kept, how often the store is read through,
+//! and who may look at it.
 
+use crate::audit_http::AuditHttp;
 use serde::Deserialize;
+use std::net::SocketAddr;
 use std::time::Duration;
 use turnout_engine::retention::Policy;
 
@@ -20,6 +23,41 @@ pub(super) struct RawRetention {
     keep_within_days: Option<u32>,
     /// The newest so many versions of each model stay, beside those that are live, last good or held.
     keep_versions: Option<u32>,
+}
+
+/// What an auditor can reach.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct RawAudit {
+    /// The read-only view of snapshots over HTTP. Default off.
+    http: Option<RawAuditHttp>,
+}
+
+/// The read-only view of snapshots over HTTP.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawAuditHttp {
+    /// Where it listens: `127.0.0.1:8790`. There is no password: who reaches it reads everything.
+    listen: SocketAddr,
+    /// Uid of the process that serves it. Default 60999.
+    uid: Option<u32>,
+}
+
+/// The uid that serves snapshots, unless told otherwise.
+const HTTP_UID: u32 = 60_999;
+
+impl RawAudit {
+    pub(super) fn check(&self, problems: &mut Vec<String>) -> Option<AuditHttp> {
+        let RawAuditHttp { listen, uid } = self.http.as_ref()?;
+        let uid = uid.unwrap_or(HTTP_UID);
+        if !(1000..=u32::MAX - 1000).contains(&uid) {
+            problems.push(format!("audit.http.uid {uid} must be 1000 or more: it must not be a system uid"));
+        }
+        if listen.port() == 0 {
+            problems.push("audit.http.listen needs a port".to_owned());
+        }
+        Some(AuditHttp { listen: *listen, uid })
+    }
 }
 
 /// Care of the store.
