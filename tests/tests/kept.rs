@@ -4,15 +4,17 @@
 use anyhow::{Context, Result, ensure};
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
+use rustix::mount::MountFlags;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use std::fs;
 use std::io::{Read, Write};
 use std::net::TcpStream;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 use turnout_manifest::Sha256;
-use turnout_scenarios::models::{self, FIRST};
+use turnout_protocol::control::ReleaseState;
+use turnout_scenarios::models::{self, FIRST, Source};
 use turnout_scenarios::scenario::{LIMIT, Scene, names, play, until};
 
 /// Time for which a snapshot is mounted; the daemon is dead when it is over.
@@ -192,6 +194,66 @@ fn removes(scene: &Scene) -> Result<()> {
     let scrubbed = scene.ctl.ok(&["store", "scrub"])?.value;
     ensure!(scrubbed["errors"] == 0 && scrubbed["bytes"].as_u64() > Some(0), "{scrubbed}");
     Ok(())
+}
+
+#[test]
+fn a_store_whose_disk_fails_leaves_traffic_as_it_is() {
+    play("failing-store", |scene| {
+        let disk = sparse_store(scene)?;
+        scene.open_with(&["better"])?;
+        let traffic = scene.traffic()?;
+        let filler = fs::File::create(disk.join("filler"))?;
+        for size in [1 << 20, 4096] {
+            while (&filler).write_all(&vec![1; size]).is_ok() {}
+        }
+        until("the kernel stops writing to the store", LIMIT, || {
+            scene.ctl.run(&["audit", "snapshot"])?;
+            let shown = scene.ctl.ok(&["store", "show"])?.value;
+            Ok((shown["read_only"] == true).then_some(()))
+        })?;
+        let refused = scene.ctl.run(&["audit", "snapshot"])?.expect(1)?;
+        ensure!(refused.stderr.contains("the store is read-only"), "{}", refused.stderr);
+        let bundle = scene.signed(Source::of("digits", "slow"))?;
+        let refused = models::import(&scene.ctl, &bundle)?.expect(1)?;
+        ensure!(refused.stderr.contains("the store is read-only"), "{}", refused.stderr);
+        // A new release does not begin without its evidence, and leaves no stuck model behind.
+        scene
+            .ctl
+            .run(&[
+                "release",
+                "start",
+                "digits@better",
+                "--wait",
+                "--timeout",
+                "30s",
+                "--plan",
+                &at_once(scene)?,
+            ])?
+            .expect(3)?;
+        let release = scene.last_release()?.context("no release")?;
+        ensure!(release.state == ReleaseState::RolledBack && release.causes.len() == 2, "{release:?}");
+        // The next daemon comes up on it as well.
+        scene.instance.kill()?;
+        scene.instance.start()?;
+        let live = scene.digits()?.context("digits is gone")?.versions;
+        ensure!(live.len() == 1 && live[0].version.as_str() == FIRST, "{live:?}");
+        scene.finish_whole(traffic).map(drop)
+    });
+}
+
+/// Puts the store on a sparse image of a small disk, which the daemon itself never would: a disk that can be filled is
+/// a way to real I/O errors.
+fn sparse_store(scene: &Scene) -> Result<PathBuf> {
+    let disk = scene.instance.folder().join("disk");
+    fs::create_dir(&disk)?;
+    rustix::mount::mount("tmpfs", &disk, "tmpfs", MountFlags::empty(), c"size=96m")?;
+    let image = disk.join("store.img");
+    fs::File::create(&image)?.set_len(300 << 20)?;
+    let made = std::process::Command::new("mkfs.btrfs").arg("--quiet").arg(&image).status()?;
+    ensure!(made.success(), "mkfs.btrfs");
+    fs::create_dir(scene.instance.state())?;
+    std::os::unix::fs::symlink(&image, scene.instance.state().join("store.img"))?;
+    Ok(disk)
 }
 
 /// Where snapshots are served in this network.
