@@ -256,6 +256,42 @@ fn sparse_store(scene: &Scene) -> Result<PathBuf> {
     Ok(disk)
 }
 
+#[test]
+fn a_host_without_btrfs_releases_without_snapshots_and_says_so() {
+    play("folder-store", |scene| {
+        scene.instance.configure("store.kind", "\"folder\"")?;
+        scene.open_with(&["better", "slow"])?;
+        let traffic = scene.traffic()?;
+        let plan = at_once(scene)?;
+        scene.ctl.ok(&[
+            "release",
+            "start",
+            "digits@better",
+            "--wait",
+            "--timeout",
+            "30s",
+            "--plan",
+            &plan,
+        ])?;
+        scene.ctl.ok(&["rollback", "digits", "--wait"])?;
+        let live = scene.digits()?.context("digits is gone")?.versions;
+        ensure!(live.len() == 1 && live[0].version.as_str() == FIRST, "{live:?}");
+        ensure!(rows(scene, &[])?.is_empty(), "a snapshot of what?");
+        let refused = scene.ctl.run(&["audit", "snapshot"])?.expect(3)?;
+        ensure!(refused.stderr.contains("keeps no snapshots"), "{}", refused.stderr);
+        scene.ctl.run(&["model", "remove", "digits@better"])?.expect(1)?;
+        scene.ctl.ok(&["model", "remove", "digits@slow"])?;
+        ensure!(scene.ctl.ok(&["store", "show"])?.value["kind"] == "folder", "another kind of store");
+        let told = until("the host is examined", LIMIT, || {
+            Ok(scene.status()?.degraded.into_iter().find(|line| line.starts_with("btrfs")))
+        })?;
+        ensure!(told.contains("No audit snapshots"), "{told}");
+        scene.instance.kill()?;
+        scene.instance.start()?;
+        scene.finish_whole(traffic).map(drop)
+    });
+}
+
 /// Where snapshots are served in this network.
 const HTTP: &str = "127.0.0.1:8790";
 

@@ -28,9 +28,10 @@ pub async fn run(client: &Client, screen: &mut Screen, command: StoreCommand) ->
 }
 
 fn text(store: &Store) -> String {
-    let kind = match &store.image {
-        Some(image) => format!("Btrfs in the image `{}`", safe(image)),
-        None => "a subvolume of the host's own Btrfs".to_owned(),
+    let kind = match (&store.image, store.kind.as_str()) {
+        (Some(image), _) => format!("Btrfs in the image `{}`", safe(image)),
+        (None, "folder") => "a plain folder: no snapshots, no scrubs".to_owned(),
+        (None, _) => "a subvolume of the host's own Btrfs".to_owned(),
     };
     let mut text = format!("{STRONG}{}{STRONG:#}: {kind}\n", safe(&store.path));
     if store.read_only {

@@ -50,7 +50,7 @@ pub struct Reference {
 /// The store as a file system.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StoreState {
-    /// `btrfs` or `btrfs-image`.
+    /// `btrfs`, `btrfs-image` or `folder`.
     pub kind: String,
     /// Where it is.
     pub path: PathBuf,

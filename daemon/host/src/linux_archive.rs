@@ -11,7 +11,7 @@ use crate::scrub;
 use crate::sending;
 use crate::snapshots::checked_name;
 use crate::store::StoredName;
-use crate::volume::{Volume, delete_subvolume};
+use crate::volume::{StoreKind, Volume, delete_subvolume, remove_folder};
 use rustix::fs::{CWD, Mode, OFlags, StatVfsMountFlags, openat, statvfs};
 use rustix::mount::{MoveMountFlags, UnmountFlags, move_mount, unmount};
 use std::fs::{self, File};
@@ -80,10 +80,10 @@ impl Archive for Volume {
     }
 
     fn references(&self) -> Result<Vec<Reference>, HostError> {
-        let (inner, source) = (self.inner_path()?, self.covering_mount()?.source);
+        let (inner, own) = (self.inner_path()?, self.covering_mount()?);
         let mut found: Vec<Reference> = all_mount_tables()?
             .into_iter()
-            .filter(|mount| mount.kind == "btrfs" && mount.source == source)
+            .filter(|mount| mount.kind == own.kind && mount.source == own.source)
             .filter_map(|mount| reference(&inner, mount))
             .collect();
         found.sort();
@@ -104,7 +104,12 @@ impl Archive for Volume {
         let room = statvfs(root).map_err(HostError::os("statvfs", root.display()))?;
         let image = self.image();
         Ok(StoreState {
-            kind: if image.is_some() { "btrfs-image" } else { "btrfs" }.to_owned(),
+            kind: match (self.kind(), image) {
+                (StoreKind::Folder, _) => "folder",
+                (StoreKind::Btrfs, Some(_)) => "btrfs-image",
+                (StoreKind::Btrfs, None) => "btrfs",
+            }
+            .to_owned(),
             path: root.to_owned(),
             image: image.map(Path::to_owned),
             total_bytes: room.f_blocks * room.f_frsize,
@@ -116,13 +121,19 @@ impl Archive for Volume {
 
     fn grow(&self, bytes: u64) -> Result<(), HostError> {
         let image = self.image().ok_or_else(|| HostError::Unsupported {
-            what: "the store is a subvolume of the host's own Btrfs and has no image".to_owned(),
+            what: "the store has no image: it is a folder of the host's own file system".to_owned(),
             remedy: "grow the file system that it lies on",
         })?;
         image::grow((image, self.root()), bytes)
     }
 
     fn scrub(&self) -> Result<ScrubFound, HostError> {
+        if self.kind() == StoreKind::Folder {
+            return Err(HostError::Unsupported {
+                what: "a store in a plain folder has no checksums of its own".to_owned(),
+                remedy: "each release reads the version's files and compares them with the signed manifest",
+            });
+        }
         self.scrubbing.store(true, Ordering::Relaxed);
         let found = scrub::run(self.root());
         self.scrubbing.store(false, Ordering::Relaxed);
@@ -162,7 +173,15 @@ impl Volume {
         if !places.is_empty() {
             return Err(HostError::InUse { what: what.to_owned(), places });
         }
-        delete_subvolume(&path)
+        match self.kind() {
+            StoreKind::Btrfs => delete_subvolume(&path),
+            // Out of sight first: half a version must not be seen under its name.
+            StoreKind::Folder => {
+                let going = self.root().join("incoming").join(path.file_name().unwrap_or_default());
+                fs::rename(&path, &going).map_err(HostError::os("rename", path.display()))?;
+                remove_folder(&going)
+            }
+        }
     }
 
     /// The mount that the store lies on: its own, or the host's.

@@ -3,10 +3,13 @@
 
 use crate::HostError;
 use crate::beneath::{Folder, Kind, walk};
+use crate::image::sync_directory;
 use crate::snapshots;
 use crate::store::{Evidence, ImportOutcome, Incoming, SnapshotInfo, Store, StoredName};
-use crate::volume::{Volume, btrfs, delete_subvolume, make_folder, set_mode};
+use crate::volume::{StoreKind, Volume, btrfs, delete_subvolume, make_folder, remove_folder, set_mode};
 use btrfsutil::subvolume::{SnapshotFlags, Subvolume};
+use rustix::fs::{CWD, RenameFlags, renameat_with};
+use rustix::io::Errno;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File, Permissions};
 use std::io::{self, ErrorKind, Read, Write};
@@ -33,7 +36,7 @@ impl Store for Volume {
         self.check_writable()?;
         self.check_room(bytes)?;
         let target = self.versions_folder().join(incoming.name.to_string());
-        Staged::new(self.incoming_folder(&incoming.name))
+        Staged::new(self.incoming_folder(&incoming.name), self.kind())
             .and_then(|staged| {
                 staged.fill(incoming, content)?;
                 expect_end(content)?;
@@ -89,12 +92,18 @@ impl Store for Volume {
 /// A version on its way in. What is left of it is deleted when it is dropped, published or not.
 struct Staged {
     path: PathBuf,
+    kind: StoreKind,
 }
 
 impl Staged {
-    fn new(path: PathBuf) -> Result<Self, HostError> {
-        btrfs("subvolume create", &path, Subvolume::create(path.as_path(), None))?;
-        Ok(Self { path })
+    fn new(path: PathBuf, kind: StoreKind) -> Result<Self, HostError> {
+        match kind {
+            StoreKind::Btrfs => {
+                btrfs("subvolume create", &path, Subvolume::create(path.as_path(), None)).map(drop)?;
+            }
+            StoreKind::Folder => make_folder(&path, 0o700)?,
+        }
+        Ok(Self { path, kind })
     }
 
     fn fill(&self, incoming: &Incoming<'_>, content: &mut dyn Read) -> Result<(), HostError> {
@@ -135,6 +144,9 @@ impl Staged {
         let folder = File::open(&self.path).map_err(HostError::os("open", self.path.display()))?;
         // The snapshot writes everything out too, but says nothing of a block that could not be written.
         rustix::fs::syncfs(&folder).map_err(HostError::os("syncfs", self.path.display()))?;
+        if self.kind == StoreKind::Folder {
+            return self.rename(target);
+        }
         let staged = btrfs("subvolume open", &self.path, Subvolume::get(self.path.as_path()))?;
         let made = btrfs("snapshot create", target, staged.snapshot(target, SnapshotFlags::READ_ONLY, None));
         match made {
@@ -147,10 +159,26 @@ impl Staged {
     }
 }
 
+impl Staged {
+    /// Without subvolumes, one rename makes the version visible, whole and, once its folder is synced, durable.
+    fn rename(&self, target: &Path) -> Result<ImportOutcome, HostError> {
+        match renameat_with(CWD, &self.path, CWD, target, RenameFlags::NOREPLACE) {
+            Ok(()) => {
+                sync_directory(target.parent().unwrap_or(Path::new("/"))).map(|()| ImportOutcome::Stored)
+            }
+            Err(Errno::EXIST) => Ok(ImportOutcome::AlreadyThere),
+            Err(error) => Err(HostError::os("rename", target.display())(error)),
+        }
+    }
+}
+
 impl Drop for Staged {
     fn drop(&mut self) {
         // What cannot be deleted now is deleted when the volume is opened again.
-        let _ = delete_subvolume(&self.path);
+        let _ = match self.kind {
+            StoreKind::Btrfs => delete_subvolume(&self.path),
+            StoreKind::Folder => remove_folder(&self.path),
+        };
     }
 }
 

@@ -5,7 +5,7 @@ use crate::HostError;
 use crate::beneath::{Kind, walk};
 use crate::linux_store::ENVELOPE;
 use crate::store::{Evidence, SnapshotInfo, StoredName};
-use crate::volume::{Volume, btrfs, make_folder, set_mode};
+use crate::volume::{StoreKind, Volume, btrfs, make_folder, set_mode};
 use btrfsutil::subvolume::{SnapshotFlags, Subvolume};
 use rustix::fs::ioctl_ficlone;
 use std::collections::BTreeSet;
@@ -23,6 +23,12 @@ const COMPARED: u64 = 64 << 10;
 
 pub(crate) fn take(volume: &Volume, name: &str, evidence: &Evidence) -> Result<SnapshotInfo, HostError> {
     let path = volume.audit_folder().join(checked_name(name)?);
+    if volume.kind() == StoreKind::Folder {
+        return Err(HostError::Unsupported {
+            what: "a store in a plain folder keeps no snapshots".to_owned(),
+            remedy: "put the state on Btrfs, or leave `store.kind` out of the configuration",
+        });
+    }
     // A thread that died here left the evidence half-way, which the next call mends.
     let _alone = volume.evidence.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     if path.exists() {

@@ -20,10 +20,24 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 const RESERVE_MIN: u64 = 64 << 20;
 /// The same as a share of the volume: one part in this many.
 const RESERVE_SHARE: u64 = 10;
+/// The greatest: a store on a large disk of the host's own shares it with others.
+const RESERVE_MAX: u64 = 8 << 30;
+
+/// What a store is made of.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum StoreKind {
+    /// Btrfs: a subvolume of the host's own, else an image.
+    #[default]
+    Btrfs,
+    /// A folder of whatever file system: no snapshots, and versions that only their permissions protect.
+    Folder,
+}
 
 /// Where the volume is.
 #[derive(Debug, Clone)]
 pub struct VolumeConfig {
+    /// What it is made of.
+    pub kind: StoreKind,
     /// Its folder: a mount point, or a subvolume where the folder above already is Btrfs.
     pub root: PathBuf,
     /// The image that is mounted there otherwise.
@@ -36,6 +50,7 @@ pub struct VolumeConfig {
 #[derive(Debug)]
 pub struct Volume {
     root: PathBuf,
+    kind: StoreKind,
     /// The image that is mounted there, where it is a mount of ours.
     image: Option<PathBuf>,
     staged: AtomicU64,
@@ -59,9 +74,13 @@ impl Volume {
         // The kernel's tables name mount points and images by their real paths.
         let root = real_path(&config.root)?;
         let image = real_path(&config.image)?;
-        let mounted = prepare(&root, &image, config.image_bytes)?;
+        let mounted = match config.kind {
+            StoreKind::Btrfs => prepare(&root, &image, config.image_bytes)?,
+            StoreKind::Folder => prepare_folder(&root, &image).map(|()| false)?,
+        };
         let volume = Self {
             root,
+            kind: config.kind,
             image: mounted.then_some(image),
             staged: AtomicU64::new(0),
             references: Mutex::new(()),
@@ -102,6 +121,10 @@ impl Volume {
 
     pub(crate) fn root(&self) -> &Path {
         &self.root
+    }
+
+    pub(crate) fn kind(&self) -> StoreKind {
+        self.kind
     }
 
     pub(crate) fn image(&self) -> Option<&Path> {
@@ -181,13 +204,16 @@ impl Volume {
 
     /// What imports leave free.
     pub(crate) fn reserve(&self, room: &StatVfs) -> u64 {
-        (room.f_blocks * room.f_frsize / RESERVE_SHARE).max(RESERVE_MIN)
+        (room.f_blocks * room.f_frsize / RESERVE_SHARE).clamp(RESERVE_MIN, RESERVE_MAX)
     }
 
     fn make_folders(&self) -> Result<(), HostError> {
         // The folder above is root's alone. A process without rights reads snapshots through a descriptor.
         for (folder, mode) in [("incoming", 0o700), ("versions", 0o755), ("audit", 0o755)] {
             make_folder(&self.root.join(folder), mode)?;
+        }
+        if self.kind == StoreKind::Folder {
+            return Ok(());
         }
         let evidence = self.evidence_folder();
         if !evidence.exists() {
@@ -205,9 +231,13 @@ impl Volume {
         let entries = fs::read_dir(&incoming).map_err(HostError::os("readdir", incoming.display()))?;
         for entry in entries {
             let path = entry.map_err(HostError::os("readdir", incoming.display()))?.path();
-            // Imports make subvolumes; anything else is somebody's own.
-            if Subvolume::is_subvolume(path.as_path()).is_ok() {
-                delete_subvolume(&path)?;
+            match self.kind {
+                // Imports make subvolumes; anything else is somebody's own.
+                StoreKind::Btrfs if Subvolume::is_subvolume(path.as_path()).is_ok() => {
+                    delete_subvolume(&path)?
+                }
+                StoreKind::Btrfs => {}
+                StoreKind::Folder => remove_folder(&path)?,
             }
         }
         Ok(())
@@ -231,6 +261,11 @@ pub(crate) fn delete_subvolume(path: &Path) -> Result<(), HostError> {
     btrfs("subvolume delete", path, subvolume.delete(DeleteFlags::empty()))
 }
 
+/// Deletes a folder with all that is in it.
+pub(crate) fn remove_folder(path: &Path) -> Result<(), HostError> {
+    fs::remove_dir_all(path).map_err(HostError::os("rmdir", path.display()))
+}
+
 /// Makes a folder where there is none, whatever the umask.
 pub(crate) fn make_folder(path: &Path, mode: u32) -> Result<(), HostError> {
     match fs::create_dir(path) {
@@ -252,6 +287,12 @@ fn prepare(root: &Path, image: &Path, image_bytes: Option<u64>) -> Result<bool, 
     }
     let above = root.parent().unwrap_or(Path::new("/"));
     let have_image = image.exists();
+    if !have_image && root.join("versions").exists() && Subvolume::is_subvolume(root).is_err() {
+        return Err(HostError::Unsupported {
+            what: format!("`{}` is a store in a plain folder", root.display()),
+            remedy: "set `store.kind = \"folder\"` in the configuration, or choose another `state`",
+        });
+    }
     if !have_image && is_btrfs(above).map_err(HostError::os("statfs", above.display()))? {
         if !root.exists() {
             btrfs("subvolume create", root, Subvolume::create(root, None))?;
@@ -264,6 +305,18 @@ fn prepare(root: &Path, image: &Path, image_bytes: Option<u64>) -> Result<bool, 
     }
     image::mount_image(image, root)?;
     Ok(true)
+}
+
+/// Makes `root` a plain folder. One that has been Btrfs would hide its versions and its evidence.
+fn prepare_folder(root: &Path, image: &Path) -> Result<(), HostError> {
+    let subvolume = root.exists() && Subvolume::is_subvolume(root).is_ok();
+    if image.exists() || subvolume || !mounts_at(root)?.is_empty() {
+        return Err(HostError::Unsupported {
+            what: format!("`{}` is a store on Btrfs already", root.display()),
+            remedy: "leave `store.kind` out of the configuration, or choose another `state`",
+        });
+    }
+    make_folder(root, 0o755)
 }
 
 /// Whether a usable Btrfs is mounted at `root` already. A mount whose image was deleted is taken away.

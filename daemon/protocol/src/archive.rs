@@ -262,7 +262,7 @@ pub struct Removed {
 pub struct Store {
     /// [`crate::control::SCHEMA`].
     pub schema: String,
-    /// `btrfs`, or `btrfs-image` for Btrfs in an image of its own.
+    /// `btrfs`, `btrfs-image` for Btrfs in an image of its own, or `folder` for a plain folder.
     pub kind: String,
     /// Where it is.
     pub path: String,

@@ -17,6 +17,7 @@ use tokio_util::io::{StreamReader, SyncIoBridge};
 use turnout_engine::{Reason, Record};
 use turnout_host::HostError;
 use turnout_host::store::{ImportOutcome, Incoming, StoredName};
+use turnout_host::volume::StoreKind;
 use turnout_manifest::VersionRef;
 use turnout_manifest::trust::Outcome;
 use turnout_manifest::{CheckResult, Sha256, VerifiedManifest};
@@ -90,7 +91,9 @@ async fn take_in(desk: &Desk, peer: Peer, content: &mut Content) -> Result<Json<
     }
     let already_there = outcome == ImportOutcome::AlreadyThere;
     let digest = verified.digest();
-    let snapshot = if already_there { None } else { snapshot(desk, (&version, digest)).await };
+    let keeps_snapshots = desk.daemon.config.keep.store == StoreKind::Btrfs;
+    let snapshot =
+        if already_there || !keeps_snapshots { None } else { snapshot(desk, (&version, digest)).await };
     Ok(Json(Imported { schema: SCHEMA.to_owned(), version, digest, already_there, checks, snapshot }))
 }
 

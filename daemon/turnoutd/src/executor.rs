@@ -15,6 +15,7 @@ use turnout_host::Host;
 use turnout_host::cells::{Limits, StartedWorker};
 use turnout_host::store::StoredName;
 use turnout_host::traffic::{Route, Spread};
+use turnout_host::volume::StoreKind;
 use turnout_journal::Journal;
 use turnout_manifest::plan::Strategy;
 use turnout_manifest::{Generation, Manifest, ModelName, Percent};
@@ -100,6 +101,9 @@ impl Executor {
     }
 
     fn snapshot(&self, job: &Job) -> Result<String, String> {
+        if self.config.keep.store == StoreKind::Folder {
+            return Ok("none: a store in a plain folder keeps no snapshots".to_owned());
+        }
         let moment = job.moment.as_ref().ok_or("the step came without its moment")?;
         let evidence = moment.evidence(&self.intake, &self.config);
         let name = snapshot_name(self.journal.size());

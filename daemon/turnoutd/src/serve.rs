@@ -255,6 +255,7 @@ fn host_config(config: &Config) -> Result<HostConfig, ServeError> {
     };
     Ok(HostConfig {
         volume: VolumeConfig {
+            kind: config.keep.store,
             root: config.state.join("store"),
             image: config.state.join("store.img"),
             image_bytes: config.store_image_bytes,

@@ -16,6 +16,7 @@ use turnout_engine::{ArchiveRecord, ArchiveWish, Event, Reason, Record};
 use turnout_host::HostError;
 use turnout_host::archive::{MountPlace, Unmount};
 use turnout_host::store::SnapshotInfo;
+use turnout_host::volume::StoreKind;
 use turnout_protocol::archive::{
     HoldSnapshot, MountSnapshot, Mounted, Snapshot, Snapshots, TakeSnapshot, UnmountSnapshot, Unmounted,
 };
@@ -56,6 +57,12 @@ pub async fn take(
 ) -> Result<(StatusCode, Json<Snapshot>), Failure> {
     let note = said("note", body::<TakeSnapshot>(request)?.note.unwrap_or_default())?;
     desk.allow(peer, Need::Operate, "take a snapshot").await?;
+    if desk.daemon.config.keep.store == StoreKind::Folder {
+        let none = problem(ErrorCode::Refused, "a store in a plain folder keeps no snapshots");
+        return Err(none
+            .hint("put the state on Btrfs, or leave `store.kind` out of the configuration")
+            .into());
+    }
     let by = peer.to_string();
     desk.keep(ArchiveRecord::SnapshotRequested { by: by.clone(), note: note.clone() }).await?;
     let made = make(&desk, Reason::Request { by, note }).await?;

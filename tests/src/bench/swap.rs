@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use turnout_host::linux_pointer::{LinuxPointer, PointerConfig};
 use turnout_host::pointer::Pointer;
 use turnout_host::store::{Incoming, Store, StoredName};
-use turnout_host::volume::{Volume, VolumeConfig};
+use turnout_host::volume::{StoreKind, Volume, VolumeConfig};
 use turnout_manifest::Sha256;
 use turnout_manifest::manifest::FileEntry;
 
@@ -38,6 +38,7 @@ pub fn measure(effort: &Effort) -> Result<Vec<Line>> {
 
 fn swaps(folder: &Path, effort: &Effort) -> Result<Vec<Line>> {
     let image = VolumeConfig {
+        kind: StoreKind::Btrfs,
         root: folder.join("store"),
         image: folder.join("store.img"),
         image_bytes: Some(IMAGE_BYTES),

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test ends at the first surprise")]
 
 mod archive;
+mod folder;
 mod sample;
 
 use btrfsutil::subvolume::Subvolume;
@@ -20,7 +21,7 @@ use turnout_host::linux_pointer::{LinuxPointer, PointerConfig};
 use turnout_host::mounts::in_private_namespace;
 use turnout_host::pointer::Pointer;
 use turnout_host::store::{Evidence, ImportOutcome, Store, StoredName};
-use turnout_host::volume::{Volume, VolumeConfig};
+use turnout_host::volume::{StoreKind, Volume, VolumeConfig};
 
 const IMAGE_BYTES: u64 = 300 << 20;
 
@@ -51,6 +52,7 @@ impl Place {
 
     fn config(&self) -> VolumeConfig {
         VolumeConfig {
+            kind: StoreKind::Btrfs,
             root: self.path("store"),
             image: self.path("store.img"),
             image_bytes: Some(IMAGE_BYTES),
@@ -338,8 +340,12 @@ const KILLED_IN: &str = "TURNOUT_TEST_KILLED_IN";
 fn a_killed_import_leaves_nothing() {
     let sample = Sample::new(1, &[("a/b", 1 << 20), ("c", 10)]);
     if let Some(place) = std::env::var_os(KILLED_IN).map(PathBuf::from) {
-        let config =
-            VolumeConfig { root: place.join("store"), image: place.join("store.img"), image_bytes: None };
+        let config = VolumeConfig {
+            kind: StoreKind::Btrfs,
+            root: place.join("store"),
+            image: place.join("store.img"),
+            image_bytes: None,
+        };
         // The rest never comes: standard input stays open and empty.
         let mut stream = sample.stream[..1 << 20].chain(io::stdin());
         let _ = sample.import_from(&Volume::open(&config).unwrap(), &mut stream);
@@ -454,8 +460,12 @@ fn an_image_that_does_not_fit_is_refused_with_the_remedy() {
 fn on_btrfs_the_store_is_a_subvolume_without_an_image() {
     with_volume(|place, volume| {
         let above = place.path("store/host");
-        let config =
-            VolumeConfig { root: above.join("store"), image: above.join("store.img"), image_bytes: None };
+        let config = VolumeConfig {
+            kind: StoreKind::Btrfs,
+            root: above.join("store"),
+            image: above.join("store.img"),
+            image_bytes: None,
+        };
         let native = Volume::open(&config).unwrap();
         assert!(Subvolume::is_subvolume(config.root.as_path()).is_ok());
         let sample = Sample::new(1, &[("a", 1000)]);

@@ -6,6 +6,7 @@ use serde::Deserialize;
 use std::net::SocketAddr;
 use std::time::Duration;
 use turnout_engine::retention::Policy;
+use turnout_host::volume::StoreKind;
 
 /// Days after which the store is read through again, unless told otherwise.
 const SCRUB_DAYS: u32 = 30;
@@ -64,13 +65,24 @@ impl RawAudit {
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct RawStore {
+    /// `btrfs` (a subvolume, or an image), or `folder` for a host without Btrfs: no snapshots then. Default `btrfs`.
+    kind: Option<RawKind>,
     /// Days between two scrubs, 0 for none. Default 30 for a store in an image of its own, none on the host's Btrfs.
     scrub_days: Option<u32>,
+}
+
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum RawKind {
+    Btrfs,
+    Folder,
 }
 
 /// Retention and scrubs, checked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Keep {
+    /// What the store is made of.
+    pub store: StoreKind,
     /// What may be deleted.
     pub policy: Policy,
     scrub_days: Option<u32>,
@@ -91,13 +103,20 @@ impl Keep {
                 problems.push(format!("{key} must be at most {DAYS_MAX}"));
             }
         }
+        if matches!(store.kind, Some(RawKind::Folder)) && store.scrub_days.is_some_and(|days| days > 0) {
+            problems.push("store.scrub_days: a store in a plain folder has no checksums to scrub".to_owned());
+        }
         let milliseconds = |days: u32| u64::from(days) * 86_400_000;
         let policy = Policy {
             keep_last: retention.keep_last,
             keep_within_ms: retention.keep_within_days.map(milliseconds),
             keep_versions: retention.keep_versions,
         };
-        Self { policy, scrub_days: store.scrub_days }
+        let kind = match store.kind {
+            Some(RawKind::Folder) => StoreKind::Folder,
+            Some(RawKind::Btrfs) | None => StoreKind::Btrfs,
+        };
+        Self { store: kind, policy, scrub_days: store.scrub_days }
     }
 
     /// How often the store is read through. The host's own Btrfs is cared for by the host, unless it is asked for here.
