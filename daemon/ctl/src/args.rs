@@ -72,6 +72,9 @@ pub enum Command {
     /// Write, sign and verify manifests
     #[command(subcommand)]
     Manifest(ManifestCommand),
+    /// Verify and write signatures in the OpenSSF Model Signing format
+    #[command(subcommand)]
+    Oms(OmsCommand),
     /// Make signing keys
     #[command(subcommand)]
     Key(KeyCommand),
@@ -225,6 +228,52 @@ pub enum ManifestCommand {
         #[arg(long, value_name = "FILE")]
         trust: Option<PathBuf>,
     },
+}
+
+/// `turnoutctl oms ...`
+#[derive(Debug, Subcommand)]
+pub enum OmsCommand {
+    /// Check a folder against a bundle, without the daemon; exits 0 when valid, 3 otherwise
+    Verify(OmsVerifyArguments),
+    /// Sign a folder: write a bundle that every verifier of the format takes
+    Export {
+        /// Folder with the model
+        dir: PathBuf,
+        /// Where to write the bundle
+        #[arg(long, value_name = "FILE")]
+        signature: PathBuf,
+        /// Private key, from `key generate`
+        #[arg(long, value_name = "PEM")]
+        key: PathBuf,
+        /// What the bundle calls the model; without it, the folder's name
+        #[arg(long, value_name = "TEXT")]
+        name: Option<String>,
+        /// Replace a bundle that is there
+        #[arg(long)]
+        force: bool,
+    },
+}
+
+/// `turnoutctl oms verify ...`
+#[derive(Debug, Args)]
+pub struct OmsVerifyArguments {
+    /// Folder with the model
+    pub dir: PathBuf,
+    /// The bundle
+    #[arg(long, value_name = "FILE")]
+    pub signature: PathBuf,
+    /// Public key (PEM) whose signature counts; may be repeated
+    #[arg(long, value_name = "PEM", required_unless_present = "cert_root")]
+    pub key: Vec<PathBuf>,
+    /// Root certificates (PEM): whoever has a code-signing certificate of theirs counts
+    #[arg(long, value_name = "PEM", conflicts_with = "key")]
+    pub cert_root: Option<PathBuf>,
+    /// With --cert-root: only this subject counts, as in `CN=release-signer`
+    #[arg(long, value_name = "SUBJECT", requires = "cert_root")]
+    pub cert_subject: Option<String>,
+    /// A path that the signature may leave out besides the git names and its own file; may be repeated
+    #[arg(long, value_name = "PATH")]
+    pub allow_ignored: Vec<String>,
 }
 
 /// `turnoutctl key ...`

@@ -15,13 +15,44 @@ use turnout_protocol::control::{SCHEMA, Trust};
 
 /// The result as printed; `verdict` and `checks` are part of the contract.
 #[derive(Serialize)]
-struct Verified {
-    schema: &'static str,
-    verdict: Verdict,
-    version: Option<VersionRef>,
-    digest: Option<Sha256>,
-    signed_by: Vec<String>,
-    checks: Vec<CheckResult>,
+pub struct Verified {
+    /// The control API's.
+    pub schema: &'static str,
+    /// The word.
+    pub verdict: Verdict,
+    /// What was signed, where the signed document says it.
+    pub version: Option<VersionRef>,
+    /// SHA-256 of the signed payload.
+    pub digest: Option<Sha256>,
+    /// Whose signatures hold.
+    pub signed_by: Vec<String>,
+    /// Every check.
+    pub checks: Vec<CheckResult>,
+}
+
+impl Verified {
+    /// 0 when valid, 3 otherwise.
+    pub fn exit(&self) -> Exit {
+        if self.verdict == Verdict::Valid { Exit::Done } else { Exit::Refused }
+    }
+
+    /// The checks and the verdict, without a hint.
+    pub fn text(&self) -> String {
+        let style = match self.verdict {
+            Verdict::Valid => GOOD,
+            Verdict::Untrusted => WARN,
+            Verdict::Rejected => BAD,
+        };
+        let mut text = check_rows(&self.checks);
+        text += &format!("\nverdict: {style}{}{style:#}", self.verdict);
+        if let Some(version) = &self.version {
+            text += &format!("  {STRONG}{version}{STRONG:#}");
+        }
+        if let Some(digest) = &self.digest {
+            text += &format!("  {digest}");
+        }
+        text + "\n"
+    }
 }
 
 /// Verifies the folder; exits 0 when valid, 3 otherwise.
@@ -49,7 +80,7 @@ pub async fn run(
         checks: verification.checks,
     };
     screen.show(&verified, &text(&verified, dir))?;
-    Ok(if verified.verdict == Verdict::Valid { Exit::Done } else { Exit::Refused })
+    Ok(verified.exit())
 }
 
 fn store_of_file(file: &Path) -> Result<TrustStore, Failure> {
@@ -86,19 +117,6 @@ fn compare(dir: &Path, manifest: &Manifest) -> CheckResult {
 }
 
 fn text(verified: &Verified, dir: &Path) -> String {
-    let style = match verified.verdict {
-        Verdict::Valid => GOOD,
-        Verdict::Untrusted => WARN,
-        Verdict::Rejected => BAD,
-    };
-    let mut text = check_rows(&verified.checks);
-    text += &format!("\nverdict: {style}{}{style:#}", verified.verdict);
-    if let Some(version) = &verified.version {
-        text += &format!("  {STRONG}{version}{STRONG:#}");
-    }
-    if let Some(digest) = &verified.digest {
-        text += &format!("  {digest}");
-    }
     let dir = dir.display();
     let hint = match verified.verdict {
         Verdict::Valid => format!("import it with `turnoutctl model import {dir}`"),
@@ -107,5 +125,5 @@ fn text(verified: &Verified, dir: &Path) -> String {
             format!("restore the files, or sign them again with `turnoutctl manifest sign {dir}`")
         }
     };
-    text + &format!("\n{DIM}hint:{DIM:#} {hint}\n")
+    verified.text() + &format!("{DIM}hint:{DIM:#} {hint}\n")
 }

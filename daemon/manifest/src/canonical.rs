@@ -2,7 +2,7 @@
 //! integers within ±(2^53 - 1) only, ASCII member names, no name twice, bounded depth and size.
 //! The grammar is in `strict_json`; what a document means is left to others. Fractions are carried as decimal texts.
 
-use crate::strict_json;
+use crate::strict_json::{self, Numbers};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::collections::BTreeMap;
@@ -11,6 +11,9 @@ use std::collections::BTreeMap;
 pub const DOCUMENT_MAX: usize = 16 * 1024 * 1024;
 /// Greatest nesting of arrays and objects.
 pub const DEPTH_MAX: usize = 32;
+/// Greatest number of values in a document, members and list items alike: what a reader holds of them stays within 50 MiB,
+/// however short each is written (an object of one member takes 640 bytes).
+pub const VALUES_MAX: usize = 80_000;
 /// Greatest magnitude of a number: 2^53 - 1, the last one that every JSON reader holds exactly.
 pub const INTEGER_MAX: i64 = (1 << 53) - 1;
 
@@ -67,7 +70,7 @@ pub fn parse(bytes: &[u8]) -> Result<Value, CanonicalError> {
     if bytes.len() > DOCUMENT_MAX {
         return Err(CanonicalError::TooLarge(bytes.len()));
     }
-    strict_json::read(bytes)
+    strict_json::read(bytes, Numbers::Digits)
 }
 
 /// Reads a document that must already be canonical, into a type.
@@ -235,6 +238,9 @@ mod tests {
         assert!(parse(nested(DEPTH_MAX).as_bytes()).is_ok());
         assert!(parse(nested(DEPTH_MAX + 1).as_bytes()).is_err());
         assert!(matches!(parse(&vec![b' '; DOCUMENT_MAX + 1]), Err(CanonicalError::TooLarge(_))));
+        let list = |items: usize| format!("[{}0]", "0,".repeat(items - 1));
+        assert!(parse(list(VALUES_MAX - 1).as_bytes()).is_ok());
+        assert!(parse(list(VALUES_MAX).as_bytes()).is_err());
     }
 
     #[test]

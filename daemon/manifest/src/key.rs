@@ -118,13 +118,7 @@ impl PublicKey {
     /// # Errors
     /// Any [`KeyError`] that says what the text is instead.
     pub fn from_pem(text: &str) -> Result<Self, KeyError> {
-        let der = one_block(text, PUBLIC_LABEL)?;
-        let Some(point) = der.strip_prefix(&SPKI_PREFIX).filter(|point| point.len() == 64) else {
-            return Err(diagnose_public(&der));
-        };
-        let mut encoded = [4; 65];
-        encoded[1..].copy_from_slice(point);
-        VerifyingKey::from_sec1_bytes(&encoded).map(Self).map_err(|_| KeyError::OffCurve)
+        Self::from_der(&one_block(text, PUBLIC_LABEL)?)
     }
 
     /// The PEM text, 64 columns, with a final newline.
@@ -142,6 +136,30 @@ impl PublicKey {
     /// The key's id.
     pub fn id(&self) -> KeyId {
         KeyId(Sha256::of(&self.to_der()))
+    }
+
+    /// The digest of the PEM text: how bundles of the OpenSSF Model Signing format name a key.
+    pub fn pem_fingerprint(&self) -> Sha256 {
+        Sha256::of(self.to_pem().as_bytes())
+    }
+
+    /// Reads a DER SubjectPublicKeyInfo, for instance out of a certificate.
+    ///
+    /// # Errors
+    /// Any [`KeyError`] that says what the bytes are instead.
+    pub fn from_der(der: &[u8]) -> Result<Self, KeyError> {
+        let Some(point) = der.strip_prefix(&SPKI_PREFIX).filter(|point| point.len() == 64) else {
+            return Err(diagnose_public(der));
+        };
+        let mut encoded = [4; 65];
+        encoded[1..].copy_from_slice(point);
+        VerifyingKey::from_sec1_bytes(&encoded).map(Self).map_err(|_| KeyError::OffCurve)
+    }
+
+    /// True if `signature` is a signature of this key over SHA-256 of the message, whichever of the two equivalent S it
+    /// has. Only for formats of others, which do not pin one of the two.
+    pub(crate) fn verifies_either_s(&self, message: &[u8], signature: &Signature) -> bool {
+        self.0.verify(message, signature).is_ok()
     }
 
     /// True if `signature` is the strict DER encoding of a low-S signature of this key over SHA-256 of the message.
@@ -211,9 +229,13 @@ impl fmt::Debug for PrivateKey {
 
 /// The signature in these bytes, if they are its one DER encoding and its S is the lower of the two equivalent ones.
 pub(crate) fn strict_signature(der: &[u8]) -> Option<Signature> {
+    strict_der(der).filter(|signature| signature.normalize_s() == *signature)
+}
+
+/// The signature in these bytes, if they are its one DER encoding.
+pub(crate) fn strict_der(der: &[u8]) -> Option<Signature> {
     let signature = Signature::from_der(der).ok()?;
-    let minimal = signature.to_der().as_bytes() == der;
-    (minimal && signature.normalize_s() == signature).then_some(signature)
+    (signature.to_der().as_bytes() == der).then_some(signature)
 }
 
 fn one_block(text: &str, expected: &'static str) -> Result<Zeroizing<Vec<u8>>, KeyError> {

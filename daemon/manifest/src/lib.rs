@@ -17,6 +17,7 @@ pub mod expression;
 pub mod ids;
 pub mod key;
 pub mod manifest;
+pub mod oms;
 pub mod plan;
 pub mod problem;
 pub mod section;

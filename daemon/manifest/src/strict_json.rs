@@ -1,14 +1,23 @@
 //! The grammar of strict JSON: one pass over the bytes, one value or the first byte that breaks a rule.
 //! Limits, errors and the canonical form are in `canonical`, and so are the tests of both.
 
-use crate::canonical::{CanonicalError, DEPTH_MAX, INTEGER_MAX, Value};
+use crate::canonical::{CanonicalError, DEPTH_MAX, INTEGER_MAX, VALUES_MAX, Value};
 use std::collections::BTreeMap;
 
+/// How whole numbers may be written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Numbers {
+    /// Digits alone: our own documents.
+    Digits,
+    /// Also `1000.0`: documents of others that went through a protobuf `Struct`, whose numbers are all floats.
+    PointZero,
+}
+
 /// Reads one document; the caller has capped its size.
-pub(crate) fn read(bytes: &[u8]) -> Result<Value, CanonicalError> {
+pub(crate) fn read(bytes: &[u8], numbers: Numbers) -> Result<Value, CanonicalError> {
     let text = std::str::from_utf8(bytes)
         .map_err(|error| CanonicalError::Syntax { at: error.valid_up_to(), what: "not UTF-8" })?;
-    let mut parser = Parser { text, at: 0, depth: 0 };
+    let mut parser = Parser { text, at: 0, depth: 0, values: 0, numbers };
     let value = parser.value()?;
     parser.skip_space();
     if parser.at < text.len() { parser.fail("text after the document") } else { Ok(value) }
@@ -18,6 +27,8 @@ struct Parser<'a> {
     text: &'a str,
     at: usize,
     depth: usize,
+    values: usize,
+    numbers: Numbers,
 }
 
 impl Parser<'_> {
@@ -43,6 +54,10 @@ impl Parser<'_> {
 
     fn value(&mut self) -> Result<Value, CanonicalError> {
         self.skip_space();
+        self.values += 1;
+        if self.values > VALUES_MAX {
+            return self.fail("more values than one document may hold");
+        }
         match self.peek() {
             Some(b'{') => self.nested(Self::object),
             Some(b'[') => self.nested(Self::array),
@@ -135,15 +150,20 @@ impl Parser<'_> {
         while self.peek().is_some_and(|byte| byte.is_ascii_digit()) {
             self.at += 1;
         }
-        if matches!(self.peek(), Some(b'.' | b'e' | b'E')) {
+        let end = self.at;
+        if self.numbers == Numbers::PointZero && self.text[end..].starts_with(".0") {
+            self.at += 1;
+            while self.take(b'0') {}
+        }
+        if matches!(self.peek(), Some(b'.' | b'e' | b'E' | b'0'..=b'9')) {
             return self.fail("numbers are whole here: carry a fraction as a decimal text");
         }
-        let digits = &self.text[first..self.at];
+        let digits = &self.text[first..end];
         let zero_first = digits.starts_with('0') && (digits.len() > 1 || first > start);
         if digits.is_empty() || zero_first {
             return self.fail("malformed number");
         }
-        match self.text[start..self.at].parse::<i64>() {
+        match self.text[start..end].parse::<i64>() {
             Ok(number) if number.abs() <= INTEGER_MAX => Ok(Value::Integer(number)),
             Ok(_) | Err(_) => Err(CanonicalError::Syntax {
                 at: start,

@@ -1,0 +1,230 @@
+//! A folder of somebody else's, listed and read below one directory descriptor (openat2(2)): no link is followed, no
+//! mount is crossed, no pipe holds the open, and a file that changes while it is read is an error.
+
+use rustix::fs::{
+    AtFlags, CWD, Dir, FileType, Mode, OFlags, ResolveFlags, Stat, fstat, openat, openat2, statat,
+};
+use rustix::io::Errno;
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+use turnout_manifest::oms::{Found, RESOURCES_MAX};
+
+/// Most entries below one folder, folders included.
+pub const ENTRIES_MAX: usize = 4 * RESOURCES_MAX;
+/// Deepest folder below the one named.
+pub const DEPTH_MAX: usize = 32;
+
+/// Why a folder is not taken as it is.
+#[derive(Debug, thiserror::Error)]
+pub enum FolderError {
+    /// The file system's own.
+    #[error("`{path}` cannot be read")]
+    Read {
+        /// Where.
+        path: String,
+        /// The OS error.
+        #[source]
+        source: io::Error,
+    },
+    /// Something in it that a signature says nothing about.
+    #[error("`{path}` {what}")]
+    Foreign {
+        /// Where.
+        path: String,
+        /// What it is.
+        what: &'static str,
+    },
+    /// Beyond one of the limits.
+    #[error("more than {ENTRIES_MAX} entries, or deeper than {DEPTH_MAX} folders, at `{0}`")]
+    TooMany(String),
+}
+
+/// What must not change between listing a file and its last byte.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Identity {
+    device: u64,
+    inode: u64,
+    size: u64,
+    modified: (i64, i64),
+    changed: (i64, i64),
+}
+
+impl Identity {
+    fn of(stat: &Stat) -> Self {
+        Self {
+            device: stat.st_dev,
+            inode: stat.st_ino,
+            size: stat.st_size.cast_unsigned(),
+            modified: (stat.st_mtime, stat.st_mtime_nsec.cast_signed()),
+            changed: (stat.st_ctime, stat.st_ctime_nsec.cast_signed()),
+        }
+    }
+}
+
+/// An open folder and the files that were found in it.
+pub struct Folder {
+    root: OwnedFd,
+    files: BTreeMap<String, Identity>,
+    empty_folders: usize,
+}
+
+/// What is left out of a listing, unlooked at.
+pub struct LeftOut<'a> {
+    /// True for paths that are left out with all that is below them.
+    pub covers: &'a dyn Fn(&str) -> bool,
+    /// A file that is left out wherever it lies: the signature itself.
+    pub signature: Option<&'a File>,
+}
+
+impl Folder {
+    /// Opens the folder and lists it.
+    ///
+    /// # Errors
+    /// [`FolderError`] about the first thing that is neither a plain file nor a folder, or beyond a limit.
+    pub fn list(path: &Path, left_out: &LeftOut<'_>) -> Result<Self, FolderError> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let root = openat(CWD, path, flags, Mode::empty()).map_err(failed(&path.display().to_string()))?;
+        let signature = match left_out.signature {
+            None => None,
+            Some(file) => {
+                let stat = fstat(file).map_err(failed("the signature"))?;
+                Some((stat.st_dev, stat.st_ino))
+            }
+        };
+        let mut walk = Walk { left_out, signature, entries: 0, files: BTreeMap::new(), empty_folders: 0 };
+        walk.below(root.as_fd(), "", 0)?;
+        let Walk { files, empty_folders, .. } = walk;
+        Ok(Self { root, files, empty_folders })
+    }
+
+    /// What was found, as it is held against a statement.
+    pub fn found(&self) -> Found {
+        let files = self.files.iter().map(|(path, identity)| (path.clone(), identity.size)).collect();
+        Found { files, empty_folders: self.empty_folders }
+    }
+
+    /// Opens a file that was listed. Its reader fails if it is another one by now, or becomes one before its end.
+    ///
+    /// # Errors
+    /// The file system's own.
+    pub fn open(&self, path: &str) -> io::Result<Unchanging> {
+        let Some(identity) = self.files.get(path) else { return Err(io::ErrorKind::NotFound.into()) };
+        let file = File::from(resolve(self.root.as_fd(), path, OFlags::RDONLY | OFlags::NONBLOCK)?);
+        let reader = Unchanging { file, identity: *identity };
+        reader.check()?;
+        Ok(reader)
+    }
+}
+
+/// A file that must stay as it was listed until its last byte.
+pub struct Unchanging {
+    file: File,
+    identity: Identity,
+}
+
+impl Unchanging {
+    fn check(&self) -> io::Result<()> {
+        if Identity::of(&fstat(&self.file)?) == self.identity {
+            return Ok(());
+        }
+        Err(io::Error::new(io::ErrorKind::InvalidData, "it was changed since it was listed"))
+    }
+}
+
+impl Read for Unchanging {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.file.read(buffer)?;
+        if count == 0 {
+            self.check()?;
+        }
+        Ok(count)
+    }
+}
+
+struct Walk<'a> {
+    left_out: &'a LeftOut<'a>,
+    signature: Option<(u64, u64)>,
+    entries: usize,
+    files: BTreeMap<String, Identity>,
+    empty_folders: usize,
+}
+
+impl Walk<'_> {
+    fn below(&mut self, folder: BorrowedFd<'_>, prefix: &str, depth: usize) -> Result<(), FolderError> {
+        let mut entries = Dir::read_from(folder).map_err(failed(prefix))?;
+        let mut empty = true;
+        while let Some(entry) = entries.read() {
+            let entry = entry.map_err(failed(prefix))?;
+            let raw = entry.file_name();
+            if matches!(raw.to_bytes(), b"." | b"..") {
+                continue;
+            }
+            empty = false;
+            self.entries += 1;
+            if self.entries > ENTRIES_MAX || depth > DEPTH_MAX {
+                return Err(FolderError::TooMany(prefix.to_owned()));
+            }
+            let Ok(name) = raw.to_str() else {
+                let path = format!("{prefix}{}", raw.to_string_lossy());
+                return Err(FolderError::Foreign { path, what: "has a name that is not UTF-8" });
+            };
+            let path = format!("{prefix}{name}");
+            if !(self.left_out.covers)(&path) {
+                self.entry(folder, (name, path), depth)?;
+            }
+        }
+        self.empty_folders += usize::from(empty && depth > 0);
+        Ok(())
+    }
+
+    fn entry(
+        &mut self,
+        folder: BorrowedFd<'_>,
+        (name, path): (&str, String),
+        depth: usize,
+    ) -> Result<(), FolderError> {
+        let stat = statat(folder, name, AtFlags::SYMLINK_NOFOLLOW).map_err(failed(&path))?;
+        let what = match FileType::from_raw_mode(stat.st_mode) {
+            FileType::Directory => {
+                let opened = resolve(folder, name, OFlags::RDONLY | OFlags::DIRECTORY);
+                let opened = match opened {
+                    Err(Errno::XDEV) => {
+                        return Err(FolderError::Foreign { path, what: "is another file system's" });
+                    }
+                    opened => opened.map_err(failed(&path))?,
+                };
+                return self.below(opened.as_fd(), &format!("{path}/"), depth + 1);
+            }
+            FileType::RegularFile if self.signature == Some((stat.st_dev, stat.st_ino)) => return Ok(()),
+            FileType::RegularFile if stat.st_nlink > 1 => {
+                "has a second name (hard link), through which it can be changed: copy it"
+            }
+            FileType::RegularFile => {
+                self.files.insert(path, Identity::of(&stat));
+                return Ok(());
+            }
+            FileType::Symlink => "is a symbolic link: put the file itself there",
+            FileType::Fifo => "is a named pipe",
+            FileType::Socket => "is a socket",
+            FileType::BlockDevice | FileType::CharacterDevice => "is a device",
+            _ => "is neither a file nor a folder",
+        };
+        Err(FolderError::Foreign { path, what })
+    }
+}
+
+fn failed(path: &str) -> impl Fn(Errno) -> FolderError {
+    let path = path.to_owned();
+    move |error| FolderError::Read { path: path.clone(), source: error.into() }
+}
+
+fn resolve(at: BorrowedFd<'_>, path: &str, flags: OFlags) -> Result<OwnedFd, Errno> {
+    let inside = ResolveFlags::BENEATH
+        | ResolveFlags::NO_SYMLINKS
+        | ResolveFlags::NO_MAGICLINKS
+        | ResolveFlags::NO_XDEV;
+    openat2(at, path, flags | OFlags::CLOEXEC | OFlags::NOFOLLOW, Mode::empty(), inside)
+}
