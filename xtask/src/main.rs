@@ -27,7 +27,7 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Verb {
-    /// Install what the other verbs need: Debian packages, bpf-linker, ONNX Runtime, cargo-deny
+    /// Install what the other verbs need: Debian packages, bpf-linker, ONNX Runtime, cargo-deny, model-signing
     Setup,
     /// Build the eBPF programs
     Ebpf,

@@ -1,6 +1,7 @@
 //! `setup`: finds out what is missing, says so, and installs it; a second run installs nothing.
 //! How each need is met is in the files beside this one.
 
+mod model_signing;
 mod onnxruntime;
 mod packages;
 mod prometheus;
@@ -26,6 +27,8 @@ pub enum Need {
     RustComponents,
     /// The checker of licences, bans and advisories.
     CargoDeny,
+    /// The reference implementation of OpenSSF Model Signing.
+    ModelSigning,
 }
 
 impl Need {
@@ -34,13 +37,20 @@ impl Need {
     /// What building and running everything needs.
     pub const BUILD: [Self; 3] = [Self::DebianPackages, Self::BpfLinker, Self::OnnxRuntime];
     /// What the tests need.
-    pub const TEST: [Self; 4] = [Self::DebianPackages, Self::BpfLinker, Self::OnnxRuntime, Self::Prometheus];
-    /// What the checks need on top.
-    pub const ALL: [Self; 6] = [
+    pub const TEST: [Self; 5] = [
         Self::DebianPackages,
         Self::BpfLinker,
         Self::OnnxRuntime,
         Self::Prometheus,
+        Self::ModelSigning,
+    ];
+    /// What the tests and the checks need.
+    pub const ALL: [Self; 7] = [
+        Self::DebianPackages,
+        Self::BpfLinker,
+        Self::OnnxRuntime,
+        Self::Prometheus,
+        Self::ModelSigning,
         Self::RustComponents,
         Self::CargoDeny,
     ];
@@ -53,6 +63,7 @@ impl Need {
             Self::Prometheus => "Prometheus",
             Self::RustComponents => "clippy and rustfmt",
             Self::CargoDeny => "cargo-deny",
+            Self::ModelSigning => "model-signing",
         }
     }
 
@@ -64,6 +75,7 @@ impl Need {
             Self::Prometheus => prometheus::look(root),
             Self::RustComponents => tools::look_components(root),
             Self::CargoDeny => tools::look(root, &tools::CARGO_DENY),
+            Self::ModelSigning => model_signing::look(root),
         }
     }
 
@@ -75,6 +87,7 @@ impl Need {
             Self::Prometheus => prometheus::install(root),
             Self::RustComponents => tools::install_components(root),
             Self::CargoDeny => tools::install(root, &tools::CARGO_DENY),
+            Self::ModelSigning => model_signing::install(root),
         }
     }
 }

@@ -235,6 +235,8 @@ pub enum ManifestCommand {
 pub enum OmsCommand {
     /// Check a folder against a bundle, without the daemon; exits 0 when valid, 3 otherwise
     Verify(OmsVerifyArguments),
+    /// Send a version that only a bundle vouches for to the daemon: verified there, stored read-only, snapshot
+    Import(OmsImportArguments),
     /// Sign a folder: write a bundle that every verifier of the format takes
     Export {
         /// Folder with the model
@@ -271,6 +273,28 @@ pub struct OmsVerifyArguments {
     /// With --cert-root: only this subject counts, as in `CN=release-signer`
     #[arg(long, value_name = "SUBJECT", requires = "cert_root")]
     pub cert_subject: Option<String>,
+    /// A path that the signature may leave out besides the git names and its own file; may be repeated
+    #[arg(long, value_name = "PATH")]
+    pub allow_ignored: Vec<String>,
+}
+
+/// `turnoutctl oms import ...`
+#[derive(Debug, Args)]
+pub struct OmsImportArguments {
+    /// Folder with the model; a `turnout.yaml` in it that is signed with the rest describes the version
+    pub dir: PathBuf,
+    /// The bundle, signed by a key that the daemon trusts for this model
+    #[arg(long, value_name = "FILE")]
+    pub signature: PathBuf,
+    /// Name of the model, where no `turnout.yaml` says it
+    #[arg(long, requires = "version")]
+    pub model: Option<ModelName>,
+    /// Label of this version, where no `turnout.yaml` says it
+    #[arg(long, value_name = "VERSION", requires = "model")]
+    pub version: Option<Version>,
+    /// The ONNX file in DIR; without it, the only one there
+    #[arg(long, value_name = "NAME", requires = "model")]
+    pub file: Option<String>,
     /// A path that the signature may leave out besides the git names and its own file; may be repeated
     #[arg(long, value_name = "PATH")]
     pub allow_ignored: Vec<String>,

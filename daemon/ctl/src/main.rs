@@ -15,6 +15,7 @@ mod log;
 mod manifest;
 mod model;
 mod oms;
+mod oms_import;
 mod onnx;
 mod release;
 mod render;
@@ -71,7 +72,7 @@ async fn dispatch(client: &Client, screen: &mut Screen, command: Command) -> Res
         Command::Report(arguments) => report::report(client, screen, arguments).await,
         Command::Model(command) => model::run(client, screen, command).await,
         Command::Manifest(command) => manifest::run(client, screen, command).await,
-        Command::Oms(command) => oms::run(screen, command),
+        Command::Oms(command) => oms::run(client, screen, command).await,
         Command::Key(command) => key::run(screen, command),
         Command::Trust(command) => trust::run(client, screen, command).await,
         Command::Audit(command) => audit::run(client, screen, command).await,

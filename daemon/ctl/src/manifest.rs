@@ -66,7 +66,8 @@ fn new(
     Ok(Exit::Done)
 }
 
-fn only_onnx_file(dir: &Path) -> Result<String, Failure> {
+/// The name of the only ONNX file in the folder.
+pub fn only_onnx_file(dir: &Path) -> Result<String, Failure> {
     let mut models = files::list(dir)?;
     models.retain(|path| path.ends_with(".onnx"));
     match (models.pop(), models.is_empty()) {
@@ -80,7 +81,8 @@ fn only_onnx_file(dir: &Path) -> Result<String, Failure> {
     }
 }
 
-fn read_header(path: &Path) -> Result<Header, Failure> {
+/// What an ONNX file says of itself.
+pub fn read_header(path: &Path) -> Result<Header, Failure> {
     let file = files::open_regular(path).map_err(|error| Failure::file("read", path, &error))?;
     onnx::header(file).map_err(|error| {
         Failure::new(Exit::Refused, format!("`{}` {}", path.display(), chain(&error)))
@@ -89,7 +91,7 @@ fn read_header(path: &Path) -> Result<Header, Failure> {
 }
 
 /// The contract is the model's own words; every output that can hold NaN must be finite.
-fn describe(mut description: Description, header: &Header) -> Description {
+pub fn describe(mut description: Description, header: &Header) -> Description {
     let contract = |tensors: &[onnx::Tensor]| tensors.iter().map(tensor_contract).collect::<Vec<_>>();
     description.contract = Contract { inputs: contract(&header.inputs), outputs: contract(&header.outputs) };
     description.assertions = header

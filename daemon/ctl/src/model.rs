@@ -39,8 +39,13 @@ async fn import(client: &Client, screen: &mut Screen, dir: &Path) -> Result<Exit
     })?;
     let (content, length) = Content::open(dir, &manifest.files)?;
     let imported = client.import(Bundle { envelope: bytes, content, length }).await?;
-    screen.show(&imported, &text(&imported))?;
+    show_imported(screen, &imported)?;
     Ok(Exit::Done)
+}
+
+/// Prints what came of an import.
+pub fn show_imported(screen: &mut Screen, imported: &Imported) -> Result<(), Failure> {
+    Ok(screen.show(imported, &text(imported))?)
 }
 
 fn text(imported: &Imported) -> String {

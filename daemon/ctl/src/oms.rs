@@ -1,9 +1,11 @@
 //! `turnoutctl oms ...`: folders signed in the OpenSSF Model Signing format, checked and signed without the daemon.
+//! Importing is in `oms_import`.
 
 use crate::args::{OmsCommand, OmsVerifyArguments};
 use crate::error::{Exit, Failure, chain};
 use crate::files;
 use crate::folder::{Folder, LeftOut};
+use crate::oms_import;
 use crate::render::{DIM, GOOD, STRONG, Screen, count};
 use crate::verify::Verified;
 use serde::Serialize;
@@ -19,11 +21,13 @@ use turnout_manifest::oms::{
     verify,
 };
 use turnout_manifest::trust::{CheckResult, Outcome, Verdict};
+use turnout_protocol::client::Client;
 use turnout_protocol::control::SCHEMA;
 
 /// Runs `turnoutctl oms ...`.
-pub fn run(screen: &mut Screen, command: OmsCommand) -> Result<Exit, Failure> {
+pub async fn run(client: &Client, screen: &mut Screen, command: OmsCommand) -> Result<Exit, Failure> {
     match command {
+        OmsCommand::Import(arguments) => oms_import::import(client, screen, &arguments).await,
         OmsCommand::Verify(arguments) => run_verify(screen, &arguments),
         OmsCommand::Export { dir, signature, key, name, force } => {
             let there = if force { Existing::Replace } else { Existing::Keep };
@@ -67,7 +71,8 @@ fn verified(arguments: &OmsVerifyArguments, signers: &Signers) -> Result<Verific
     Ok(verification.with_files(files_as_signed(&arguments.dir, &statement, &bundle)?))
 }
 
-fn files_as_signed(dir: &Path, statement: &Statement, bundle: &Bundle) -> Result<CheckResult, Failure> {
+/// Holds the folder against the statement.
+pub fn files_as_signed(dir: &Path, statement: &Statement, bundle: &Bundle) -> Result<CheckResult, Failure> {
     if !dir.is_dir() {
         return Err(Failure::new(Exit::Failed, format!("`{}` is no folder", dir.display())));
     }
@@ -85,15 +90,16 @@ fn files_as_signed(dir: &Path, statement: &Statement, bundle: &Bundle) -> Result
 }
 
 /// The signature's file, kept open so that the listing can tell it from others.
-struct Bundle {
+pub struct Bundle {
     file: File,
     path: PathBuf,
-    bytes: Vec<u8>,
+    /// What it holds.
+    pub bytes: Vec<u8>,
 }
 
 impl Bundle {
     /// Reads the bundle; what is no plain file of acceptable size is a verdict, not an error.
-    fn read(path: &Path) -> Result<Result<Self, Verification>, Failure> {
+    pub fn read(path: &Path) -> Result<Result<Self, Verification>, Failure> {
         let absent = [io::ErrorKind::NotFound, io::ErrorKind::PermissionDenied];
         let file = match files::open_regular(path) {
             Ok(file) => file,
@@ -109,7 +115,7 @@ impl Bundle {
     }
 
     /// Where it lies below the folder, if it does: a signer leaves it out of the signature under that name.
-    fn path_below(&self, dir: &Path) -> Option<String> {
+    pub fn path_below(&self, dir: &Path) -> Option<String> {
         let (dir, path) = (dir.canonicalize().ok()?, self.path.canonicalize().ok()?);
         path.strip_prefix(dir).ok()?.to_str().map(str::to_owned)
     }

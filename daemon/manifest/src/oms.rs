@@ -4,6 +4,7 @@
 
 mod bundle;
 mod certificate;
+pub(crate) mod evidence;
 mod export;
 mod folder;
 mod members;
@@ -20,6 +21,7 @@ pub use bundle::{
     BUNDLE_MAX, Bundle, BundleError, CERTIFICATE_MAX, CERTIFICATES_MAX, MEDIA_TYPE, Material, PAYLOAD_TYPE,
 };
 pub use certificate::{Authorities, CertificateError, ROOTS_MAX, ROOTS_TEXT_MAX};
+pub use evidence::{ASIDE, EVIDENCE_SCHEMA, Evidence};
 pub use export::{Export, ExportError, sign};
 pub use folder::{FOLDER_BYTES_MAX, Found, INERT_EMPTY, Open, compare};
 pub use members::ShapeError;

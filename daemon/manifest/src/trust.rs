@@ -8,6 +8,7 @@ use crate::document::printable;
 use crate::envelope::{Envelope, MANIFEST_TYPE};
 use crate::key::KeyId;
 use crate::manifest::{FileEntry, Manifest};
+use crate::oms::evidence;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 use std::fmt;
@@ -55,7 +56,9 @@ pub enum Outcome {
 /// One check of a verification, as it is printed and recorded.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CheckResult {
-    /// Its stable name: `envelope`, `payload-type`, `signature`, `canonical`, `manifest`, `trust`, `files`.
+    /// Its stable name: `envelope`, `payload-type`, `signature`, `canonical`, `manifest`, `trust`, `files`; of a bundle in
+    /// the OpenSSF Model Signing format `bundle`, `payload-type`, `key`, `signature`, `statement`, `manifest`,
+    /// `coverage`, `trust`, `files`.
     pub name: String,
     /// How it ended.
     pub result: Outcome,
@@ -136,8 +139,12 @@ const CHECKS: [&str; 7] =
     ["envelope", "payload-type", "signature", "canonical", "manifest", "trust", "files"];
 
 /// Verifies a signed manifest: envelope, payload type and signature over the raw bytes, and only then its content.
-/// A signature of a known key that fails rejects it; those of unknown keys neither help nor harm.
+/// A signature of a known key that fails rejects it; those of unknown keys neither help nor harm. In place of a signed
+/// manifest there may be the [`Evidence`](crate::oms::Evidence) of a version that is signed in another format.
 pub fn verify(envelope_bytes: &[u8], trust: &TrustStore) -> Verification {
+    if evidence::is_evidence(envelope_bytes) {
+        return of_evidence(evidence::examine(envelope_bytes, trust));
+    }
     let mut verification = Verification {
         verdict: Verdict::Valid,
         checks: Vec::new(),
@@ -158,6 +165,21 @@ pub fn verify(envelope_bytes: &[u8], trust: &TrustStore) -> Verification {
         verification.note(name, Outcome::Skipped, detail);
     }
     verification
+}
+
+fn of_evidence(examined: evidence::Examined) -> Verification {
+    let evidence::Examined { verdict, checks, digest, signed_by, key, manifest } = examined;
+    let signed_by: Vec<String> = signed_by.into_iter().collect();
+    let verified = match (verdict, &manifest, digest, &key) {
+        (Verdict::Valid, Some(manifest), Some(digest), Some(key)) => Some(VerifiedManifest {
+            manifest: manifest.clone(),
+            digest,
+            signed_by: signed_by.clone(),
+            key_ids: vec![key.id()],
+        }),
+        _ => None,
+    };
+    Verification { verdict, checks, digest, signed_by, manifest, verified }
 }
 
 /// Holds files against the manifest: none missing, none more, each of the stated length and digest. `present` are the

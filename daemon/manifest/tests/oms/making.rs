@@ -12,7 +12,7 @@ use turnout_manifest::key::PrivateKey;
 use turnout_manifest::oms::{
     Export, Found, MEDIA_TYPE, PAYLOAD_TYPE, Signer, Signers, Verification, compare, sign, verify,
 };
-use turnout_manifest::trust::{Outcome, Verdict};
+use turnout_manifest::trust::{CheckResult, Outcome, Verdict};
 
 pub static KEY: LazyLock<PrivateKey> = LazyLock::new(|| PrivateKey::generate().unwrap());
 pub static OTHER: LazyLock<PrivateKey> = LazyLock::new(|| PrivateKey::generate().unwrap());
@@ -28,11 +28,12 @@ pub fn judge(bundle: &[u8]) -> Verification {
 
 /// The verdict and the check that failed.
 pub fn outcome(verification: &Verification) -> (Verdict, String) {
-    let failed = verification.checks.iter().find(|check| check.result == Outcome::Fail);
-    (
-        verification.verdict,
-        failed.map(|check| format!("{}: {}", check.name, check.detail)).unwrap_or_default(),
-    )
+    outcome_of(verification.verdict, &verification.checks)
+}
+
+pub fn outcome_of(verdict: Verdict, checks: &[CheckResult]) -> (Verdict, String) {
+    let failed = checks.iter().find(|check| check.result == Outcome::Fail);
+    (verdict, failed.map(|check| format!("{}: {}", check.name, check.detail)).unwrap_or_default())
 }
 
 pub fn contents() -> BTreeMap<&'static str, &'static [u8]> {
@@ -100,4 +101,17 @@ pub fn compared(verification: Verification, files: &BTreeMap<&'static str, &'sta
         Ok(Box::new(Cursor::new(files[name])) as Box<dyn Read>)
     });
     verification.with_files(check)
+}
+
+pub fn sharded(shards: &[(&str, u64, u64)], size: Value) -> Value {
+    let bytes = contents();
+    let resources = shards.iter().map(|(name, start, end)| {
+        let range = *start as usize..(*end as usize).min(bytes[name].len());
+        let digest = Sha256::of(bytes[name].get(range).unwrap_or_default()).hex();
+        json!({"name": format!("{name}:{start}:{end}"), "algorithm": "sha256", "digest": digest})
+    });
+    let mut serialization = plain();
+    serialization["method"] = json!("shards");
+    serialization["shard_size"] = size;
+    statement(resources.collect(), serialization)
 }

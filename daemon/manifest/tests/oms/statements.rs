@@ -2,7 +2,7 @@
 
 use crate::making::{
     KEY, bundle_over, compared, contents, judge, judge_names, judge_statement, known, outcome, plain,
-    resource, statement,
+    resource, sharded, statement,
 };
 use serde_json::{Value, json};
 use turnout_manifest::Sha256;
@@ -133,19 +133,6 @@ fn only_the_git_names_and_what_was_allowed_may_be_left_out() {
         let (verdict, found) = judge_ignored(paths, allowed);
         assert!(verdict == Verdict::Rejected && found.contains(told), "{told}: {verdict} {found}");
     }
-}
-
-fn sharded(shards: &[(&str, u64, u64)], size: Value) -> Value {
-    let bytes = contents();
-    let resources = shards.iter().map(|(name, start, end)| {
-        let range = *start as usize..(*end as usize).min(bytes[name].len());
-        let digest = Sha256::of(bytes[name].get(range).unwrap_or_default()).hex();
-        json!({"name": format!("{name}:{start}:{end}"), "algorithm": "sha256", "digest": digest})
-    });
-    let mut serialization = plain();
-    serialization["method"] = json!("shards");
-    serialization["shard_size"] = size;
-    statement(resources.collect(), serialization)
 }
 
 #[test]
