@@ -4,7 +4,13 @@
 use anyhow::{Context, Result, ensure};
 use rustix::process::{Pid, Signal, kill_process};
 use std::fs;
+use std::path::Path;
 use std::time::{Duration, Instant};
+use turnout_manifest::envelope::{Envelope, MANIFEST_TYPE};
+use turnout_manifest::key::PrivateKey;
+use turnout_manifest::manifest::FileEntry;
+use turnout_manifest::{Description, Sha256};
+use turnout_protocol::client::Bundle;
 use turnout_protocol::control::{ReleaseState, ReleaseStatus};
 use turnout_scenarios::load::{Load, Pace};
 use turnout_scenarios::models::{self, FIRST, Source};
@@ -31,6 +37,8 @@ objectives: {assertion_failures: 0.02}
 minimum_requests: 5
 patience: 20s
 ";
+/// No model.
+const PROSE: &str = "A model is a simplified description of a thing.\n";
 /// Seconds that a worker gets to become ready where one never does.
 const READY_SECONDS: u64 = 2;
 /// A dead live worker is back within this time.
@@ -71,13 +79,31 @@ fn a_file_that_is_no_onnx_is_rolled_back_with_the_workers_reason() {
         let traffic = scene.traffic()?;
         let source = Source { model: "digits", version: FIRST, label: "prose" };
         let folder = models::unsigned(&scene.ctl, &scene.bundles, source)?;
-        fs::write(folder.join("model.onnx"), "A model is a simplified description of a thing.\n")?;
-        models::sign(&scene.ctl, &folder, &scene.key)?;
-        models::import(&scene.ctl, &folder)?.expect(0)?;
+        fs::write(folder.join("model.onnx"), PROSE)?;
+        let refused = scene.ctl.run(&[
+            "manifest",
+            "sign",
+            models::text(&folder)?,
+            "--key",
+            models::text(&scene.key)?,
+        ])?;
+        ensure!(refused.expect(3)?.stderr.contains("is not an ONNX model"), "signed at the desk");
+        // Signed and sent by somebody whose desk does not look, it is the worker that refuses it.
+        let bundle = bundle_of(&folder, &PrivateKey::from_pem(&fs::read_to_string(&scene.key)?)?)?;
+        scene.wait_for(scene.client().import(bundle))?;
         scene.release("prose", BY_ERRORS)?;
-        rolled_back(&scene.ended()?, "model.onnx")?;
+        rolled_back(&scene.ended()?, "`model.onnx`: is not an ONNX model")?;
         scene.finish_whole(traffic).map(drop)
     });
+}
+
+/// The folder's description, signed without a look at its one file.
+fn bundle_of(folder: &Path, key: &PrivateKey) -> Result<Bundle<&'static [u8]>> {
+    let description = Description::from_yaml(&fs::read_to_string(folder.join("turnout.yaml"))?)?;
+    let (path, sha256) = ("model.onnx".to_owned(), Sha256::of(PROSE.as_bytes()));
+    let manifest = description.into_manifest(vec![FileEntry { path, size: PROSE.len() as u64, sha256 }])?;
+    let envelope = Envelope::sign(MANIFEST_TYPE, manifest.to_canonical()?, key)?.to_json()?;
+    Ok(Bundle { envelope, content: PROSE.as_bytes(), length: PROSE.len() as u64 })
 }
 
 #[test]

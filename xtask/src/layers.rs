@@ -8,9 +8,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 /// Crate of this workspace and the crates of this workspace it may use. A crate without a row fails.
-const EDGES: [(&str, &[&str]); 16] = [
+const EDGES: [(&str, &[&str]); 17] = [
     ("turnout-manifest", &[]),
     ("turnout-inference", &[]),
+    ("turnout-onnx", &["turnout-manifest"]),
     ("turnout-journal", &[]),
     ("turnout-ebpf-layout", &[]),
     ("turnout-launcher-wire", &[]),
@@ -21,11 +22,11 @@ const EDGES: [(&str, &[&str]); 16] = [
         "turnoutd",
         &["turnout-manifest", "turnout-protocol", "turnout-journal", "turnout-engine", "turnout-host"],
     ),
-    ("turnout-worker", &["turnout-protocol", "turnout-manifest", "turnout-inference"]),
+    ("turnout-worker", &["turnout-protocol", "turnout-manifest", "turnout-inference", "turnout-onnx"]),
     ("turnout-router", &["turnout-protocol", "turnout-manifest"]),
     ("turnout-launcher", &["turnout-launcher-wire"]),
     ("turnout-export", &["turnout-journal", "turnout-protocol"]),
-    ("turnoutctl", &["turnout-protocol", "turnout-manifest", "turnout-journal"]),
+    ("turnoutctl", &["turnout-protocol", "turnout-manifest", "turnout-journal", "turnout-onnx"]),
     (
         "turnout-scenarios",
         &[

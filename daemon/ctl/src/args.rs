@@ -9,6 +9,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
 use std::time::Duration;
 use turnout_manifest::{ModelName, ReleaseId, Version, VersionRef};
+use turnout_onnx::Format;
 use turnout_protocol::client::DEFAULT_SOCKET;
 
 /// Heading of what every command takes, so that a command's own options stand together.
@@ -46,6 +47,17 @@ pub struct Arguments {
     /// What to do
     #[command(subcommand)]
     pub command: Command,
+}
+
+/// What may lie in a version's folder though it is refused by default.
+#[derive(Debug, Args)]
+pub struct ContentArguments {
+    /// Let models use operators of this domain, such as `com.microsoft`; may be repeated
+    #[arg(long, value_name = "DOMAIN")]
+    pub allow_domain: Vec<String>,
+    /// Let files of a format that runs code be there: pickle, archive, hdf5, script, native; may be repeated
+    #[arg(long, value_name = "FORMAT")]
+    pub allow_format: Vec<Format>,
 }
 
 /// The nouns, and the verbs that stand alone.
@@ -184,6 +196,8 @@ pub enum ModelCommand {
     Import {
         /// Folder with the files and `turnout.dsse.json`
         dir: PathBuf,
+        #[command(flatten)]
+        content: ContentArguments,
     },
     /// List every version in the store
     List,
@@ -219,6 +233,8 @@ pub enum ManifestCommand {
         /// Private key, from `key generate`
         #[arg(long, value_name = "PEM")]
         key: PathBuf,
+        #[command(flatten)]
+        content: ContentArguments,
     },
     /// Make every check that an import makes; exits 0 when valid, 3 otherwise
     Verify {
@@ -227,6 +243,8 @@ pub enum ManifestCommand {
         /// Trust store (JSON); without it, the daemon's
         #[arg(long, value_name = "FILE")]
         trust: Option<PathBuf>,
+        #[command(flatten)]
+        content: ContentArguments,
     },
 }
 
@@ -276,6 +294,8 @@ pub struct OmsVerifyArguments {
     /// A path that the signature may leave out besides the git names and its own file; may be repeated
     #[arg(long, value_name = "PATH")]
     pub allow_ignored: Vec<String>,
+    #[command(flatten)]
+    pub content: ContentArguments,
 }
 
 /// `turnoutctl oms import ...`
@@ -298,6 +318,8 @@ pub struct OmsImportArguments {
     /// A path that the signature may leave out besides the git names and its own file; may be repeated
     #[arg(long, value_name = "PATH")]
     pub allow_ignored: Vec<String>,
+    #[command(flatten)]
+    pub content: ContentArguments,
 }
 
 /// `turnoutctl key ...`

@@ -7,7 +7,7 @@ use rustix::fs::{
 use rustix::io::Errno;
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{self, Read};
+use std::io::{self, Read, Seek, SeekFrom};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use turnout_manifest::oms::{Found, RESOURCES_MAX};
@@ -141,6 +141,12 @@ impl Read for Unchanging {
             self.check()?;
         }
         Ok(count)
+    }
+}
+
+impl Seek for Unchanging {
+    fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
+        self.file.seek(to)
     }
 }
 

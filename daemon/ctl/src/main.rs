@@ -4,6 +4,7 @@
 mod args;
 mod audit;
 mod bundle;
+mod content;
 mod doctor;
 mod error;
 mod exports;
@@ -16,7 +17,6 @@ mod manifest;
 mod model;
 mod oms;
 mod oms_import;
-mod onnx;
 mod release;
 mod render;
 mod report;

@@ -2,9 +2,9 @@
 
 use crate::args::ManifestCommand;
 use crate::bundle::{self, DESCRIPTION, ENVELOPE};
+use crate::content;
 use crate::error::{Exit, Failure, chain};
 use crate::files;
-use crate::onnx::{self, Header};
 use crate::render::{BAD, DIM, GOOD, STRONG, Screen, Table, WARN, count, safe, styled, words};
 use crate::verify;
 use serde::Serialize;
@@ -18,6 +18,7 @@ use turnout_manifest::key::PrivateKey;
 use turnout_manifest::problem::Problems;
 use turnout_manifest::trust::{CheckResult, Outcome};
 use turnout_manifest::{ModelName, Sha256, Version, VersionRef};
+use turnout_onnx::{Header, Policy};
 use turnout_protocol::client::Client;
 use turnout_protocol::control::SCHEMA;
 
@@ -25,8 +26,10 @@ use turnout_protocol::control::SCHEMA;
 pub async fn run(client: &Client, screen: &mut Screen, command: ManifestCommand) -> Result<Exit, Failure> {
     match command {
         ManifestCommand::New { dir, model, version, file } => new(screen, &dir, (model, version), file),
-        ManifestCommand::Sign { dir, key } => sign(screen, &dir, &key),
-        ManifestCommand::Verify { dir, trust } => verify::run(client, screen, &dir, trust.as_deref()).await,
+        ManifestCommand::Sign { dir, key, content } => sign(screen, (&dir, &content.policy()), &key),
+        ManifestCommand::Verify { dir, trust, content } => {
+            verify::run(client, screen, (&dir, &content.policy()), trust.as_deref()).await
+        }
     }
 }
 
@@ -84,7 +87,7 @@ pub fn only_onnx_file(dir: &Path) -> Result<String, Failure> {
 /// What an ONNX file says of itself.
 pub fn read_header(path: &Path) -> Result<Header, Failure> {
     let file = files::open_regular(path).map_err(|error| Failure::file("read", path, &error))?;
-    onnx::header(file).map_err(|error| {
+    turnout_onnx::header(file).map_err(|error| {
         Failure::new(Exit::Refused, format!("`{}` {}", path.display(), chain(&error)))
             .hint("export the model to ONNX, for instance with skl2onnx or `torch.onnx.export`")
     })
@@ -92,7 +95,7 @@ pub fn read_header(path: &Path) -> Result<Header, Failure> {
 
 /// The contract is the model's own words; every output that can hold NaN must be finite.
 pub fn describe(mut description: Description, header: &Header) -> Description {
-    let contract = |tensors: &[onnx::Tensor]| tensors.iter().map(tensor_contract).collect::<Vec<_>>();
+    let contract = |tensors: &[turnout_onnx::Tensor]| tensors.iter().map(tensor_contract).collect::<Vec<_>>();
     description.contract = Contract { inputs: contract(&header.inputs), outputs: contract(&header.outputs) };
     description.assertions = header
         .outputs
@@ -107,8 +110,8 @@ pub fn describe(mut description: Description, header: &Header) -> Description {
     description
 }
 
-fn tensor_contract(tensor: &onnx::Tensor) -> TensorContract {
-    let onnx::Tensor { name, datatype, shape } = tensor.clone();
+fn tensor_contract(tensor: &turnout_onnx::Tensor) -> TensorContract {
+    let turnout_onnx::Tensor { name, datatype, shape } = tensor.clone();
     TensorContract { name, datatype, shape, minimum: None, maximum: None }
 }
 
@@ -122,7 +125,7 @@ struct Signed {
     envelope: PathBuf,
 }
 
-fn sign(screen: &mut Screen, dir: &Path, key: &Path) -> Result<Exit, Failure> {
+fn sign(screen: &mut Screen, (dir, policy): (&Path, &Policy), key: &Path) -> Result<Exit, Failure> {
     let key_failed = |error: &dyn std::error::Error| {
         Failure::new(Exit::Refused, format!("key `{}`: {error}", key.display()))
             .hint("make a key with `turnoutctl key generate FILE`")
@@ -142,6 +145,7 @@ fn sign(screen: &mut Screen, dir: &Path, key: &Path) -> Result<Exit, Failure> {
     };
     let description = Description::from_yaml(&files::read_text(&path)?).map_err(wrong)?;
     let manifest = description.into_manifest(bundle::entries(dir)?).map_err(wrong)?;
+    content::demand(dir, &manifest, policy)?;
     let failed = |error: &(dyn std::error::Error + 'static)| Failure::from_error(Exit::Failed, error);
     let payload = manifest.to_canonical().map_err(|error| failed(&error))?;
     let digest = Sha256::of(&payload);

@@ -2,12 +2,14 @@
 
 use crate::args::ModelCommand;
 use crate::bundle::{self, Content};
+use crate::content;
 use crate::error::{Exit, Failure};
 use crate::manifest::{check_rows, problems};
 use crate::render::{DIM, GOOD, STRONG, Screen, Table, bytes, count, figure, safe, styled, time, words};
 use std::path::Path;
 use turnout_manifest::Manifest;
 use turnout_manifest::envelope::Envelope;
+use turnout_onnx::Policy;
 use turnout_protocol::archive::Removed;
 use turnout_protocol::client::{Bundle, Client};
 use turnout_protocol::control::{Imported, Versions};
@@ -15,7 +17,7 @@ use turnout_protocol::control::{Imported, Versions};
 /// Runs `turnoutctl model ...`.
 pub async fn run(client: &Client, screen: &mut Screen, command: ModelCommand) -> Result<Exit, Failure> {
     match command {
-        ModelCommand::Import { dir } => import(client, screen, &dir).await,
+        ModelCommand::Import { dir, content } => import(client, screen, (&dir, &content.policy())).await,
         ModelCommand::List => {
             let list = client.versions().await?;
             screen.show(&list, &versions(&list))?;
@@ -30,7 +32,11 @@ pub async fn run(client: &Client, screen: &mut Screen, command: ModelCommand) ->
 }
 
 /// The daemon makes every check; here the manifest is read only for the order and the sizes of the files.
-async fn import(client: &Client, screen: &mut Screen, dir: &Path) -> Result<Exit, Failure> {
+async fn import(
+    client: &Client,
+    screen: &mut Screen,
+    (dir, policy): (&Path, &Policy),
+) -> Result<Exit, Failure> {
     let bytes = bundle::envelope(dir)?;
     let refused = |what: String| Failure::new(Exit::Refused, format!("`{}`: {what}", dir.display()));
     let envelope = Envelope::parse(&bytes).map_err(|error| refused(crate::error::chain(&error)))?;
@@ -38,6 +44,7 @@ async fn import(client: &Client, screen: &mut Screen, dir: &Path) -> Result<Exit
         refused("the signed manifest is not well-formed".to_owned()).details(problems(&found))
     })?;
     let (content, length) = Content::open(dir, &manifest.files)?;
+    content::demand(dir, &manifest, policy)?;
     let imported = client.import(Bundle { envelope: bytes, content, length }).await?;
     show_imported(screen, &imported)?;
     Ok(Exit::Done)

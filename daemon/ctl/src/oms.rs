@@ -2,6 +2,7 @@
 //! Importing is in `oms_import`.
 
 use crate::args::{OmsCommand, OmsVerifyArguments};
+use crate::content;
 use crate::error::{Exit, Failure, chain};
 use crate::files;
 use crate::folder::{Folder, LeftOut};
@@ -21,6 +22,7 @@ use turnout_manifest::oms::{
     verify,
 };
 use turnout_manifest::trust::{CheckResult, Outcome, Verdict};
+use turnout_onnx::Policy;
 use turnout_protocol::client::Client;
 use turnout_protocol::control::SCHEMA;
 
@@ -53,7 +55,7 @@ fn run_verify(screen: &mut Screen, arguments: &OmsVerifyArguments) -> Result<Exi
     let hint = match verified.verdict {
         Verdict::Valid => "every file is as its signer signed it",
         Verdict::Untrusted => "nothing is wrong with the bundle, but who signed it is not known here",
-        Verdict::Rejected => "the failed check says what is wrong; it cannot be overridden",
+        Verdict::Rejected => "the failed check says what is wrong",
     };
     screen.show(&verified, &(verified.text() + &format!("{DIM}hint:{DIM:#} {hint}\n")))?;
     Ok(verified.exit())
@@ -68,11 +70,16 @@ fn verified(arguments: &OmsVerifyArguments, signers: &Signers) -> Result<Verific
     let allowed = allowed.into_iter().chain(bundle.path_below(&arguments.dir)).collect();
     let verification = verify(&bundle.bytes, signers, &allowed);
     let Some(statement) = verification.statement().cloned() else { return Ok(verification) };
-    Ok(verification.with_files(files_as_signed(&arguments.dir, &statement, &bundle)?))
+    let checks = checks_of_files((&arguments.dir, &arguments.content.policy()), &statement, &bundle)?;
+    Ok(checks.into_iter().fold(verification, Verification::with_files))
 }
 
-/// Holds the folder against the statement.
-pub fn files_as_signed(dir: &Path, statement: &Statement, bundle: &Bundle) -> Result<CheckResult, Failure> {
+/// Holds the folder against the statement, and its files against the content policy.
+pub fn checks_of_files(
+    (dir, policy): (&Path, &Policy),
+    statement: &Statement,
+    bundle: &Bundle,
+) -> Result<Vec<CheckResult>, Failure> {
     if !dir.is_dir() {
         return Err(Failure::new(Exit::Failed, format!("`{}` is no folder", dir.display())));
     }
@@ -81,12 +88,17 @@ pub fn files_as_signed(dir: &Path, statement: &Statement, bundle: &Bundle) -> Re
         Ok(folder) => folder,
         Err(error) => {
             let (name, result) = ("files".to_owned(), Outcome::Fail);
-            return Ok(CheckResult { name, result, detail: chain(&error) });
+            return Ok(vec![CheckResult { name, result, detail: chain(&error) }]);
         }
     };
-    Ok(compare(statement, &folder.found(), &mut |path| {
+    let files = compare(statement, &folder.found(), &mut |path| {
         folder.open(path).map(|reader| Box::new(reader) as Box<dyn Read>)
-    }))
+    });
+    let names = content::Files { paths: folder.found().files.into_keys().collect(), served: None };
+    let content = content::check(&names, policy, &|path| {
+        folder.open(path).map(|reader| Box::new(reader) as Box<dyn content::Source>)
+    });
+    Ok(vec![files, content])
 }
 
 /// The signature's file, kept open so that the listing can tell it from others.

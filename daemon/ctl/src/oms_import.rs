@@ -3,6 +3,7 @@
 
 use crate::args::OmsImportArguments;
 use crate::bundle::{Content, DESCRIPTION};
+use crate::content;
 use crate::error::{Exit, Failure, chain};
 use crate::files;
 use crate::manifest::{describe, only_onnx_file, problems, read_header};
@@ -29,11 +30,12 @@ pub async fn import(
     let allowed: Vec<String> =
         arguments.allow_ignored.iter().cloned().chain(bundle.path_below(dir)).collect();
     let statement = statement(&bundle, &allowed).map_err(|what| refused(&arguments.signature, what))?;
-    let files = oms::files_as_signed(dir, &statement, &bundle)?;
-    if files.result == Outcome::Fail {
-        return Err(refused(dir, files.detail).hint("`turnoutctl oms verify` makes every check"));
+    let checks = oms::checks_of_files((dir, &arguments.content.policy()), &statement, &bundle)?;
+    if checks.iter().any(|check| check.result == Outcome::Fail) {
+        return Err(refused(dir, failed(&checks)).hint("`turnoutctl oms verify` makes every check"));
     }
     let manifest = manifest(arguments, &statement)?;
+    content::demand(dir, &manifest, &arguments.content.policy())?;
     let text = String::from_utf8(bundle.bytes)
         .map_err(|_| refused(&arguments.signature, "is not UTF-8".to_owned()))?;
     let (content, length) = Content::open(dir, &manifest.files)?;

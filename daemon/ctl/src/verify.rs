@@ -1,6 +1,7 @@
 //! `turnoutctl manifest verify`: every check that an import makes, on a folder, with the daemon's trust store or a file.
 
 use crate::bundle::{self, DESCRIPTION, ENVELOPE};
+use crate::content;
 use crate::error::{Exit, Failure};
 use crate::files;
 use crate::manifest::check_rows;
@@ -10,6 +11,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use turnout_manifest::trust::{CheckResult, Outcome, TrustStore, Verdict, check_files, verify};
 use turnout_manifest::{Manifest, Sha256, VersionRef, canonical};
+use turnout_onnx::Policy;
 use turnout_protocol::client::Client;
 use turnout_protocol::control::{SCHEMA, Trust};
 
@@ -59,7 +61,7 @@ impl Verified {
 pub async fn run(
     client: &Client,
     screen: &mut Screen,
-    dir: &Path,
+    (dir, policy): (&Path, &Policy),
     trust: Option<&Path>,
 ) -> Result<Exit, Failure> {
     let envelope = bundle::envelope(dir)?;
@@ -70,6 +72,7 @@ pub async fn run(
     let mut verification = verify(&envelope, &store);
     if let Some(manifest) = verification.manifest().cloned() {
         verification = verification.with_files(compare(dir, &manifest));
+        verification = verification.with_files(content::check_version(dir, &manifest, policy));
     }
     let verified = Verified {
         schema: SCHEMA,

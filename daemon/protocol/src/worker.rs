@@ -15,6 +15,9 @@ pub const MODEL_DIR: &str = "/model";
 /// Where the ONNX Runtime library is mounted inside a cell.
 pub const ONNXRUNTIME_PATH: &str = "/lib/libonnxruntime.so";
 
+/// Names of the formats that run code when they are loaded, as [`Assignment::allowed_formats`] may hold them.
+pub const FORMATS: [&str; 5] = ["pickle", "archive", "hdf5", "script", "native"];
+
 /// What the daemon tells a worker.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "say", rename_all = "kebab-case", deny_unknown_fields)]
@@ -51,6 +54,12 @@ pub struct Assignment {
     pub contract: Contract,
     /// What a good answer is.
     pub assertions: Vec<Assertion>,
+    /// Domains of ONNX operators that the host allows besides the standard ones.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub allowed_domains: Vec<String>,
+    /// Formats, out of [`FORMATS`], that the host allows in a version's folder.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub allowed_formats: Vec<String>,
 }
 
 /// What a worker tells the daemon.

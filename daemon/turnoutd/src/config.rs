@@ -8,6 +8,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use turnout_manifest::ModelName;
+use turnout_protocol::worker::FORMATS;
 
 mod keep;
 
@@ -19,6 +20,11 @@ const FILE_MAX: u64 = 1024 * 1024;
 pub const USUAL_READER: &str = "turnout-export";
 /// Most addresses that models are served on: as many as a route in the kernel holds.
 const LISTEN_MAX: usize = 4;
+
+/// Most domains of operators that are allowed by name.
+const DOMAINS_MAX: usize = 64;
+/// Longest domain of operators, bytes.
+const DOMAIN_MAX: usize = 128;
 
 /// The file as written.
 #[derive(Debug, Default, Deserialize)]
@@ -66,6 +72,10 @@ struct Raw {
     retention: keep::RawRetention,
     /// What an auditor can reach.
     audit: keep::RawAudit,
+    /// Domains of ONNX operators that models may use besides the standard ones, such as `com.microsoft`. Default none.
+    allowed_domains: Vec<String>,
+    /// Formats that run code when they are loaded, and may lie in a version's folder all the same. Default none.
+    allowed_formats: Vec<String>,
     /// Settings of single models.
     models: BTreeMap<String, RawModel>,
 }
@@ -131,6 +141,10 @@ pub struct Config {
     pub audit_http: Option<AuditHttp>,
     /// The text as it was written, for the evidence.
     pub text: String,
+    /// Domains of ONNX operators besides the standard ones.
+    pub allowed_domains: Vec<String>,
+    /// Formats that run code when they are loaded, allowed all the same.
+    pub allowed_formats: Vec<String>,
 }
 
 /// Why a configuration was refused.
@@ -197,6 +211,7 @@ impl Config {
         }
         let listen = listen(raw.listen, &mut problems);
         let log = level(raw.log.as_deref().unwrap_or("info"), &mut problems);
+        check_content(&raw.allowed_domains, &raw.allowed_formats, &mut problems);
         let runtime = absolute("runtime", raw.runtime.unwrap_or("/run/turnout".into()), &mut problems);
         let state = absolute("state", raw.state.unwrap_or("/var/lib/turnout".into()), &mut problems);
         let keep = Keep::check(&raw.retention, &raw.store, &mut problems);
@@ -219,6 +234,8 @@ impl Config {
             onnxruntime: raw.onnxruntime.unwrap_or_else(|| beside("../lib/turnout/libonnxruntime.so")),
             ready: Duration::from_secs(raw.ready_seconds.unwrap_or(120).clamp(1, 3600)),
             drain: Duration::from_secs(raw.drain_seconds.unwrap_or(30).clamp(1, 3600)),
+            allowed_domains: raw.allowed_domains,
+            allowed_formats: raw.allowed_formats,
             state,
             runtime,
             ports,
@@ -303,6 +320,20 @@ fn model_ports(models: &BTreeMap<String, RawModel>, problems: &mut Vec<String>) 
     ports
 }
 
+fn check_content(domains: &[String], formats: &[String], problems: &mut Vec<String>) {
+    let printable =
+        |domain: &&String| !domain.is_empty() && domain.bytes().all(|byte| byte.is_ascii_graphic());
+    let good = domains.iter().filter(printable).filter(|domain| domain.len() <= DOMAIN_MAX).count();
+    if good < domains.len() || domains.len() > DOMAINS_MAX {
+        problems.push(format!(
+            "allowed_domains: give up to {DOMAINS_MAX} domains of 1 to {DOMAIN_MAX} printable characters"
+        ));
+    }
+    for format in formats.iter().filter(|format| !FORMATS.contains(&format.as_str())) {
+        problems.push(format!("allowed_formats `{format}`: known are {}", FORMATS.join(", ")));
+    }
+}
+
 fn cpus(list: &[u32], problems: &mut Vec<String>) -> u64 {
     let mut mask = 0;
     for &cpu in list {
@@ -328,9 +359,9 @@ mod tests {
 
     #[test]
     fn every_bad_value_is_named_at_once() {
-        let text = "ports = \"x\"\nworker_uid_base = 3\nstate = \"here\"\nworker_cpus = [64]\nlog = \"warm\"\n[models.\"a/b\"]\nport = 1\n";
+        let text = "ports = \"x\"\nworker_uid_base = 3\nstate = \"here\"\nworker_cpus = [64]\nlog = \"warm\"\nallowed_domains = [\"\"]\nallowed_formats = [\"zip\"]\n[models.\"a/b\"]\nport = 1\n";
         let Err(ConfigError::Values(problems)) = Config::parse(text) else { panic!("accepted") };
-        assert_eq!(problems.len(), 6, "{problems:?}");
+        assert_eq!(problems.len(), 8, "{problems:?}");
     }
 
     #[test]

@@ -151,6 +151,8 @@ impl Executor {
             threads: manifest.runtime.threads,
             contract: manifest.contract,
             assertions: manifest.assertions,
+            allowed_domains: self.config.allowed_domains.clone(),
+            allowed_formats: self.config.allowed_formats.clone(),
         };
         self.workers.supervise(generation)?;
         self.workers.assign(generation, &assignment)?;

@@ -3,6 +3,7 @@
 
 mod assertions;
 mod body;
+mod content;
 mod contract;
 mod http;
 mod infer;

@@ -1,6 +1,7 @@
 //! One thread per session: each accepts from the same listening socket, serves its connections, and ends when told to.
 
 use crate::assertions::Assertions;
+use crate::content::{self, ContentRefused};
 use crate::contract::ContractInForce;
 use crate::http::{Pages, Service};
 use crate::infer::Rules;
@@ -42,6 +43,8 @@ pub enum ServeError {
     Threads(u32),
     #[error("model file `{0}` is not a relative path inside the model's folder")]
     Path(String),
+    #[error("content policy")]
+    Content(#[from] ContentRefused),
     #[error(transparent)]
     Model(#[from] ModelError),
     #[error("the contract and the model differ: {}", .0.join("; "))]
@@ -81,6 +84,7 @@ impl Serving {
         if !file.components().all(|part| matches!(part, Component::Normal(_))) {
             return Err(ServeError::Path(assignment.model_file.clone()));
         }
+        content::check(&options.model_dir, assignment)?;
         let file = options.model_dir.join(file);
         let runtime = Runtime::load(&options.onnxruntime)?;
         let first = Model::load(&runtime, &file)?;

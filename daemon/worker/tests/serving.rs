@@ -77,7 +77,26 @@ fn a_file_that_is_no_model_is_refused() {
     let mut wrong = assignment("digits", "1.0.0");
     wrong.model_file = "digits.json".to_owned();
     let reason = refusal_in("requests/.", &wrong);
-    assert!(reason.contains("cannot load") && reason.contains("digits.json"), "{reason}");
+    assert!(reason.contains("is not an ONNX model") && reason.contains("digits.json"), "{reason}");
+}
+
+#[test]
+fn a_folder_with_a_file_that_runs_code_is_refused_unless_the_host_allows_it() {
+    let place = tempfile::tempdir().unwrap();
+    std::fs::copy(harness::models().join("digits/1.0.0/model.onnx"), place.path().join("model.onnx"))
+        .unwrap();
+    std::fs::create_dir(place.path().join("extra")).unwrap();
+    std::fs::write(place.path().join("extra/weights.bin"), b"\x80\x04N.").unwrap();
+    let folder = format!("digits/{}", place.path().display());
+    let mut assignment = assignment("digits", "1.0.0");
+    let reason = refusal_in(&folder, &assignment);
+    assert!(reason.contains("`extra/weights.bin` is a pickle"), "{reason}");
+    assignment.allowed_formats = vec!["zip".to_owned()];
+    assert!(refusal_in(&folder, &assignment).contains("`zip` is no format"));
+    assignment.allowed_formats = turnout_protocol::worker::FORMATS.map(str::to_owned).to_vec();
+    let worker = Worker::start("digits", place.path().to_str().unwrap());
+    worker.say(&ToWorker::Assign(Box::new(assignment)));
+    assert!(matches!(worker.hear(), FromWorker::Ready { .. }));
 }
 
 #[test]
