@@ -234,3 +234,64 @@ fn resolve(at: BorrowedFd<'_>, path: &str, flags: OFlags) -> Result<OwnedFd, Err
         | ResolveFlags::NO_XDEV;
     openat2(at, path, flags | OFlags::CLOEXEC | OFlags::NOFOLLOW, Mode::empty(), inside)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+    use std::io::Write;
+    use std::os::unix::fs::symlink;
+
+    fn listed(path: &Path) -> Folder {
+        Folder::list(path, &LeftOut { covers: &|path| path == ".git", signature: None }).unwrap()
+    }
+
+    #[test]
+    fn what_is_left_out_is_not_even_looked_at() {
+        let place = tempfile::tempdir().unwrap();
+        fs::create_dir_all(place.path().join("a/empty")).unwrap();
+        fs::write(place.path().join("a/b"), "xyz").unwrap();
+        symlink("/", place.path().join(".git")).unwrap();
+        let found = listed(place.path()).found();
+        assert_eq!((found.files, found.empty_folders), (BTreeMap::from([("a/b".to_owned(), 3)]), 1));
+    }
+
+    #[test]
+    fn a_file_that_is_another_one_by_now_is_not_read() {
+        let place = tempfile::tempdir().unwrap();
+        let (file, other) = (place.path().join("file"), place.path().join("other"));
+        let swaps: [fn(&Path, &Path); 4] = [
+            |file, other| fs::rename(other, file).unwrap(),
+            |file, other| {
+                fs::remove_file(file).unwrap();
+                symlink(other, file).unwrap();
+            },
+            |file, _| fs::write(file, "more").unwrap(),
+            |file, _| fs::remove_file(file).unwrap(),
+        ];
+        for swap in swaps {
+            let _ = fs::remove_file(&file);
+            fs::write(&file, "one").unwrap();
+            fs::write(&other, "one").unwrap();
+            let folder = listed(place.path());
+            assert!(folder.open("file").is_ok());
+            swap(&file, &other);
+            assert!(folder.open("file").is_err());
+        }
+    }
+
+    #[test]
+    fn a_file_that_changes_before_its_last_byte_is_an_error() {
+        let place = tempfile::tempdir().unwrap();
+        let file = place.path().join("file");
+        fs::write(&file, "one").unwrap();
+        let folder = listed(place.path());
+        let mut reader = folder.open("file").unwrap();
+        let mut first = [0; 1];
+        reader.read_exact(&mut first).unwrap();
+        fs::OpenOptions::new().append(true).open(&file).unwrap().write_all(b"more").unwrap();
+        let mut rest = Vec::new();
+        let error = reader.read_to_end(&mut rest).unwrap_err().to_string();
+        assert!(error.contains("changed since it was listed"), "{error}");
+    }
+}

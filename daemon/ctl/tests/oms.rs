@@ -5,10 +5,17 @@
 
 use serde::Deserialize;
 use serde_json::Value;
+use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::fs;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::symlink;
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use turnout_manifest::Sha256;
+use turnout_manifest::key::PrivateKey;
+use turnout_manifest::oms::{BUNDLE_MAX, Export, RESOURCES_MAX, sign};
 
 #[derive(Deserialize)]
 struct Table {
@@ -135,4 +142,168 @@ fn every_case_of_the_table_gets_its_verdict() {
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// A folder, a bundle over it and its key, made here.
+struct Signed {
+    place: tempfile::TempDir,
+}
+
+impl Signed {
+    fn new() -> Self {
+        let signed = Self { place: tempfile::tempdir().unwrap() };
+        fs::create_dir_all(signed.folder().join("sub")).unwrap();
+        fs::write(signed.folder().join("a.txt"), "alpha").unwrap();
+        fs::write(signed.folder().join("sub/b.bin"), [7; 5000]).unwrap();
+        let key = PrivateKey::generate().unwrap();
+        fs::write(signed.path("key.pem"), key.to_pem().as_bytes()).unwrap();
+        fs::write(signed.path("key.pub.pem"), key.public_key().to_pem()).unwrap();
+        let status = Command::new(env!("CARGO_BIN_EXE_turnoutctl"))
+            .args(["oms", "export", "m", "--signature", "m.sig", "--key", "key.pem"])
+            .current_dir(signed.place.path())
+            .stdout(Stdio::null())
+            .status();
+        assert!(status.unwrap().success());
+        signed
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.place.path().join(name)
+    }
+
+    fn folder(&self) -> PathBuf {
+        self.path("m")
+    }
+
+    fn verify(&self) -> (i32, Value) {
+        verify(&self.folder(), &self.path("m.sig"), &["--key", self.path("key.pub.pem").to_str().unwrap()])
+    }
+
+    /// Demands that the folder is rejected, and told why.
+    fn rejected(&self, told: &str) {
+        let (exit, json) = self.verify();
+        let checks = json["checks"].to_string();
+        assert!(
+            exit == 3 && json["verdict"] == "rejected" && checks.contains(told),
+            "{told}: {exit} {json:#}"
+        );
+    }
+}
+
+#[test]
+fn whatever_is_no_plain_file_of_the_folder_alone_is_rejected() {
+    let signed = Signed::new();
+    assert_eq!(signed.verify().0, 0);
+    let (folder, extra) = (signed.folder(), signed.folder().join("extra"));
+    let made = |make: &dyn Fn(&Path), told: &str| {
+        make(&extra);
+        signed.rejected(told);
+        fs::remove_file(&extra).unwrap();
+        assert_eq!(signed.verify().0, 0);
+    };
+    made(&|at| symlink("a.txt", at).unwrap(), "`extra` is a symbolic link");
+    made(&|at| symlink("/etc/passwd", at).unwrap(), "`extra` is a symbolic link");
+    made(&|at| symlink("extra", at).unwrap(), "`extra` is a symbolic link");
+    made(&|at| symlink("..", at).unwrap(), "`extra` is a symbolic link");
+    made(&|at| drop(UnixListener::bind(at).unwrap()), "`extra` is a socket");
+    let run = |program: &str, arguments: &[&str], at: &Path| {
+        assert!(Command::new(program).arg(at).args(arguments).status().unwrap().success());
+    };
+    made(&|at| run("mkfifo", &[], at), "`extra` is a named pipe");
+    // Only root makes devices; the tests of this project run as root.
+    made(&|at| run("mknod", &["c", "1", "5"], at), "`extra` is a device");
+
+    // A second name of a signed file, through which it can be changed after the check.
+    fs::hard_link(folder.join("a.txt"), signed.path("outside.txt")).unwrap();
+    signed.rejected("`a.txt` has a second name");
+    fs::remove_file(signed.path("outside.txt")).unwrap();
+
+    let foreign = folder.join(OsStr::from_bytes(b"\xff\xfe"));
+    fs::write(&foreign, "").unwrap();
+    signed.rejected("is not UTF-8");
+    fs::remove_file(foreign).unwrap();
+
+    // More than is ever read, and nothing of it is.
+    fs::rename(folder.join("a.txt"), signed.path("aside")).unwrap();
+    fs::File::create(folder.join("a.txt")).unwrap().set_len(10 << 40).unwrap();
+    signed.rejected("at most 1099511627776 are read");
+    fs::remove_file(folder.join("a.txt")).unwrap();
+    symlink(signed.path("aside"), folder.join("a.txt")).unwrap();
+    signed.rejected("`a.txt` is a symbolic link");
+}
+
+#[test]
+fn a_bundle_that_is_no_plain_file_is_rejected() {
+    let signed = Signed::new();
+    let key = signed.path("key.pub.pem");
+    let link = signed.path("link.sig");
+    symlink("/dev/zero", &link).unwrap();
+    let pipe = signed.path("pipe.sig");
+    assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    let endless = signed.path("endless.sig");
+    fs::File::create(&endless).unwrap().set_len(2 << 30).unwrap();
+    for (path, told) in [
+        (link.as_path(), "no plain file"),
+        (&pipe, "no plain file"),
+        (Path::new("/dev/zero"), "no plain file"),
+        (&signed.folder(), "no plain file"),
+        (&endless, "larger than"),
+    ] {
+        let (exit, json) = verify(&signed.folder(), path, &["--key", key.to_str().unwrap()]);
+        assert!(exit == 3 && json["checks"].to_string().contains(told), "{}: {json:#}", path.display());
+    }
+}
+
+#[test]
+fn a_model_that_runs_code_is_rejected_though_its_signature_holds() {
+    let signed = Signed::new();
+    let export = |arguments: &[&str]| {
+        let status = Command::new(env!("CARGO_BIN_EXE_turnoutctl"))
+            .args(["oms", "export", "m", "--signature", "m.sig", "--key", "key.pem", "--force"])
+            .args(arguments)
+            .current_dir(signed.place.path())
+            .stdout(Stdio::null())
+            .status();
+        assert!(status.unwrap().success());
+    };
+    fs::write(signed.folder().join("weights.bin"), b"\x80\x04\x95\x01\0\0\0\0\0\0\0N.").unwrap();
+    export(&[]);
+    signed.rejected("`weights.bin` is a pickle");
+    let key = signed.path("key.pub.pem");
+    let allowed = ["--key", key.to_str().unwrap(), "--allow-format", "pickle"];
+    assert_eq!(verify(&signed.folder(), &signed.path("m.sig"), &allowed).0, 0);
+}
+
+/// Each under the caps, each built to blow up in memory. Everything that the process allocates counts (RLIMIT_DATA): one
+/// allocation more than 64 MiB ends it with a signal in place of a verdict.
+#[test]
+fn no_bundle_under_the_caps_takes_more_than_64_mib() {
+    let signed = Signed::new();
+    let key = PrivateKey::from_pem(&fs::read_to_string(signed.path("key.pem")).unwrap()).unwrap();
+    let many: BTreeMap<String, Sha256> =
+        (0..RESOURCES_MAX).map(|at| (format!("{at:0>200}"), Sha256::of(b""))).collect();
+    let large = sign(&Export { subject: "m", files: &many, ignored: &[] }, &key).unwrap();
+    assert!(large.len() > BUNDLE_MAX * 3 / 4 && large.len() <= BUNDLE_MAX, "{}", large.len());
+    let fill = |item: &str| format!("[{}0]", item.repeat((BUNDLE_MAX - 2) / item.len())).into_bytes();
+    let text = format!("{{\"mediaType\":\"{}\"}}", "x".repeat(BUNDLE_MAX - 20)).into_bytes();
+    for (what, bundle) in [
+        ("lists", fill("[],")),
+        ("objects", fill("{\"\":0},")),
+        ("nested objects", fill("{\"\":{\"\":{}}},")),
+        ("chains of objects", fill(&format!("{}0{},", "{\"\":".repeat(29), "}".repeat(29)))),
+        ("texts", fill("\"\",")),
+        ("escapes", fill("\"\\u0041\",")),
+        ("one text", text),
+        ("signed resources", large),
+    ] {
+        fs::write(signed.path("m.sig"), bundle).unwrap();
+        let line = "ulimit -c 0 && ulimit -d 65536 && exec \"$0\" oms verify m --signature m.sig --key key.pub.pem --output json";
+        let output = Command::new("/bin/sh")
+            .args(["-c", line, env!("CARGO_BIN_EXE_turnoutctl")])
+            .current_dir(signed.place.path())
+            .output()
+            .unwrap();
+        let told = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(3), "{what}: {told}");
+    }
 }

@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a failed unwrap fails the test, in its helpers too")]
 
+mod certificates;
 mod evidence;
 mod making;
 mod statements;
