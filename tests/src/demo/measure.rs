@@ -149,7 +149,7 @@ mod tests {
             })
             .collect();
         let release = json!({"schema": "turnout/v1", "release_id": "r-2", "model": "digits", "from": "1.0.0",
-            "to": "slow", "state": "rolled_back", "step": "", "step_number": 1, "step_count": 1, "asked": 0,
+            "to": "slow", "strategy": "weight", "state": "rolled_back", "step": "", "step_number": 1, "step_count": 1, "asked": 0,
             "windows": [], "cause": null, "causes": [], "asked_by": "root", "timings": {"asked_at_ms": 0,
             "ended_at_ms": null, "ready_ms": null, "breach_to_home_ms": null, "breach_to_last_connection_ms": null}});
         let plan = json!({"strategy": "weight", "steps": [5000, 100_000], "window_ms": 200, "windows": {"look_back": 3,
