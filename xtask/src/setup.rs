@@ -37,13 +37,8 @@ impl Need {
     /// What building and running everything needs.
     pub const BUILD: [Self; 3] = [Self::DebianPackages, Self::BpfLinker, Self::OnnxRuntime];
     /// What the tests need.
-    pub const TEST: [Self; 5] = [
-        Self::DebianPackages,
-        Self::BpfLinker,
-        Self::OnnxRuntime,
-        Self::Prometheus,
-        Self::ModelSigning,
-    ];
+    pub const TEST: [Self; 5] =
+        [Self::DebianPackages, Self::BpfLinker, Self::OnnxRuntime, Self::Prometheus, Self::ModelSigning];
     /// What the tests and the checks need.
     pub const ALL: [Self; 7] = [
         Self::DebianPackages,

@@ -44,10 +44,7 @@ use store::Store;
 use traffic::{Probes, Traffic};
 
 /// The machine, as the daemon may use it.
-pub trait Host:
-    Store + Archive + Pointer + Cells + Router + Traffic + Probes + Meters + Send + Sync
-{
-}
+pub trait Host: Store + Archive + Pointer + Cells + Router + Traffic + Probes + Meters + Send + Sync {}
 
 impl<Machine> Host for Machine where
     Machine: Store + Archive + Pointer + Cells + Router + Traffic + Probes + Meters + Send + Sync

@@ -101,12 +101,7 @@ pub fn run(config: Config) -> Result<(), ServeError> {
     }
     let world = replay(&journal).map_err(ServeError::Recover)?;
     let host: Arc<dyn Host> = Arc::new(LinuxHost::open(host_config(&config)?).map_err(ServeError::Host)?);
-    let group = config.group.as_deref().and_then(|name| id_of(name, "/etc/group"));
-    let socket = api::bind(&config.socket, group).map_err(|source| ServeError::Os {
-        what: "control socket",
-        path: config.socket.clone(),
-        source,
-    })?;
+    let socket = open_door(&config)?;
     let view = config.audit_http.map(open_view).transpose()?;
     let intake =
         Intake::open(Arc::clone(&host), config.state.join("trust.json")).map_err(ServeError::Intake)?;
@@ -165,6 +160,13 @@ fn examine_beside(desk: &Desk) {
         // Nobody waits for the answer: a journal that cannot be written says so itself.
         let _ = driver.send(Input::Note(Box::new(record), oneshot::channel().0));
     });
+}
+
+/// The control socket, for its group.
+fn open_door(config: &Config) -> Result<UnixListener, ServeError> {
+    let failed = |source| ServeError::Os { what: "control socket", path: config.socket.clone(), source };
+    let group = config.group.as_deref().and_then(|name| id_of(name, "/etc/group"));
+    api::bind(&config.socket, group).map_err(failed)
 }
 
 /// The port of the view of snapshots.
