@@ -1,7 +1,7 @@
 //! Every cell with its slot, cgroup and worker, and what may be done with it. The table dies with the launcher: nothing
 //! of it is on disk, and the kernel's own state is the cgroups.
 
-use crate::cell::{self, FIRST_NAMESPACES, PARKED, Recipe, Worker, become_worker};
+use crate::cell::{self, PARKED, Recipe, Worker, become_worker, first_namespaces};
 use crate::cgroup::{CellGroup, CgroupError, Hierarchy, Limits};
 use crate::sys::{self, Forked};
 use crate::wait::wait;
@@ -88,6 +88,7 @@ impl Cells {
             if limits.memory_bytes == 0 || limits.pids_max == 0 {
                 return Err(CellsError::Limits);
             }
+            let limits = self.recipe.protections.kept_limits(limits);
             let taken = |slot: &u32| self.cells.values().any(|entry| entry.slot == *slot);
             let slot = (0..SLOTS).find(|slot| !taken(slot)).ok_or(CellsError::Slots)?;
             let group = self.hierarchy.create_cell(generation, limits)?;
@@ -271,7 +272,8 @@ fn launch(recipe: &Recipe, worker: &Worker<'_>, group: &CellGroup) -> Result<(u3
     let (report, told) = pipe_with(PipeFlags::CLOEXEC).map_err(process("pipe"))?;
     // Above the numbers on which the worker's descriptors are put.
     let told = fcntl_dupfd_cloexec(told, PARKED).map_err(process("dup"))?;
-    let (pid, pidfd) = match sys::clone_into(FIRST_NAMESPACES, group.as_fd()).map_err(process("clone3"))? {
+    let namespaces = first_namespaces(&recipe.protections);
+    let (pid, pidfd) = match sys::clone_into(namespaces, group.as_fd()).map_err(process("clone3"))? {
         Forked::Child => {
             let error = become_worker(recipe, worker);
             let _ = rustix::io::write(&told, &error.reply().encode());
