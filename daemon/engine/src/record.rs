@@ -56,6 +56,11 @@ pub enum Cause {
         /// How it ended.
         why: String,
     },
+    /// The new version's worker broke the rules of its link.
+    Silenced {
+        /// Which.
+        why: String,
+    },
     /// The old version's worker died.
     StableDied {
         /// How it ended.
@@ -84,6 +89,9 @@ impl fmt::Display for Cause {
             Self::Breach { why, .. } => write!(out, "{why}"),
             Self::StepFailed { step, why } => write!(out, "{step} failed: {why}"),
             Self::Crashed { why } => write!(out, "the new version's worker died: {why}"),
+            Self::Silenced { why } => {
+                write!(out, "the new version's worker broke the rules of its link: {why}")
+            }
             Self::StableDied { why } => write!(out, "the old version's worker died: {why}"),
             Self::Operator { by, reason } => write!(out, "rolled back by {by}{}", said(reason)),
             Self::Cancelled { by, reason } => write!(out, "cancelled by {by}{}", said(reason)),
@@ -296,6 +304,15 @@ pub enum Record {
         /// How it ended.
         why: String,
     },
+    /// A worker broke the rules of its link; the daemon does not listen to it any more.
+    WorkerSilenced {
+        /// Its model.
+        model: ModelName,
+        /// Which start.
+        generation: Generation,
+        /// Which rule.
+        why: String,
+    },
 }
 
 impl Record {
@@ -320,7 +337,8 @@ impl Record {
             | Self::TrustRemoved { .. }
             | Self::Importing { .. }
             | Self::Imported { .. }
-            | Self::WorkerDied { .. } => None,
+            | Self::WorkerDied { .. }
+            | Self::WorkerSilenced { .. } => None,
         }
     }
 }

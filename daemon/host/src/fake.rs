@@ -14,9 +14,10 @@ use crate::store::{Evidence, ImportOutcome, Incoming, SnapshotInfo, Store, Store
 use crate::traffic::{Probes, Route, Sample, Traffic};
 use faults::Faults;
 use machine::Machine;
-use std::io::Read;
+use std::io::{self, Read};
 use std::net::SocketAddr;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use turnout_manifest::manifest::FileEntry;
 use turnout_manifest::{Generation, ModelName};
 
@@ -92,6 +93,16 @@ impl FakeHost {
     /// Ends a worker from outside: it crashes, or exits on its own.
     pub fn end_worker(&self, generation: Generation, state: WorkerState) {
         self.inner().machine.end_worker(generation, state);
+    }
+
+    /// Gives the worker of a generation a real link, and the worker's end of it to whoever plays that worker.
+    ///
+    /// # Errors
+    /// The kernel's own.
+    pub fn link_to(&self, generation: Generation) -> io::Result<OwnedFd> {
+        let (link, theirs) = machine::Link::new()?;
+        self.inner().machine.links.insert(generation, Arc::new(link));
+        Ok(theirs)
     }
 
     /// Restarts the machine: all is gone but the store.
@@ -218,9 +229,13 @@ impl Cells for FakeHost {
         self.call(("start_worker", object), |machine| machine.start_worker(generation, version))
     }
 
-    /// Plain values have no descriptors: who supervises workers in tests asks [`FakeHost::worker`] instead.
+    /// Plain values have no descriptors: who supervises workers in tests asks [`FakeHost::worker`] instead, or plays the
+    /// worker behind [`FakeHost::link_to`].
     fn link(&self, generation: Generation) -> Result<Option<WorkerLink>, HostError> {
         self.call(("link", generation.to_string()), |machine| {
+            if let Some(link) = machine.links.get(&generation).filter(|_| machine.runs(generation)) {
+                return link.descriptors().map(Some).map_err(HostError::os("dup", generation));
+            }
             if machine.runs(generation) {
                 let remedy = "supervise the workers of a fake host without links";
                 return Err(HostError::Unsupported {

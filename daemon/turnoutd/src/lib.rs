@@ -13,6 +13,7 @@ pub mod executor;
 pub mod feeds;
 pub mod handlers;
 pub mod intake;
+pub mod pace;
 pub mod ports;
 pub mod recover;
 pub mod serve;

@@ -55,5 +55,8 @@ pub fn tell(record: &Record) {
         Record::WorkerDied { model, generation, why } => {
             tracing::error!(%model, %generation, "worker died: {why}")
         }
+        Record::WorkerSilenced { model, generation, why } => {
+            tracing::warn!(%model, %generation, "worker is not listened to any more: {why}")
+        }
     }
 }

@@ -46,7 +46,12 @@ fn difference(last: &(Sample, Counts), now: &(Sample, Counts)) -> Figures {
         connections: seen.opened,
         requests: seen.requests,
         errors: seen.server_errors + seen.not_http + seen.aborted,
-        assertion_failures: now.1.assertion_failures.saturating_sub(last.1.assertion_failures),
+        // The worker's own word: it counts for no more answers than the kernel saw it give.
+        assertion_failures: now
+            .1
+            .assertion_failures
+            .saturating_sub(last.1.assertion_failures)
+            .min(seen.requests),
         p50_us: quantile(&seen.latencies, 50),
         p95_us: quantile(&seen.latencies, 95),
         p99_us: quantile(&seen.latencies, 99),
@@ -71,6 +76,32 @@ fn quantile(latencies: &[u64], percent: u64) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_worker_counts_no_more_failures_than_the_kernel_saw_answers() {
+        let look = |requests, assertion_failures| {
+            let sample = Sample {
+                requests,
+                success: requests,
+                client_errors: 0,
+                server_errors: 0,
+                not_http: 0,
+                aborted: 0,
+                client_gone: 0,
+                opened: 0,
+                closed: 0,
+                latencies: vec![0; 512],
+            };
+            (sample, Counts { assertion_failures, ..Counts::default() })
+        };
+        for (last, now, expected) in [
+            (look(10, 0), look(30, 2), 2),
+            (look(10, 0), look(30, u64::MAX), 20),
+            (look(10, u64::MAX), look(30, 0), 0),
+        ] {
+            assert_eq!(difference(&last, &now).assertion_failures, expected);
+        }
+    }
 
     #[test]
     fn a_quantile_is_the_upper_bound_of_its_bucket() {

@@ -1,12 +1,17 @@
 //! The state of the fake host, and the rules that a real kernel, store and launcher hold calls to.
 
 use crate::HostError;
-use crate::cells::{Limits, StartedWorker, WorkerState};
+use crate::cells::{Limits, StartedWorker, WorkerLink, WorkerState};
 use crate::store::{Evidence, ImportOutcome, Incoming, SnapshotInfo, StoredName};
 use crate::traffic::{Route, Sample};
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+use rustix::pipe::{PipeFlags, pipe_with};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, ErrorKind, Read};
 use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, Mutex, PoisonError};
 use turnout_manifest::manifest::FileEntry;
 use turnout_manifest::{Generation, ModelName, Percent, Sha256};
 
@@ -40,6 +45,30 @@ pub(super) struct Machine {
     pub(super) routes: BTreeMap<u16, Route>,
     pub(super) samples: BTreeMap<Generation, Sample>,
     pub(super) claims: BTreeSet<SocketAddr>,
+    pub(super) links: BTreeMap<Generation, Arc<Link>>,
+}
+
+/// Real descriptors for a worker that a test plays.
+#[derive(Debug)]
+pub(super) struct Link {
+    socket: OwnedFd,
+    /// In place of a pidfd: readable once the other end, which is the worker's life, is closed.
+    end: OwnedFd,
+    life: Mutex<Option<OwnedFd>>,
+}
+
+impl Link {
+    /// A link, and the worker's end of it.
+    pub(super) fn new() -> Result<(Self, OwnedFd), Errno> {
+        let flags = SocketFlags::CLOEXEC;
+        let (socket, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?;
+        let (end, life) = pipe_with(PipeFlags::CLOEXEC)?;
+        Ok((Self { socket, end, life: Mutex::new(Some(life)) }, theirs))
+    }
+
+    pub(super) fn descriptors(&self) -> io::Result<WorkerLink> {
+        Ok(WorkerLink { link: self.socket.try_clone()?, pidfd: self.end.try_clone()? })
+    }
 }
 
 impl Machine {
@@ -131,6 +160,9 @@ impl Machine {
         {
             cell.worker = state;
             self.admitted.remove(&generation);
+            if let Some(link) = self.links.get(&generation) {
+                link.life.lock().unwrap_or_else(PoisonError::into_inner).take();
+            }
         }
     }
 

@@ -9,6 +9,7 @@ mod crashes;
 mod deaths;
 mod door;
 mod failures;
+mod liars;
 mod power;
 mod read_only;
 mod stage;

@@ -17,6 +17,7 @@ use turnout_engine::advance::{Start, Wish};
 use turnout_engine::record::{End, Kind};
 use turnout_engine::world::Model;
 use turnout_engine::{Event, Progress, Release};
+use turnout_host::cells::WorkerState;
 use turnout_host::fake::FakeHost;
 use turnout_host::histogram;
 use turnout_host::store::{Incoming, Store, StoredName};
@@ -28,11 +29,14 @@ use turnout_manifest::manifest::FileEntry;
 use turnout_manifest::plan::{Objectives, OnBreach, Strategy, Windows};
 use turnout_manifest::trust::TrustedKey;
 use turnout_manifest::{Description, Generation, ModelName, Percent, Plan, Sha256, TrustStore};
+use turnout_protocol::frame;
+use turnout_protocol::worker::ToWorker;
 use turnoutd::config::Config;
 use turnoutd::driver::{Denial, Driver, Input, Parts, Spawn};
 use turnoutd::executor::Executor;
 use turnoutd::intake::Intake;
 use turnoutd::recover::replay;
+use turnoutd::supervise::{LinkedWorkers, Workers};
 use turnoutd::view::{Publisher, View};
 
 pub const PORT: u16 = 8700;
@@ -155,6 +159,8 @@ pub struct Stage {
     pub folder: TempDir,
     pub host: Arc<FakeHost>,
     pub workers: Arc<FakeWorkers>,
+    /// Workers are spoken to over real links: tests play them.
+    pub linked: bool,
     pub config: Arc<Config>,
     pub freezer: Arc<Freezer>,
     pub loads: BTreeMap<Generation, Load>,
@@ -182,6 +188,21 @@ impl Stage {
         stage
     }
 
+    /// As [`Stage::live`], with real links. The live version's worker is honest: it leaves when it is told to.
+    pub fn linked() -> Self {
+        let mut stage = Self { linked: true, ..Self::on(LIVE.0.clone(), &LIVE.1) };
+        let (link, host) = (stage.host.link_to(V1).unwrap(), Arc::clone(&stage.host));
+        std::thread::spawn(move || {
+            while let Ok(order) = frame::receive::<ToWorker>(&link) {
+                if matches!(order, ToWorker::Drain { .. }) {
+                    return host.end_worker(V1, WorkerState::Exited(0));
+                }
+            }
+        });
+        stage.open();
+        stage
+    }
+
     fn on(host: FakeHost, journal: &JournalFiles) -> Self {
         let memory = Path::new("/dev/shm");
         let place = if memory.is_dir() { memory.to_owned() } else { std::env::temp_dir() };
@@ -197,6 +218,7 @@ impl Stage {
         Self {
             workers: Arc::new(FakeWorkers::new(Arc::clone(&host))),
             config: Arc::new(Config::parse(&text).unwrap()),
+            linked: false,
             freezer: Arc::default(),
             loads: BTreeMap::new(),
             mourning: false,
@@ -217,9 +239,17 @@ impl Stage {
         let (sender, inbox) = channel();
         self.workers.attach(sender.clone());
         let (publisher, views) = Publisher::new();
+        let workers: Arc<dyn Workers> = match self.linked {
+            false => self.workers.clone(),
+            true => {
+                let inbox = Mutex::new(sender.clone());
+                let sink = move |event| drop(inbox.lock().unwrap().send(Input::Event(event)));
+                Arc::new(LinkedWorkers::new(host.clone(), Arc::new(sink)))
+            }
+        };
         let executor = Executor {
             host,
-            workers: self.workers.clone(),
+            workers,
             journal: Arc::clone(&journal),
             intake: Arc::clone(&intake),
             config: Arc::clone(&self.config),
