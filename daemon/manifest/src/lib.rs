@@ -18,6 +18,7 @@ pub mod key;
 pub mod manifest;
 pub mod plan;
 pub mod problem;
+pub mod profile;
 pub mod section;
 mod strict_json;
 pub mod trust;
