@@ -2,9 +2,10 @@
 //! data. The state of every release is a fold of journal [`Record`]s, so recovery is replay and nothing else.
 //!
 //! Read in this order: [`step`] (what can be done to the host), [`plan`] (a release as a list of steps),
-//! [`advance`] (state x event -> records), [`world`] (records -> state), [`rollback`], [`slo`].
+//! [`advance`] (state x event -> records), [`world`] (records -> state), [`rollback`], [`slo`], [`cpus`].
 
 pub mod advance;
+pub mod cpus;
 pub mod plan;
 pub mod record;
 pub mod rollback;
