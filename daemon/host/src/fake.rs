@@ -8,7 +8,7 @@ mod machine;
 pub use faults::{Fault, When};
 
 use crate::HostError;
-use crate::cells::{Cells, Limits, StartedWorker, WorkerLink, WorkerState};
+use crate::cells::{Cells, Enforcement, Profile, StartedWorker, WorkerLink, WorkerState};
 use crate::pointer::Pointer;
 use crate::store::{Evidence, ImportOutcome, Incoming, SnapshotInfo, Store, StoredName};
 use crate::traffic::{Probes, Route, Sample, Traffic};
@@ -103,6 +103,16 @@ impl FakeHost {
         let (link, theirs) = machine::Link::new()?;
         self.inner().machine.links.insert(generation, Arc::new(link));
         Ok(theirs)
+    }
+
+    /// Sets what this machine can hold a cell to; all of it, until told otherwise.
+    pub fn set_enforcement(&self, enforcement: Enforcement) {
+        self.inner().machine.enforcement = enforcement;
+    }
+
+    /// What a cell was made with. As [`FakeHost::worker`], not a call of the daemon.
+    pub fn profile(&self, generation: Generation) -> Option<Profile> {
+        self.inner().machine.cells.get(&generation).map(|cell| cell.profile)
     }
 
     /// Restarts the machine: all is gone but the store.
@@ -220,8 +230,16 @@ impl Pointer for FakeHost {
 }
 
 impl Cells for FakeHost {
-    fn create_cell(&self, generation: Generation, limits: Limits) -> Result<(), HostError> {
-        self.call(("create_cell", generation.to_string()), |machine| machine.create_cell(generation, limits))
+    fn create_cell(&self, generation: Generation, profile: Profile) -> Result<(), HostError> {
+        self.call(("create_cell", generation.to_string()), |machine| machine.create_cell(generation, profile))
+    }
+
+    fn enforcement(&self) -> Result<Enforcement, HostError> {
+        self.call(("enforcement", String::new()), |machine| Ok(machine.enforcement))
+    }
+
+    fn exclusive_cpus(&self) -> Result<Vec<(Generation, u64)>, HostError> {
+        self.call(("exclusive_cpus", String::new()), |machine| Ok(machine.exclusive_cpus()))
     }
 
     fn start_worker(&self, generation: Generation, version: &StoredName) -> Result<StartedWorker, HostError> {

@@ -2,7 +2,7 @@
 //! everything: the store, the pointers, the launcher, the eBPF programs.
 
 use crate::HostError;
-use crate::cells::{Cells, Limits, StartedWorker, WorkerLink, WorkerState};
+use crate::cells::{Cells, Enforcement, Profile, StartedWorker, WorkerLink, WorkerState};
 use crate::linux_cells::{CellsConfig, LinuxCells};
 use crate::linux_pointer::{LinuxPointer, PointerConfig};
 use crate::pointer::Pointer;
@@ -148,8 +148,16 @@ impl Pointer for LinuxHost {
 }
 
 impl Cells for LinuxHost {
-    fn create_cell(&self, generation: Generation, limits: Limits) -> Result<(), HostError> {
-        self.cells.create_cell(generation, limits)
+    fn create_cell(&self, generation: Generation, profile: Profile) -> Result<(), HostError> {
+        self.cells.create_cell(generation, profile)
+    }
+
+    fn enforcement(&self) -> Result<Enforcement, HostError> {
+        self.cells.enforcement()
+    }
+
+    fn exclusive_cpus(&self) -> Result<Vec<(Generation, u64)>, HostError> {
+        self.cells.exclusive_cpus()
     }
 
     fn start_worker(&self, generation: Generation, version: &StoredName) -> Result<StartedWorker, HostError> {

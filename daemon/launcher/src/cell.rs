@@ -1,7 +1,6 @@
 //! How a worker comes to be alone: the steps in their order, each one step, one reason, one error variant. They run in
 //! the new process, between clone3(2) and execve(2); the first that fails is told to the launcher and ends the process.
 
-use crate::cgroup::Limits;
 use crate::protection::{Protection, Protections};
 use crate::root::{Layout, RootError};
 use crate::seccomp::Filters;
@@ -20,7 +19,7 @@ use std::ffi::CStr;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddrV4, SocketAddrV6};
 use std::os::fd::{AsFd, BorrowedFd, IntoRawFd, OwnedFd};
-use turnout_launcher_wire::{Failure, Reply};
+use turnout_launcher_wire::{Failure, Profile, Reply};
 
 /// Connections that may wait in a worker's queue; the kernel cuts it to `net.core.somaxconn`.
 const BACKLOG: i32 = 4096;
@@ -56,8 +55,8 @@ pub struct Recipe {
 pub struct Worker<'a> {
     /// Its user and group.
     pub uid: u32,
-    /// Its limits.
-    pub limits: Limits,
+    /// What it may use.
+    pub profile: Profile,
     /// Its model, a detached mount.
     pub model: BorrowedFd<'a>,
     /// Its end of the link.
@@ -161,9 +160,9 @@ pub fn become_worker(recipe: &Recipe, worker: &Worker<'_>) -> StepError {
         // 5. Descriptors take their places while anything can still be opened.
         place_descriptors(listener, worker.link).map_err(StepError::Descriptors)?;
         // 6. CPUs: inherited by all threads, and the filter of step 12 denies widening them.
-        pin(worker.limits.cpus).map_err(StepError::Affinity)?;
+        pin(worker.profile.cpus).map_err(StepError::Affinity)?;
         // 7. Limits while raising one is still allowed.
-        set_limits(recipe, worker.limits).map_err(StepError::Limit)?;
+        set_limits(recipe, worker.profile).map_err(StepError::Limit)?;
         // 8. The bounding set first: dropping from it is itself a capability.
         if has(Protection::Capabilities) {
             caps::clear(None, CapSet::Bounding).map_err(StepError::Capabilities)?;
@@ -257,7 +256,7 @@ fn pin(cpus: u64) -> Result<(), Errno> {
     rustix::thread::sched_setaffinity(None, &set)
 }
 
-fn set_limits(recipe: &Recipe, limits: Limits) -> Result<(), Errno> {
+fn set_limits(recipe: &Recipe, profile: Profile) -> Result<(), Errno> {
     let set = |resource, most: u64| setrlimit(resource, Rlimit { current: Some(most), maximum: Some(most) });
     // Raising a hard limit would take a capability that the launcher need not have.
     if recipe.protections.has(Protection::DescriptorLimit) {
@@ -266,10 +265,10 @@ fn set_limits(recipe: &Recipe, limits: Limits) -> Result<(), Errno> {
     }
     set(Resource::Core, 0)?;
     if !recipe.pids_controller && recipe.protections.has(Protection::PidsLimit) {
-        set(Resource::Nproc, limits.pids_max.into())?;
+        set(Resource::Nproc, profile.pids_max.into())?;
     }
     if !recipe.memory_controller {
-        set(Resource::As, limits.memory_bytes.saturating_add(ADDRESS_SLACK))?;
+        set(Resource::As, profile.memory_bytes.saturating_add(ADDRESS_SLACK))?;
     }
     Ok(())
 }

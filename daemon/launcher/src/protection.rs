@@ -1,8 +1,8 @@
 //! What holds a worker in its cell, by name, so that tests can build a cell that lacks some of it and see the same
 //! attack succeed. A launcher puts on all of it: only the feature `weaken` can take something away.
 
-use crate::cgroup::Limits;
 use rustix::mount::MountAttrFlags;
+use turnout_launcher_wire::Profile;
 
 /// One thing that holds a worker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -93,12 +93,13 @@ impl Protections {
         .fold(attributes, |kept, (_, attribute)| kept.difference(attribute))
     }
 
-    /// Limits, those that are not put on made too wide to hold anything.
-    pub(crate) fn kept_limits(&self, limits: Limits) -> Limits {
-        Limits {
-            memory_bytes: if self.has(Protection::MemoryLimit) { limits.memory_bytes } else { u64::MAX },
-            pids_max: if self.has(Protection::PidsLimit) { limits.pids_max } else { PIDS_WIDE },
-            cpus: if self.has(Protection::Affinity) { limits.cpus } else { 0 },
+    /// A profile, its limits that are not put on made too wide to hold anything.
+    pub(crate) fn kept_limits(&self, profile: Profile) -> Profile {
+        Profile {
+            memory_bytes: if self.has(Protection::MemoryLimit) { profile.memory_bytes } else { u64::MAX },
+            pids_max: if self.has(Protection::PidsLimit) { profile.pids_max } else { PIDS_WIDE },
+            cpus: if self.has(Protection::Affinity) { profile.cpus } else { 0 },
+            ..profile
         }
     }
 }

@@ -5,21 +5,19 @@ use crate::chain;
 use crate::config::Config;
 use crate::evidence::{self, snapshot_name};
 use crate::intake::Intake;
+use crate::profile;
 use crate::supervise::Workers;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use turnout_engine::record::Target;
 use turnout_engine::{Progress, Release, Step};
 use turnout_host::Host;
-use turnout_host::cells::Limits;
 use turnout_host::store::{Evidence, StoredName};
 use turnout_host::traffic::Route;
 use turnout_journal::Journal;
 use turnout_manifest::{Generation, Manifest, ModelName, Percent};
 use turnout_protocol::worker::Assignment;
 
-/// Most processes and threads in a cell: the worker's own and those of its runtime.
-const PIDS_MAX: u32 = 256;
 /// How long an idle connection of a retired version is left open: long enough for a client that is about to use it.
 const IDLE_RETIRED: Duration = Duration::from_millis(1000);
 /// The same for a version that is thrown out.
@@ -118,25 +116,18 @@ impl Executor {
     }
 
     fn create_cell(&self, release: &Release, generation: Generation) -> Result<String, String> {
-        let manifest = self.manifest(release)?;
-        let limits = Limits {
-            memory_bytes: manifest.runtime.memory_bytes,
-            pids_max: PIDS_MAX,
-            cpus: self.config.worker_cpus,
-        };
-        self.host.create_cell(generation, limits).map_err(|error| chain(&error))?;
-        Ok(format!("memory {} MiB", limits.memory_bytes / (1024 * 1024)))
+        let stored = stored(&release.planned.model, version_of(release, generation));
+        let manifest = self.intake.stored_manifest(&stored)?;
+        let profile = profile::of(&manifest.runtime, &self.config, self.host.as_ref())?;
+        self.host.create_cell(generation, profile).map_err(|error| chain(&error))?;
+        Ok(profile::asked(profile))
     }
 
     fn start_worker(&self, release: &Release, generation: Generation) -> Result<String, String> {
         let stored = stored(&release.planned.model, version_of(release, generation));
         let started = self.host.start_worker(generation, &stored).map_err(|error| chain(&error))?;
         self.workers.supervise(generation)?;
-        let shortfalls = match started.shortfalls.as_slice() {
-            [] => String::new(),
-            some => format!("; not enforced: {}", some.join(", ")),
-        };
-        Ok(format!("pid {}{shortfalls}", started.pid))
+        Ok(format!("pid {}; {}", started.pid, profile::enforced(started.enforcement)))
     }
 
     fn assign(&self, release: &Release, generation: Generation) -> Result<String, String> {

@@ -15,6 +15,7 @@ pub mod handlers;
 pub mod intake;
 pub mod pace;
 pub mod ports;
+pub mod profile;
 pub mod recover;
 pub mod serve;
 pub mod supervise;

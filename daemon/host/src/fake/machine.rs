@@ -1,7 +1,7 @@
 //! The state of the fake host, and the rules that a real kernel, store and launcher hold calls to.
 
 use crate::HostError;
-use crate::cells::{Limits, StartedWorker, WorkerLink, WorkerState};
+use crate::cells::{Class, Enforcement, Profile, StartedWorker, WorkerLink, WorkerState};
 use crate::store::{Evidence, ImportOutcome, Incoming, SnapshotInfo, StoredName};
 use crate::traffic::{Route, Sample};
 use rustix::io::Errno;
@@ -31,10 +31,18 @@ pub(super) struct StoredVersion {
 #[derive(Debug, Clone)]
 pub(super) struct Cell {
     pub(super) worker: WorkerState,
+    pub(super) profile: Profile,
+}
+
+impl Cell {
+    fn holds_cpus(&self) -> bool {
+        let may_run = matches!(self.worker, WorkerState::None | WorkerState::Running);
+        self.profile.class == Class::Guaranteed && may_run
+    }
 }
 
 /// Everything that a daemon finds and leaves.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub(super) struct Machine {
     pub(super) versions: BTreeMap<StoredName, StoredVersion>,
     pub(super) snapshots: Vec<SnapshotInfo>,
@@ -46,6 +54,26 @@ pub(super) struct Machine {
     pub(super) samples: BTreeMap<Generation, Sample>,
     pub(super) claims: BTreeSet<SocketAddr>,
     pub(super) links: BTreeMap<Generation, Arc<Link>>,
+    pub(super) enforcement: Enforcement,
+}
+
+impl Default for Machine {
+    /// Empty, on a kernel that can enforce everything.
+    fn default() -> Self {
+        Self {
+            versions: BTreeMap::new(),
+            snapshots: Vec::new(),
+            pointers: BTreeMap::new(),
+            cells: BTreeMap::new(),
+            occupied: BTreeSet::new(),
+            admitted: BTreeMap::new(),
+            routes: BTreeMap::new(),
+            samples: BTreeMap::new(),
+            claims: BTreeSet::new(),
+            links: BTreeMap::new(),
+            enforcement: Enforcement { landlock: 7, shortfall: 0 },
+        }
+    }
 }
 
 /// Real descriptors for a worker that a test plays.
@@ -127,17 +155,27 @@ impl Machine {
         Ok(made)
     }
 
-    pub(super) fn create_cell(&mut self, generation: Generation, limits: Limits) -> Result<(), HostError> {
+    pub(super) fn exclusive_cpus(&self) -> Vec<(Generation, u64)> {
+        let holders = self.cells.iter().filter(|(_, cell)| cell.holds_cpus());
+        holders.map(|(generation, cell)| (*generation, cell.profile.cpus)).collect()
+    }
+
+    pub(super) fn create_cell(&mut self, generation: Generation, profile: Profile) -> Result<(), HostError> {
         if self.cells.contains_key(&generation) {
             return Ok(());
         }
-        if limits.memory_bytes == 0 || limits.pids_max == 0 {
+        if profile.memory_bytes == 0 || profile.pids_max == 0 {
             return Err(launcher("limits are not possible", generation));
+        }
+        let taken = |(_, cpus): &(Generation, u64)| cpus & profile.cpus != 0;
+        let guaranteed = profile.class == Class::Guaranteed;
+        if guaranteed && (profile.cpus == 0 || self.exclusive_cpus().iter().any(taken)) {
+            return Err(launcher("CPUs are not its own", generation));
         }
         if self.cells.len() >= SLOTS {
             return Err(launcher("no slot is free", generation));
         }
-        self.cells.insert(generation, Cell { worker: WorkerState::None });
+        self.cells.insert(generation, Cell { worker: WorkerState::None, profile });
         Ok(())
     }
 
@@ -151,7 +189,7 @@ impl Machine {
         if cell.worker != WorkerState::Running {
             cell.worker = WorkerState::Running;
         }
-        Ok(StartedWorker { pid: 1000 + generation.0, shortfalls: Vec::new() })
+        Ok(StartedWorker { pid: 1000 + generation.0, enforcement: self.enforcement })
     }
 
     /// The listener goes with its process, and the kernel takes a closed socket out of its maps.

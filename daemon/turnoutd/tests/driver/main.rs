@@ -11,6 +11,7 @@ mod door;
 mod failures;
 mod liars;
 mod power;
+mod profiles;
 mod read_only;
 mod stage;
 mod workers;

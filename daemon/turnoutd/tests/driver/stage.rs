@@ -27,6 +27,7 @@ use turnout_manifest::envelope::{Envelope, MANIFEST_TYPE};
 use turnout_manifest::key::PrivateKey;
 use turnout_manifest::manifest::FileEntry;
 use turnout_manifest::plan::{Objectives, OnBreach, Strategy, Windows};
+use turnout_manifest::profile::{Class, Requirement};
 use turnout_manifest::trust::TrustedKey;
 use turnout_manifest::{Description, Generation, ModelName, Percent, Plan, Sha256, TrustStore};
 use turnout_protocol::frame;
@@ -92,14 +93,20 @@ static SIGNED: LazyLock<Signed> = LazyLock::new(|| {
     let mut trust = TrustStore::default();
     trust.add(TrustedKey::new("ci", key.public_key(), &["*".to_owned()]).unwrap()).unwrap();
     let (host, mut digests, mut bundles) = (FakeHost::default(), BTreeMap::new(), BTreeMap::new());
-    for version in ["1", "2", "3"] {
+    for version in ["1", "2", "3", "demanding", "guaranteed"] {
         let content = format!("weights of version {version}");
         let file = FileEntry {
             path: "model.onnx".into(),
             size: content.len() as u64,
             sha256: Sha256::of(content.as_bytes()),
         };
-        let description = Description::template(model(), version.parse().unwrap(), "model.onnx".to_owned());
+        let mut description =
+            Description::template(model(), version.parse().unwrap(), "model.onnx".to_owned());
+        match version {
+            "demanding" => description.runtime.require = vec![Requirement::Landlock(4), Requirement::Memory],
+            "guaranteed" => description.runtime.class = Class::Guaranteed,
+            _ => {}
+        }
         let manifest = description.into_manifest(vec![file]).unwrap();
         let payload = manifest.to_canonical().unwrap();
         let digest = Sha256::of(&payload);
@@ -171,7 +178,14 @@ pub struct Stage {
 }
 
 impl Stage {
-    /// A machine with three versions in its store, and no daemon yet.
+    /// The same machine with this in its configuration too.
+    pub fn configured(self, lines: &str) -> Self {
+        let path = self.folder.path().display();
+        let text = format!("state = \"{path}\"\nruntime = \"{path}\"\nready_seconds = 1\n{lines}");
+        Self { config: Arc::new(Config::parse(&text).unwrap()), ..self }
+    }
+
+    /// A machine with its versions in its store, and no daemon yet.
     pub fn fresh() -> Self {
         Self::on(SIGNED.host.clone(), &JournalFiles::new())
     }
