@@ -5,6 +5,7 @@ use anyhow::{Context, Result, ensure};
 use std::fs;
 use std::path::Path;
 use turnout_protocol::control::ReleaseState;
+use turnout_scenarios::cores::{cpus, last_core};
 use turnout_scenarios::models::{self, FIRST, Source};
 use turnout_scenarios::scenario::{Scene, play};
 
@@ -56,8 +57,8 @@ fn a_version_that_requires_what_this_host_lacks_is_refused_with_the_reason_and_o
 
 #[test]
 fn cpus_that_are_set_aside_are_one_versions_alone() {
-    let Some((own, rest)) = last_core() else { return };
-    play("exclusive", move |scene| {
+    play("exclusive", |scene| {
+        let Some((own, rest)) = last_core()? else { return Ok(()) };
         scene.instance.configure("exclusive_cpus", &format!("{own:?}"))?;
         scene.open_with(&[])?;
         let shared = scene.workers()?;
@@ -107,28 +108,9 @@ fn delegated(controller: &str) -> Result<bool> {
     Ok(controllers.split_whitespace().any(|name| name == controller))
 }
 
-/// The CPUs of the last core, and all others; `None` on a machine of one core.
-fn last_core() -> Option<(Vec<u32>, Vec<u32>)> {
-    let all = list(&fs::read_to_string("/sys/devices/system/cpu/online").ok()?)?;
-    let last = all.last()?;
-    let siblings = format!("/sys/devices/system/cpu/cpu{last}/topology/thread_siblings_list");
-    let own = list(&fs::read_to_string(siblings).ok()?)?;
-    let rest: Vec<u32> = all.into_iter().filter(|cpu| !own.contains(cpu)).collect();
-    (!rest.is_empty()).then_some((own, rest))
-}
-
 /// CPUs that the first thread of a process may run on, as the kernel says.
 fn allowed(pid: i32) -> Result<Vec<u32>> {
     let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
     let line = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:"));
-    list(line.context("no list of CPUs")?).context("no list of CPUs")
-}
-
-fn list(text: &str) -> Option<Vec<u32>> {
-    let mut cpus = Vec::new();
-    for part in text.trim().split(',') {
-        let (first, last) = part.split_once('-').unwrap_or((part, part));
-        cpus.extend(first.parse::<u32>().ok()?..=last.parse().ok()?);
-    }
-    Some(cpus)
+    cpus(line.context("no list of CPUs")?)
 }
