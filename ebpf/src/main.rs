@@ -5,13 +5,14 @@
 #![feature(core_intrinsics)]
 #![expect(internal_features, reason = "the intrinsic is the only way to an atomic addition")]
 
+mod fence;
 mod maps;
 mod observe;
 mod segment;
 mod steer;
 
-use aya_ebpf::macros::{cgroup_skb, sk_lookup};
-use aya_ebpf::programs::{SkBuffContext, SkLookupContext};
+use aya_ebpf::macros::{cgroup_skb, cgroup_sock_addr, sk_lookup};
+use aya_ebpf::programs::{SkBuffContext, SkLookupContext, SockAddrContext};
 
 /// Runs for each new connection of the network namespace.
 #[sk_lookup]
@@ -29,6 +30,12 @@ pub fn request_in(context: SkBuffContext) -> i32 {
 #[cgroup_skb(egress)]
 pub fn answer_out(context: SkBuffContext) -> i32 {
     observe::answer_out(&context)
+}
+
+/// Runs for each IPv4 connection that a process of the instance opens.
+#[cgroup_sock_addr(connect4)]
+pub fn connect_out(context: SockAddrContext) -> i32 {
+    fence::connect_out(&context)
 }
 
 #[panic_handler]

@@ -12,7 +12,7 @@ use aya_ebpf::bindings::{BPF_TCP_LISTEN, bpf_sock};
 use aya_ebpf::helpers::generated::{bpf_ktime_get_ns, bpf_sk_fullsock, bpf_tcp_sock};
 use aya_ebpf::programs::SkBuffContext;
 use core::intrinsics::{AtomicOrdering, atomic_xadd};
-use turnout_ebpf_layout::{Connection, SLOTS, counter, histogram, phase, seen};
+use turnout_ebpf_layout::{Connection, ROUTER_MARK, SLOTS, counter, histogram, phase, seen};
 
 const ALLOW: i32 = 1;
 /// Length of `HTTP/1.1 100 Continue` and the blank line: a final answer may follow in the same segment.
@@ -61,7 +61,8 @@ pub fn answer_out(context: &SkBuffContext) -> i32 {
     ALLOW
 }
 
-/// The account of the packet's connection, when it came through the public port of a tagged listener. What arrives at
+/// The account of the packet's connection, when it came through the public port of a tagged listener, or from the
+/// router to the listener itself: a stranger's that goes there is nobody's. What arrives at
 /// the listener itself has no connection yet: written there, it would be inherited by every later one.
 #[inline(always)]
 fn account(context: &SkBuffContext, port: u32) -> Option<(&'static mut Connection, *mut bpf_sock)> {
@@ -79,7 +80,18 @@ fn account(context: &SkBuffContext, port: u32) -> Option<(&'static mut Connectio
     // SAFETY: the storage lives as long as its socket. Two CPUs may write it at once (a packet each way): fields are
     // single words, and the worst outcome is one miscounted end.
     let connection = unsafe { &mut *CONNECTIONS.of(socket)? };
-    (connection.port == port && connection.slot < SLOTS).then_some((connection, socket))
+    let counts = connection.port == port || routed(context, connection);
+    (counts && connection.slot < SLOTS).then_some((connection, socket))
+}
+
+/// Whether the connection is the router's: its packets carry the mark, the worker's answers do not.
+#[inline(always)]
+fn routed(context: &SkBuffContext, connection: &mut Connection) -> bool {
+    // SAFETY: the kernel hands in a valid context.
+    if unsafe { (*context.skb.skb).mark } == ROUTER_MARK {
+        connection.seen |= seen::ROUTED;
+    }
+    connection.seen & seen::ROUTED != 0
 }
 
 /// Whether the client's bytes came with the handshake, where only the listener sees them: such a request is counted,

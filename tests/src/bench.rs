@@ -12,6 +12,7 @@ mod peers;
 mod pin;
 mod reaction;
 mod reuseport;
+mod router;
 mod spawn;
 mod split;
 mod stage;
@@ -46,6 +47,8 @@ pub enum Part {
     Memory,
     /// Rollback time.
     Rollback,
+    /// Through the router against straight to the worker.
+    Router,
     /// Steering and probes on against off.
     Kernel,
     /// Steering against plain `SO_REUSEPORT`.
@@ -64,10 +67,11 @@ pub enum Part {
 
 impl Part {
     /// All of them, in their order on the page: those that need a daemon first.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Peers,
         Self::Memory,
         Self::Rollback,
+        Self::Router,
         Self::Kernel,
         Self::Reuseport,
         Self::Split,
@@ -78,7 +82,7 @@ impl Part {
     ];
 
     fn needs_daemon(self) -> bool {
-        matches!(self, Self::Peers | Self::Rollback | Self::Memory)
+        matches!(self, Self::Peers | Self::Rollback | Self::Memory | Self::Router)
     }
 }
 
@@ -130,6 +134,7 @@ fn measure(part: Part, settings: &Settings, effort: &Effort, stage: &mut Option<
         Part::Peers => peers::measure(settings, stage()?, effort),
         Part::Memory => footprint::memory(stage()?),
         Part::Rollback => reaction::measure(stage()?, effort),
+        Part::Router => router::measure(stage()?, effort),
         Part::Kernel => in_cells(settings, |place| kernel::measure(place, effort)),
         Part::Reuseport => apart(CELLS, |remains| reuseport::measure(settings, remains, effort)),
         Part::Split => in_cells(settings, |place| split::measure(place, effort)),

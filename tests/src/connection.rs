@@ -24,6 +24,8 @@ use tokio::time::timeout;
 
 /// The answer's header that names the version.
 const VERSION_HEADER: &str = "turnout-version";
+/// The header that names the user.
+const USER_HEADER: &str = "x-user-id";
 /// Largest answer that is read, bytes.
 const ANSWER_MAX: usize = 16 << 20;
 
@@ -39,6 +41,8 @@ pub(crate) struct Question<'a> {
     pub load: &'a Load,
     pub body: Bytes,
     pub keep_alive: KeepAlive,
+    /// Who asks, where it is said.
+    pub user: Option<&'a str>,
 }
 
 /// A whole answer.
@@ -166,10 +170,13 @@ impl Drop for Connection {
 }
 
 fn request(question: &Question<'_>) -> Result<Request<Full<Bytes>>, Broken> {
-    let Question { load, body, keep_alive } = question;
+    let Question { load, body, keep_alive, user } = question;
     let mut request = Request::post(&load.path)
         .header(HOST, load.address.to_string())
         .header(CONTENT_TYPE, "application/json");
+    if let Some(user) = user {
+        request = request.header(USER_HEADER, *user);
+    }
     if *keep_alive == KeepAlive::No {
         request = request.header(CONNECTION, "close");
     }

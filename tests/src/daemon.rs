@@ -60,7 +60,7 @@ impl Instance {
     /// # Errors
     /// When a program is not built, or an earlier instance of this name cannot be cleared.
     pub fn create(settings: Settings) -> Result<Self> {
-        for program in ["turnoutd", "turnoutctl", "turnout-launcher", "turnout-worker"] {
+        for program in ["turnoutd", "turnoutctl", "turnout-launcher", "turnout-worker", "turnout-router"] {
             if !settings.programs.join(program).is_file() {
                 bail!(
                     "`{program}` is not in `{}`; remedy: `cargo xtask demo` builds it",

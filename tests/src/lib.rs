@@ -10,3 +10,4 @@ pub mod models;
 pub mod remains;
 pub mod scenario;
 pub mod tally;
+pub mod users;

@@ -211,7 +211,7 @@ impl Shared {
     /// Makes one request, on the held connection where that is still open, and counts how it ended.
     async fn ask(&self, held: Option<Connection>, tally: &Mutex<Tally>, keep_alive: KeepAlive) -> Asked {
         locked(tally).sent += 1;
-        let question = Question { load: &self.load, body: self.next_body(), keep_alive };
+        let question = Question { load: &self.load, body: self.next_body(), keep_alive, user: None };
         let at = self.began.elapsed();
         let mut held = still_open(held, tally).await;
         loop {

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 /// Crate of this workspace and the crates of this workspace it may use. A crate without a row fails.
-const EDGES: [(&str, &[&str]); 15] = [
+const EDGES: [(&str, &[&str]); 16] = [
     ("turnout-manifest", &[]),
     ("turnout-inference", &[]),
     ("turnout-journal", &[]),
@@ -22,6 +22,7 @@ const EDGES: [(&str, &[&str]); 15] = [
         &["turnout-manifest", "turnout-protocol", "turnout-journal", "turnout-engine", "turnout-host"],
     ),
     ("turnout-worker", &["turnout-protocol", "turnout-manifest", "turnout-inference"]),
+    ("turnout-router", &["turnout-protocol", "turnout-manifest"]),
     ("turnout-launcher", &["turnout-launcher-wire"]),
     ("turnout-export", &["turnout-journal"]),
     ("turnoutctl", &["turnout-protocol", "turnout-manifest", "turnout-journal"]),

@@ -16,7 +16,10 @@ A release waited for with --wait: 0 promoted, 3 rolled back or cancelled, 1 stuc
 
 const PLAN_EXAMPLE: &str = "\
 A plan:
-  strategy: {kind: weight}             # weight: each connection; source-hash: each client
+  strategy: {kind: weight}             # each connection; source-hash: each client; by request:
+                                       # {kind: user-hash, header: x-user-id}
+                                       # {kind: header, header: x-canary, value: always}
+                                       # {kind: expression, expression: '...'}
   steps: [{percent: 5}, {percent: 25}, {percent: 50}, {percent: 100}]
   window: 30s                          # 200ms to 1h
   windows: {look_back: 5, consecutive: 3}

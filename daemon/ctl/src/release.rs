@@ -67,7 +67,7 @@ async fn start(client: &Client, screen: &mut Screen, arguments: StartArguments) 
     let request = StartRelease { version: arguments.version, plan, dry_run: arguments.dry_run };
     if arguments.dry_run {
         let dry = client.plan_release(&request).await?;
-        let mut text = String::new();
+        let mut text = format!("{DIM}split by{DIM:#} {}\n", safe(&dry.strategy.to_string()));
         for (number, step) in dry.steps.iter().enumerate() {
             text += &format!("{:>3}  {}\n", number + 1, safe(step));
         }

@@ -103,7 +103,12 @@ fn plan_facts(plan: &Plan) -> Vec<(&'static str, String)> {
         plan.minimum_requests,
     );
     let objectives = if judged.is_empty() { "none".to_owned() } else { judged.join(", ") };
-    vec![("steps", steps.join(" -> ")), ("windows", windows), ("objectives", objectives)]
+    vec![
+        ("strategy", plan.strategy.to_string()),
+        ("steps", steps.join(" -> ")),
+        ("windows", windows),
+        ("objectives", objectives),
+    ]
 }
 
 fn steps(steps: &[StepReport]) -> String {

@@ -9,6 +9,7 @@ use crate::render::{
 use std::time::{SystemTime, UNIX_EPOCH};
 use turnout_protocol::client::Client;
 use turnout_protocol::control::{LiveVersion, ModelStatus, Role, Status};
+use turnout_protocol::router::Stats;
 
 /// Prints the state of the daemon and of every model.
 pub async fn status(client: &Client, screen: &mut Screen) -> Result<Exit, Failure> {
@@ -28,6 +29,9 @@ fn text(status: &Status) -> String {
         short(&status.journal.root),
     );
     text += &warnings(status);
+    if let Some(router) = &status.router {
+        text += &router_line(router);
+    }
     for model in &status.models {
         text += "\n";
         text += &model_block(model);
@@ -38,6 +42,24 @@ fn text(status: &Status) -> String {
         text += "then `turnoutctl release start MODEL@VERSION --wait`\n";
     }
     text
+}
+
+/// What the router did, with what went wrong only where something did.
+fn router_line(router: &Stats) -> String {
+    let mut text = format!(
+        "router: {}; {} to new versions, {} to old ones",
+        count(router.connections, "connection"),
+        count(router.to_candidate, "request"),
+        router.to_stable,
+    );
+    for (number, what) in
+        [(router.stood_in, "stood in for"), (router.refused, "refused"), (router.unanswered, "unanswered")]
+    {
+        if number > 0 {
+            text += &format!(", {WARN}{number} {what}{WARN:#}");
+        }
+    }
+    text + "\n"
 }
 
 /// What keeps the daemon from its full work, one line each.
@@ -60,6 +82,9 @@ pub fn model_block(model: &ModelStatus) -> String {
     text += &versions(&model.versions);
     if let Some(status) = &model.release {
         text += &format!("  release: {}\n", release::sentence(status));
+        if !status.state.is_final() {
+            text += &format!("  split:   by {}\n", safe(&status.strategy.to_string()));
+        }
     }
     text += &format!("  next:    {}\n", safe(&model.next));
     text

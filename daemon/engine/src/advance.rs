@@ -10,7 +10,7 @@ use crate::step::Step;
 use crate::world::{Progress, Release, World};
 use std::sync::Arc;
 use turnout_manifest::plan::OnBreach;
-use turnout_manifest::{Generation, ModelName, Plan, ReleaseId, Sha256, Version};
+use turnout_manifest::{Generation, ModelName, Percent, Plan, ReleaseId, Sha256, Version};
 
 /// A fact or a wish that reaches the engine.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -52,6 +52,11 @@ pub enum Event {
         /// Which start.
         generation: Generation,
         /// Which rule.
+        why: String,
+    },
+    /// The router's process ended.
+    RouterDied {
+        /// How it ended.
         why: String,
     },
     /// A window ended.
@@ -147,6 +152,7 @@ pub fn decide(world: &World, event: &Event) -> Result<Vec<Record>, Refusal> {
         Event::Ready { generation, outcome } => Ok(ready(world, *generation, outcome)),
         Event::Died { generation, why } => Ok(died(world, *generation, why)),
         Event::Silenced { generation, why } => Ok(silenced(world, *generation, why)),
+        Event::RouterDied { why } => Ok(router_died(world, why)),
         Event::Measured { release, window } => Ok(measured(world, *release, window)),
         Event::Operator { model, wish, by, reason } => operator(world, model, *wish, &Voice { by, reason }),
     }
@@ -355,6 +361,20 @@ fn silenced(world: &World, generation: Generation, why: &str) -> Vec<Record> {
         }
     }
     records
+}
+
+/// Undoes what it was splitting. Its connections are gone and the kernel sends new ones to the old version: to start
+/// another and split again would move users to and fro, and nobody knows why it died.
+fn router_died(world: &World, why: &str) -> Vec<Record> {
+    let splits = |release: &&Release| {
+        let shifted = release.touched.iter().rev().find(|step| matches!(step, Step::Shift(_)));
+        release.progress == Progress::Forward
+            && release.interrupted.is_none()
+            && release.touched.contains(&Step::StartRouter)
+            && shifted.is_some_and(|step| *step != Step::Shift(Percent::ALL))
+    };
+    let cause = || Cause::RouterDied { why: why.to_owned() };
+    under_way(world).filter(splits).flat_map(|release| interrupt(world, release, cause())).collect()
 }
 
 fn measured(world: &World, id: ReleaseId, window: &Window) -> Vec<Record> {

@@ -25,7 +25,10 @@ pub fn steps(plan: &Plan, from: Option<Generation>, to: Generation) -> Steps {
     ];
     match from {
         None => list.push(Step::Shift(Percent::ALL)),
-        Some(_) => list.extend(shifts(plan)),
+        Some(_) => {
+            list.extend(splits_by_request(plan).then_some(Step::StartRouter));
+            list.extend(shifts(plan));
+        }
     }
     list.push(Step::Point);
     let commit = list.len();
@@ -59,6 +62,11 @@ pub fn retire(generation: Generation) -> [Step; 4] {
         Step::KillWorker(generation),
         Step::DestroyCell(generation),
     ]
+}
+
+/// Whether any step needs the router: at 100 % there is nothing to choose.
+fn splits_by_request(plan: &Plan) -> bool {
+    plan.strategy.needs_router() && plan.steps.iter().any(|percent| *percent != Percent::ALL)
 }
 
 /// Each share with the windows that follow it. The last share, 100 %, has none of its own unless it is the only one

@@ -66,6 +66,11 @@ pub enum Cause {
         /// How it ended.
         why: String,
     },
+    /// The router, which picks the version of each request, died: all traffic is the old version's since.
+    RouterDied {
+        /// How it ended.
+        why: String,
+    },
     /// An operator asked for a rollback.
     Operator {
         /// Who.
@@ -93,6 +98,7 @@ impl fmt::Display for Cause {
                 write!(out, "the new version's worker broke the rules of its link: {why}")
             }
             Self::StableDied { why } => write!(out, "the old version's worker died: {why}"),
+            Self::RouterDied { why } => write!(out, "the router died: {why}"),
             Self::Operator { by, reason } => write!(out, "rolled back by {by}{}", said(reason)),
             Self::Cancelled { by, reason } => write!(out, "cancelled by {by}{}", said(reason)),
         }

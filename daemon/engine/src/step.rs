@@ -31,6 +31,8 @@ pub enum Step {
     AwaitReady(Generation),
     /// Make it eligible for routes.
     Admit(Generation),
+    /// Start the router, which picks the version of each request. It stays: it is the host's, not the release's.
+    StartRouter,
     /// Send this share of new connections to the new version, the rest to the old one. One atomic operation.
     Shift(Percent),
     /// Watch windows at this share until enough of them speak.
@@ -60,7 +62,11 @@ impl Step {
             Self::Admit(generation) => vec![Self::Dismiss(generation)],
             Self::Shift(_) => vec![Self::Home],
             Self::Point => vec![Self::PointHome],
-            Self::Snapshot(_) | Self::VerifyFiles | Self::AwaitReady(_) | Self::Observe(_) => Vec::new(),
+            Self::Snapshot(_)
+            | Self::VerifyFiles
+            | Self::AwaitReady(_)
+            | Self::StartRouter
+            | Self::Observe(_) => Vec::new(),
             Self::Home
             | Self::PointHome
             | Self::Dismiss(_)
@@ -86,6 +92,7 @@ impl fmt::Display for Step {
             Self::StartWorker(generation) => write!(out, "start worker {generation}"),
             Self::AwaitReady(generation) => write!(out, "await ready {generation}"),
             Self::Admit(generation) => write!(out, "admit {generation}"),
+            Self::StartRouter => write!(out, "start router"),
             Self::Shift(percent) => write!(out, "shift to {percent}"),
             Self::Observe(percent) => write!(out, "observe at {percent}"),
             Self::Point => write!(out, "point current to the new version"),

@@ -25,6 +25,7 @@ enum Incident {
     Nothing,
     CandidateDies,
     StableDies,
+    RouterDies,
     DaemonRestarts,
     Operator(Wish),
 }
@@ -35,6 +36,7 @@ struct Machine {
     workers: BTreeSet<Generation>,
     admitted: BTreeSet<Generation>,
     route: Vec<(Generation, Percent)>,
+    router: bool,
 }
 
 impl Machine {
@@ -61,7 +63,12 @@ impl Machine {
                 }
                 self.admitted.insert(generation);
             }
+            Step::StartRouter => self.router = true,
             Step::Shift(percent) => {
+                let by_request = release.planned.plan.strategy.needs_router() && percent != Percent::ALL;
+                if by_request && !self.router {
+                    return Err("no router".into());
+                }
                 let candidate = release.planned.to.generation;
                 let home = release.home().map(|home| (home, percent.rest()));
                 self.send(std::iter::once((candidate, percent)).chain(home).collect())?;
@@ -126,14 +133,14 @@ impl Run {
         self.write(records);
     }
 
-    fn start(&mut self, version: &str, kind: Kind) {
+    fn start(&mut self, version: &str, strategy: Splitting) {
         let start = Start {
             model: self.model.clone(),
-            kind,
+            kind: Kind::Release,
             version: version.parse().unwrap(),
             digest: Sha256::of(version.as_bytes()),
             signed_by: vec!["risk".into()],
-            plan: plan(),
+            plan: Plan { strategy, ..plan() },
             port: 8700,
             salt: 1,
             by: "test".into(),
@@ -162,6 +169,11 @@ impl Run {
             Incident::Nothing => {}
             Incident::CandidateDies => self.kill(Some(candidate)),
             Incident::StableDies => self.kill(home),
+            Incident::RouterDies => {
+                if std::mem::take(&mut self.machine.router) {
+                    self.tell(&Event::RouterDied { why: "signal 9".into() });
+                }
+            }
             Incident::DaemonRestarts => self.daemon_restarts(),
             Incident::Operator(wish) => {
                 let model = self.model.clone();
@@ -261,10 +273,15 @@ fn window(good: bool) -> Window {
 
 /// A release over a live version, then the whole script, then the invariants of its end.
 fn check(script: &[(Fate, Incident, bool)]) -> End {
+    check_split_by(Splitting::UserHash { header: "x-user-id".parse().unwrap() }, script);
+    check_split_by(Splitting::Weight, script)
+}
+
+fn check_split_by(strategy: Splitting, script: &[(Fate, Incident, bool)]) -> End {
     let mut run = Run::new();
-    run.start("1", Kind::Release);
+    run.start("1", Splitting::Weight);
     assert_eq!(run.finish(&[]), End::Promoted);
-    run.start("2", Kind::Release);
+    run.start("2", strategy);
     let id = run.world.models[&run.model].current.unwrap();
     let end = run.finish(script);
     run.daemon_restarts();
@@ -303,6 +320,7 @@ fn incident() -> impl Strategy<Value = Incident> {
         12 => Just(Incident::Nothing),
         1 => Just(Incident::CandidateDies),
         1 => Just(Incident::StableDies),
+        1 => Just(Incident::RouterDies),
         2 => Just(Incident::DaemonRestarts),
         2 => wish.prop_map(Incident::Operator),
     ]
@@ -343,9 +361,9 @@ fn every_pair_of_failures_at_every_step_ends_whole() {
 #[test]
 fn a_stuck_release_can_be_rolled_back_again() {
     let mut run = Run::new();
-    run.start("1", Kind::Release);
+    run.start("1", Splitting::Weight);
     run.finish(&[]);
-    run.start("2", Kind::Release);
+    run.start("2", Splitting::Weight);
     let id = run.world.models[&run.model].current.unwrap();
     // The first shift fails half done, then traffic cannot go home.
     let mut script = vec![(Fate::Works, Incident::Nothing, true); 13];
@@ -370,9 +388,9 @@ fn a_stuck_release_can_be_rolled_back_again() {
 #[test]
 fn a_missed_objective_goes_home_and_names_its_first_window() {
     let mut run = Run::new();
-    run.start("1", Kind::Release);
+    run.start("1", Splitting::Weight);
     run.finish(&[]);
-    run.start("2", Kind::Release);
+    run.start("2", Splitting::Weight);
     let id = run.world.models[&run.model].current.unwrap();
     let script = vec![(Fate::Works, Incident::Nothing, false); 60];
     assert_eq!(run.finish(&script), End::RolledBack);
@@ -383,16 +401,16 @@ fn a_missed_objective_goes_home_and_names_its_first_window() {
 #[test]
 fn a_second_release_on_a_busy_model_is_refused() {
     let mut run = Run::new();
-    run.start("1", Kind::Release);
+    run.start("1", Splitting::Weight);
     let journal = run.journal.len();
-    run.start("2", Kind::Release);
+    run.start("2", Splitting::Weight);
     assert_eq!(run.journal.len(), journal, "nothing is written");
 }
 
 #[test]
 fn a_dead_live_worker_is_brought_up_again() {
     let mut run = Run::new();
-    run.start("1", Kind::Release);
+    run.start("1", Splitting::Weight);
     run.finish(&[]);
     let live = run.world.models[&run.model].live.clone().unwrap();
     run.kill(Some(live.generation));

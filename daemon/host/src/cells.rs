@@ -29,7 +29,7 @@ pub struct StartedWorker {
     pub enforcement: Enforcement,
 }
 
-/// What is needed to hear from a worker.
+/// What is needed to hear from a worker, or the router.
 #[derive(Debug)]
 pub struct WorkerLink {
     /// The daemon's end of its link (SOCK_SEQPACKET).
@@ -82,9 +82,30 @@ pub trait Cells {
     /// [`HostError::Launcher`].
     fn exclusive_cpus(&self) -> Result<Vec<(Generation, u64)>, HostError>;
 
-    /// Every cell that exists, with what its worker does.
+    /// Every worker's cell that exists, with what its worker does.
     ///
     /// # Errors
     /// [`HostError::Launcher`].
     fn cells(&self) -> Result<Vec<(Generation, WorkerState)>, HostError>;
+}
+
+/// The router, one for all models: it has a cell of its own kind.
+pub trait Router {
+    /// Makes the router's cell and starts it there. Repeating it for a running router is no error.
+    ///
+    /// # Errors
+    /// [`HostError::Launcher`].
+    fn start_router(&self) -> Result<StartedWorker, HostError>;
+
+    /// The link and pidfd of the running router, `None` when it runs no more.
+    ///
+    /// # Errors
+    /// [`HostError::Launcher`].
+    fn router_link(&self) -> Result<Option<WorkerLink>, HostError>;
+
+    /// Kills the router and waits until it is gone. No error when none runs.
+    ///
+    /// # Errors
+    /// [`HostError::Launcher`].
+    fn kill_router(&self) -> Result<(), HostError>;
 }

@@ -105,7 +105,7 @@ fn nearest(path: &Path) -> &Path {
     path.ancestors().find(|above| above.is_dir()).unwrap_or(Path::new("/"))
 }
 
-const REQUIREMENTS: [Requirement; 20] = [
+const REQUIREMENTS: [Requirement; 21] = [
     Requirement {
         name: "root",
         rights: Rights::Anybody,
@@ -240,6 +240,13 @@ const REQUIREMENTS: [Requirement; 20] = [
         try_out: installation::worker,
         why: "it serves one version of a model",
         remedy: "install the package whole, or configure where `turnout-worker` is",
+    },
+    Requirement {
+        name: "router",
+        rights: Rights::Anybody,
+        try_out: installation::router,
+        why: "it splits by header, user or expression; `weight` and `source-hash` need none",
+        remedy: "install the package whole: `turnout-router` belongs beside `turnout-worker`",
     },
     Requirement {
         name: "systemd",

@@ -8,7 +8,7 @@ mod machine;
 pub use faults::{Fault, When};
 
 use crate::HostError;
-use crate::cells::{Cells, Enforcement, Profile, StartedWorker, WorkerLink, WorkerState};
+use crate::cells::{Cells, Enforcement, Profile, Router, StartedWorker, WorkerLink, WorkerState};
 use crate::pointer::Pointer;
 use crate::store::{Evidence, ImportOutcome, Incoming, SnapshotInfo, Store, StoredName};
 use crate::traffic::{Probes, Route, Sample, Traffic};
@@ -138,6 +138,16 @@ impl FakeHost {
     /// What a cell's worker does, `None` without a cell. Not a call of the daemon: never fails and leaves no trace.
     pub fn worker(&self, generation: Generation) -> Option<WorkerState> {
         self.inner().machine.cells.get(&generation).map(|cell| cell.worker)
+    }
+
+    /// Whether the router runs. As [`FakeHost::worker`], not a call of the daemon.
+    pub fn router(&self) -> bool {
+        self.inner().machine.router
+    }
+
+    /// Ends the router from outside.
+    pub fn end_router(&self) {
+        self.inner().machine.end_router();
     }
 
     /// The split in force on a port. As [`FakeHost::worker`], not a call of the daemon.
@@ -283,7 +293,48 @@ impl Cells for FakeHost {
     }
 }
 
+impl Router for FakeHost {
+    fn start_router(&self) -> Result<StartedWorker, HostError> {
+        self.call(("start_router", String::new()), |machine| {
+            machine.router = true;
+            Ok(StartedWorker { pid: 999, enforcement: machine.enforcement })
+        })
+    }
+
+    /// Plain values have no descriptors: who supervises the router in tests asks [`FakeHost::router`] instead.
+    fn router_link(&self) -> Result<Option<WorkerLink>, HostError> {
+        self.call(("router_link", String::new()), |machine| {
+            if machine.router {
+                let remedy = "supervise the router of a fake host without a link";
+                return Err(HostError::Unsupported { what: "no descriptors of the router".into(), remedy });
+            }
+            Ok(None)
+        })
+    }
+
+    fn kill_router(&self) -> Result<(), HostError> {
+        self.call(("kill_router", String::new()), |machine| {
+            machine.end_router();
+            Ok(())
+        })
+    }
+}
+
 impl Traffic for FakeHost {
+    fn admit_router(&self) -> Result<(), HostError> {
+        self.call(("admit_router", String::new()), |machine| {
+            machine.router_admitted = machine.router;
+            if machine.router {
+                return Ok(());
+            }
+            Err(HostError::Missing { kind: "router", name: String::new() })
+        })
+    }
+
+    fn endpoint(&self, generation: Generation) -> Result<SocketAddr, HostError> {
+        self.call(("endpoint", generation.to_string()), |machine| machine.endpoint(generation))
+    }
+
     fn claim(&self, addresses: &[SocketAddr]) -> Result<(), HostError> {
         self.call(("claim", format!("{addresses:?}")), |machine| machine.claim(addresses))
     }

@@ -31,12 +31,12 @@ pub use error::HostError;
 pub use linux::{HostConfig, LinuxHost};
 pub use turnout_ebpf_layout::histogram;
 
-use cells::Cells;
+use cells::{Cells, Router};
 use pointer::Pointer;
 use store::Store;
 use traffic::{Probes, Traffic};
 
 /// The machine, as the daemon may use it.
-pub trait Host: Store + Pointer + Cells + Traffic + Probes + Send + Sync {}
+pub trait Host: Store + Pointer + Cells + Router + Traffic + Probes + Send + Sync {}
 
-impl<Machine: Store + Pointer + Cells + Traffic + Probes + Send + Sync> Host for Machine {}
+impl<Machine: Store + Pointer + Cells + Router + Traffic + Probes + Send + Sync> Host for Machine {}

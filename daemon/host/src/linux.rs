@@ -2,7 +2,7 @@
 //! everything: the store, the pointers, the launcher, the eBPF programs.
 
 use crate::HostError;
-use crate::cells::{Cells, Enforcement, Profile, StartedWorker, WorkerLink, WorkerState};
+use crate::cells::{Cells, Enforcement, Profile, Router, StartedWorker, WorkerLink, WorkerState};
 use crate::linux_cells::{CellsConfig, LinuxCells};
 use crate::linux_pointer::{LinuxPointer, PointerConfig};
 use crate::pointer::Pointer;
@@ -181,6 +181,20 @@ impl Cells for LinuxHost {
     }
 }
 
+impl Router for LinuxHost {
+    fn start_router(&self) -> Result<StartedWorker, HostError> {
+        self.cells.start_router()
+    }
+
+    fn router_link(&self) -> Result<Option<WorkerLink>, HostError> {
+        self.cells.router_link()
+    }
+
+    fn kill_router(&self) -> Result<(), HostError> {
+        self.cells.kill_router()
+    }
+}
+
 impl Traffic for LinuxHost {
     fn claim(&self, addresses: &[SocketAddr]) -> Result<(), HostError> {
         self.traffic.claim(addresses)
@@ -188,6 +202,14 @@ impl Traffic for LinuxHost {
 
     fn admit(&self, generation: Generation, port: u16) -> Result<(), HostError> {
         self.traffic.admit(generation, port)
+    }
+
+    fn admit_router(&self) -> Result<(), HostError> {
+        self.traffic.admit_router()
+    }
+
+    fn endpoint(&self, generation: Generation) -> Result<SocketAddr, HostError> {
+        self.traffic.endpoint(generation)
     }
 
     fn dismiss(&self, generation: Generation) -> Result<(), HostError> {

@@ -2,17 +2,23 @@
 //! so that hot paths need no round trip.
 
 use crate::HostError;
-use crate::cells::{Cells, Class, Enforcement, Profile, StartedWorker, WorkerLink, WorkerState};
+use crate::cells::{Cells, Class, Enforcement, Profile, Router, StartedWorker, WorkerLink, WorkerState};
 use crate::launcher_client::{Answer, LauncherClient, Refusal, failed};
 use crate::store::StoredName;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::collections::HashMap;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use turnout_launcher_wire::{Cell, Failure, Reply, Request, SLOTS, WorkerState as WireState};
+use turnout_launcher_wire::{Cell, Failure, ROUTER_CELL, Reply, Request, SLOTS, WorkerState as WireState};
 use turnout_manifest::Generation;
 
 pub use crate::launcher_client::CellsConfig;
+
+/// The generation that stands for the router among the cells: no worker has it.
+pub(crate) const ROUTER: Generation = Generation(ROUTER_CELL);
+/// What the router's cell may use: its memory is buffers of connections, and their number has a limit.
+const ROUTER_LIMITS: Profile =
+    Profile { class: Class::Burstable, memory_bytes: 512 << 20, pids_max: 64, cpus: 0 };
 
 /// Gives a version's files as a detached, read-only mount (open_tree(2), mount_setattr(2)).
 pub type ModelMount = Arc<dyn Fn(&StoredName) -> Result<OwnedFd, HostError> + Send + Sync>;
@@ -121,6 +127,7 @@ impl LinuxCells {
         Ok(())
     }
 
+    /// Of workers: the router has one of its own.
     fn every_cell(&self) -> Result<Vec<Cell>, HostError> {
         let mut cells = Vec::new();
         for index in 0..SLOTS {
@@ -128,7 +135,9 @@ impl LinuxCells {
             match self.ask(request)?.reply {
                 Reply::Cell(cell) => {
                     self.learn(cell);
-                    cells.push(cell);
+                    if cell.generation != ROUTER_CELL {
+                        cells.push(cell);
+                    }
                 }
                 Reply::Done => break,
                 reply => return Err(unexpected(reply, request)),
@@ -221,6 +230,27 @@ impl Cells for LinuxCells {
     fn cells(&self) -> Result<Vec<(Generation, WorkerState)>, HostError> {
         let cells = self.every_cell()?;
         Ok(cells.into_iter().map(|cell| (Generation(cell.generation), state(cell.worker))).collect())
+    }
+}
+
+impl Router for LinuxCells {
+    fn start_router(&self) -> Result<StartedWorker, HostError> {
+        self.create_cell(ROUTER, ROUTER_LIMITS)?;
+        let request = Request::StartRouter;
+        let answer = self.ask(request)?;
+        let Reply::Started { cell, pid, enforcement } = answer.reply else {
+            return Err(unexpected(answer.reply, request));
+        };
+        self.learn_worker(cell, &worker_link(answer, request)?.pidfd)?;
+        Ok(StartedWorker { pid, enforcement })
+    }
+
+    fn router_link(&self) -> Result<Option<WorkerLink>, HostError> {
+        self.adopt(ROUTER)
+    }
+
+    fn kill_router(&self) -> Result<(), HostError> {
+        self.kill_worker(ROUTER)
     }
 }
 

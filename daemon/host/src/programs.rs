@@ -7,7 +7,9 @@ use crate::counts::Counts;
 use crate::sys::{self, Element, LinkInfo};
 use aya::maps::{HashMap, Map, MapData, SkStorage, SockMap};
 use aya::programs::links::FdLink;
-use aya::programs::{CgroupAttachMode, CgroupSkb, CgroupSkbAttachType, Program, SkLookup, loaded_programs};
+use aya::programs::{
+    CgroupAttachMode, CgroupSkb, CgroupSkbAttachType, CgroupSockAddr, Program, SkLookup, loaded_programs,
+};
 use aya::{Ebpf, EbpfLoader};
 use rustix::fs::{Mode, statfs};
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
@@ -28,16 +30,18 @@ const NETWORK_NAMESPACE: &str = "/proc/thread-self/ns/net";
 const MAPS: [&str; 5] = ["ROUTES", "LISTENERS", "CONNECTIONS", "LATENCIES", "COUNTERS"];
 
 /// The programs, each with where it hangs.
-const PROGRAMS: [(&str, Place); 3] = [
+const PROGRAMS: [(&str, Place); 4] = [
     ("steer", Place::NetworkNamespace),
     ("request_in", Place::Cgroup(CgroupSkbAttachType::Ingress)),
     ("answer_out", Place::Cgroup(CgroupSkbAttachType::Egress)),
+    ("connect_out", Place::CgroupConnect),
 ];
 
 #[derive(Clone, Copy)]
 enum Place {
     NetworkNamespace,
     Cgroup(CgroupSkbAttachType),
+    CgroupConnect,
 }
 
 /// The maps, open. Dropping them changes nothing in the kernel.
@@ -147,7 +151,7 @@ impl Target {
     fn open(place: Place, cgroup: &Path) -> Result<Self, HostError> {
         let path = match place {
             Place::NetworkNamespace => Path::new(NETWORK_NAMESPACE),
-            Place::Cgroup(_) => cgroup,
+            Place::Cgroup(_) | Place::CgroupConnect => cgroup,
         };
         let file = File::open(path).map_err(HostError::os("open", path.display()))?;
         let inode = file.metadata().map_err(HostError::os("stat", path.display()))?.ino();
@@ -158,7 +162,7 @@ impl Target {
     fn holds(&self, link: LinkInfo) -> bool {
         match self.place {
             Place::NetworkNamespace => u64::from(link.network_namespace) == self.inode,
-            Place::Cgroup(_) => link.cgroup == self.inode,
+            Place::Cgroup(_) | Place::CgroupConnect => link.cgroup == self.inode,
         }
     }
 }
@@ -185,7 +189,8 @@ fn load(program: &mut Program) -> Result<(), aya::programs::ProgramError> {
     match program {
         Program::SkLookup(program) => program.load(),
         Program::CgroupSkb(program) => program.load(),
-        _ => unreachable!("the object has programs of two kinds"),
+        Program::CgroupSockAddr(program) => program.load(),
+        _ => unreachable!("the object has programs of three kinds"),
     }
 }
 
@@ -212,6 +217,11 @@ fn attach(program: &mut Program, pin: &Path, target: &Target) -> Result<(), Host
                 // No mode: the kernel's links always share a cgroup with others, and it refuses the flag that says so.
                 .attach(&target.file, kind, CgroupAttachMode::default())
                 .map_err(refused(&what))?;
+            program.take_link(id).map_err(refused(&what))?.try_into().map_err(refused(&what))?
+        }
+        Place::CgroupConnect => {
+            let program: &mut CgroupSockAddr = program.try_into().map_err(refused(&what))?;
+            let id = program.attach(&target.file, CgroupAttachMode::default()).map_err(refused(&what))?;
             program.take_link(id).map_err(refused(&what))?.try_into().map_err(refused(&what))?
         }
     };
@@ -321,7 +331,7 @@ mod tests {
         let place = Place::new("build");
         place.open(OBJECT);
         let links = PROGRAMS.map(|(name, _)| place.link(name));
-        let attached = || [0, 1, 2].map(|i| sys::link_info(links[i].as_fd()).unwrap().program);
+        let attached = || [0, 1, 2, 3].map(|i| sys::link_info(links[i].as_fd()).unwrap().program);
         let first = attached();
         place.open(OBJECT);
         assert_eq!(attached(), first);

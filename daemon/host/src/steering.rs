@@ -2,11 +2,12 @@
 //! splits are elements of the route map. What the numbers in the maps mean to the kernel is in `turnout_ebpf_layout`.
 
 use crate::HostError;
+use crate::linux_cells::ROUTER;
 use crate::programs::{self, Maps, refused};
 use crate::sys::Element;
-use crate::traffic::{Route, Tenants, Traffic};
+use crate::traffic::{Route, Spread, Tenants, Traffic};
 use aya::maps::MapError;
-use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, ipproto, socket_with, sockopt};
+use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, getsockname, ipproto, socket_with, sockopt};
 use rustix::process::{PidfdGetfdFlags, pidfd_getfd};
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
@@ -15,7 +16,6 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use turnout_ebpf_layout::{ADDRESSES, ARMS, Connection, RouteKey, mode};
 use turnout_ebpf_layout::{Route as RouteElement, choice};
-use turnout_manifest::plan::Strategy;
 use turnout_manifest::{Generation, Percent};
 
 /// The descriptor every worker has its listener at.
@@ -80,22 +80,23 @@ impl LinuxTraffic {
     }
 
     fn element(&self, addresses: &[SocketAddr], route: &Route) -> Result<RouteElement, HostError> {
-        let bounds = bounds(&route.arms)?;
+        let arms = all_arms(route);
+        let bounds = bounds(&arms)?;
         let mut element = RouteElement {
             salt: route.salt,
             upto: [WHOLE; ARMS],
             slot: [0; ARMS],
             addresses: [[0; 4]; ADDRESSES],
             address_count: 0,
-            arm_count: route.arms.len() as u32,
-            mode: match route.strategy {
-                Strategy::Weight => mode::WEIGHT,
-                Strategy::SourceHash => mode::SOURCE_HASH,
+            arm_count: arms.len() as u32,
+            mode: match route.spread {
+                Spread::Weight | Spread::Router => mode::WEIGHT,
+                Spread::SourceHash => mode::SOURCE_HASH,
             },
             reserved: 0,
         };
         element.upto[..bounds.len()].copy_from_slice(&bounds);
-        for (slot, (generation, _)) in element.slot.iter_mut().zip(&route.arms) {
+        for (slot, (generation, _)) in element.slot.iter_mut().zip(&arms) {
             *slot = self.slot(*generation)?;
         }
         limit(&mut element, addresses)?;
@@ -134,6 +135,20 @@ impl Traffic for LinuxTraffic {
         maps.listeners.set(slot, &listener, 0).map_err(refused("admit listener"))
     }
 
+    fn admit_router(&self) -> Result<(), HostError> {
+        let slot = self.slot(ROUTER)?;
+        let listener = self.listener(ROUTER)?.ok_or_else(|| missing("router", ROUTER))?;
+        // Without a tag: what the router takes from clients is counted where it takes it to.
+        self.maps().listeners.set(slot, &listener, 0).map_err(refused("admit router"))
+    }
+
+    fn endpoint(&self, generation: Generation) -> Result<SocketAddr, HostError> {
+        let listener = self.listener(generation)?.ok_or_else(|| missing("worker", generation))?;
+        let address = getsockname(&listener).map_err(HostError::os("getsockname", generation))?;
+        let address = SocketAddr::try_from(address).map_err(HostError::os("getsockname", generation))?;
+        Ok(SocketAddr::new(address.ip().to_canonical(), address.port()))
+    }
+
     fn dismiss(&self, generation: Generation) -> Result<(), HostError> {
         let Some(slot) = self.tenants.slot(generation)? else { return Ok(()) };
         let cleared = self.maps().listeners.clear_index(&slot);
@@ -145,6 +160,9 @@ impl Traffic for LinuxTraffic {
         let key = RouteKey { port: port_of(addresses)?.into() };
         for (generation, _) in route.arms.iter().filter(|(_, share)| *share != Percent::NONE) {
             self.admitted(*generation)?;
+        }
+        if route.spread == Spread::Router {
+            self.listener(ROUTER)?.ok_or_else(|| missing("router", ROUTER))?;
         }
         let element = self.element(addresses, route)?;
         self.maps().routes.insert(Element(key), Element(element), 0).map_err(refused("set route"))
@@ -170,10 +188,30 @@ impl Traffic for LinuxTraffic {
             }
             from = upto;
         }
-        let strategy =
-            if element.mode == mode::SOURCE_HASH { Strategy::SourceHash } else { Strategy::Weight };
-        Ok(Some(Route { strategy, salt: element.salt, arms }))
+        let spread = if element.mode == mode::SOURCE_HASH { Spread::SourceHash } else { Spread::Weight };
+        Ok(Some(routed_or(Route { spread, salt: element.salt, arms })))
     }
+}
+
+/// The arms as the kernel has them. Where the router picks it comes first and has everything; the others are tried in
+/// their order when its listener is gone.
+fn all_arms(route: &Route) -> Vec<(Generation, Percent)> {
+    if route.spread != Spread::Router {
+        return route.arms.clone();
+    }
+    let others = route.arms.iter().map(|(generation, _)| (*generation, Percent::NONE));
+    std::iter::once((ROUTER, Percent::ALL)).chain(others).collect()
+}
+
+/// The other way round: of the arms behind the router, the first has what it leaves.
+fn routed_or(route: Route) -> Route {
+    if route.arms.first().is_none_or(|(generation, _)| *generation != ROUTER) {
+        return route;
+    }
+    let others = route.arms.iter().skip(1).map(|(generation, _)| *generation).enumerate();
+    let arms =
+        others.map(|(index, other)| (other, if index == 0 { Percent::ALL } else { Percent::NONE })).collect();
+    Route { spread: Spread::Router, arms, ..route }
 }
 
 pub(crate) fn missing(kind: &'static str, generation: Generation) -> HostError {

@@ -4,14 +4,24 @@
 use crate::HostError;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
-use turnout_manifest::plan::Strategy;
 use turnout_manifest::{Generation, Percent};
+
+/// Who picks the version that a new connection meets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Spread {
+    /// The kernel, by the keyed hash of both addresses and both ports.
+    Weight,
+    /// The kernel, by the keyed hash of the client's address.
+    SourceHash,
+    /// The router, request by request, as it was told. The route's arms are for connections that find no router.
+    Router,
+}
 
 /// The split of one model's public port.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Route {
     /// Who picks.
-    pub strategy: Strategy,
+    pub spread: Spread,
     /// Key of the hash, drawn once a release so that raising a share only adds connections to it.
     pub salt: u64,
     /// Shares that add up to 100 %. The first arm has the low end of the hash interval: put the candidate first.
@@ -35,13 +45,26 @@ pub trait Traffic {
     /// [`HostError::Missing`] when its worker does not run, or the kernel's own.
     fn admit(&self, generation: Generation, port: u16) -> Result<(), HostError>;
 
+    /// Makes the running router eligible for routes. Repeating it changes nothing.
+    ///
+    /// # Errors
+    /// [`HostError::Missing`] when it does not run, or the kernel's own.
+    fn admit_router(&self) -> Result<(), HostError>;
+
+    /// Where a worker listens itself, on loopback: the router's way to it.
+    ///
+    /// # Errors
+    /// [`HostError::Missing`] when its worker does not run, or the kernel's own.
+    fn endpoint(&self, generation: Generation) -> Result<SocketAddr, HostError>;
+
     /// Makes a generation ineligible; connections queued at its listener stay with it. No error when it was not eligible.
     ///
     /// # Errors
     /// The kernel's own.
     fn dismiss(&self, generation: Generation) -> Result<(), HostError>;
 
-    /// Sets the split of a public port, one atomic operation. Every arm with a share must be admitted and run.
+    /// Sets the split of a public port, one atomic operation. Every arm with a share must be admitted and run, and so
+    /// must the router where it picks.
     ///
     /// # Errors
     /// [`HostError::Missing`] for an arm that cannot serve, or the kernel's own; the route then is what it was before.

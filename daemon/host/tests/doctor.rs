@@ -47,6 +47,7 @@ fn what_works_and_what_is_missing_is_told_with_the_remedy() {
     for name in ["launcher", "onnxruntime"] {
         assert_eq!(standing(&found, name), Standing::Missing, "{name}");
     }
+    assert_eq!(standing(&found, "router"), Standing::Degraded, "plans of the kernel's need none");
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0, "nothing is left");
 }
 

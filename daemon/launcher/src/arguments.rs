@@ -6,7 +6,8 @@ use turnout_launcher_wire::SLOTS;
 
 /// What is printed for `--help`.
 pub const USAGE: &str = "\
-Usage: turnout-launcher --socket PATH --cgroup DIR --worker PATH --onnxruntime PATH --uid-base N [--cell-root DIR]
+Usage: turnout-launcher --socket PATH --cgroup DIR --worker PATH --onnxruntime PATH --uid-base N [--router PATH]
+                        [--cell-root DIR]
 
 Builds the cells of Turnout's workers and owns them. Started by its service, or by turnoutd where there is none.
 
@@ -14,6 +15,7 @@ Builds the cells of Turnout's workers and owns them. Started by its service, or 
   --cgroup DIR         cgroup2 directory of this instance; made when missing
   --worker PATH        turnout-worker
   --onnxruntime PATH   libonnxruntime.so
+  --router PATH        turnout-router; default: `turnout-router` beside turnout-worker
   --uid-base N         user and group of the cell in slot 0; the cells take N to N+63
   --cell-root DIR      any directory, covered by each cell's root in its own view; default: the socket's directory
 ";
@@ -29,6 +31,8 @@ pub struct Arguments {
     pub worker: PathBuf,
     /// The ONNX Runtime library.
     pub onnxruntime: PathBuf,
+    /// The router's program.
+    pub router: PathBuf,
     /// User of slot 0.
     pub uid_base: u32,
     /// What each cell's root covers.
@@ -55,8 +59,8 @@ impl Arguments {
     /// # Errors
     /// [`ArgumentError`].
     pub fn read(mut parser: Parser) -> Result<Option<Self>, ArgumentError> {
-        let [mut socket, mut cgroup, mut worker, mut onnxruntime, mut cell_root] =
-            [const { None::<PathBuf> }; 5];
+        let [mut socket, mut cgroup, mut worker, mut onnxruntime, mut router, mut cell_root] =
+            [const { None::<PathBuf> }; 6];
         let mut uid_base = None;
         while let Some(argument) = parser.next().map_err(ArgumentError::Parse)? {
             let target = match argument {
@@ -64,6 +68,7 @@ impl Arguments {
                 Arg::Long("cgroup") => &mut cgroup,
                 Arg::Long("worker") => &mut worker,
                 Arg::Long("onnxruntime") => &mut onnxruntime,
+                Arg::Long("router") => &mut router,
                 Arg::Long("cell-root") => &mut cell_root,
                 Arg::Long("uid-base") => {
                     let value =
@@ -79,9 +84,11 @@ impl Arguments {
         let socket = socket.ok_or(ArgumentError::Missing("--socket"))?;
         let parent = socket.parent().filter(|parent| !parent.as_os_str().is_empty());
         let cell_root = cell_root.or_else(|| parent.map(PathBuf::from)).unwrap_or_else(|| ".".into());
+        let worker = worker.ok_or(ArgumentError::Missing("--worker"))?;
         Ok(Some(Self {
             cgroup: cgroup.ok_or(ArgumentError::Missing("--cgroup"))?,
-            worker: worker.ok_or(ArgumentError::Missing("--worker"))?,
+            router: router.unwrap_or_else(|| worker.with_file_name("turnout-router")),
+            worker,
             onnxruntime: onnxruntime.ok_or(ArgumentError::Missing("--onnxruntime"))?,
             uid_base: checked_base(uid_base.ok_or(ArgumentError::Missing("--uid-base"))?)?,
             cell_root,
@@ -103,9 +110,13 @@ mod tests {
     }
 
     #[test]
-    fn the_cell_root_defaults_to_the_sockets_directory() {
-        let line = "--socket /run/t/l.sock --cgroup /c --worker /w --onnxruntime /o --uid-base 61000";
-        assert_eq!(read(line).unwrap().unwrap().cell_root, PathBuf::from("/run/t"));
+    fn the_cell_root_and_the_router_have_defaults() {
+        let line = "--socket /run/t/l.sock --cgroup /c --worker /b/w --onnxruntime /o --uid-base 61000";
+        let arguments = read(line).unwrap().unwrap();
+        assert_eq!(arguments.cell_root, PathBuf::from("/run/t"));
+        assert_eq!(arguments.router, PathBuf::from("/b/turnout-router"));
+        let named = read(&format!("{line} --router /r")).unwrap().unwrap();
+        assert_eq!(named.router, PathBuf::from("/r"));
     }
 
     #[test]

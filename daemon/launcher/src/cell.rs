@@ -152,7 +152,7 @@ pub fn become_worker(recipe: &Recipe, worker: &Worker<'_>) -> StepError {
         // 2. Network only now, so that the listener is the host's; cgroup only now, so that its root is the cell's cgroup.
         sys::unshare(later_namespaces(&recipe.protections)).map_err(StepError::Namespaces)?;
         // 3. From here on there is no path to the host's files.
-        recipe.layout.enter(worker.model, &recipe.protections).map_err(StepError::Root)?;
+        recipe.layout.enter(Some(worker.model), &recipe.protections).map_err(StepError::Root)?;
         // 4. The host's name is none of the worker's business.
         if has(Protection::UtsNamespace) {
             rustix::system::sethostname(HOSTNAME).map_err(StepError::Hostname)?;
@@ -210,7 +210,7 @@ fn later_namespaces(protections: &Protections) -> UnshareFlags {
 
 /// Dual stack where the host has IPv6, for steered connections of both families. The kernel makes a socket on `::1`
 /// IPv6-only whatever was asked, and one on `::` can be reached from outside: only the mapped loopback address is neither.
-fn listener() -> Result<OwnedFd, Errno> {
+pub fn listener() -> Result<OwnedFd, Errno> {
     let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
     // Steered connections carry the public port: with reuse on, a daemon that starts again can claim it beside them.
     let dual = || {
@@ -234,7 +234,7 @@ fn listener() -> Result<OwnedFd, Errno> {
 }
 
 /// 0 `/dev/null`, 1 and 2 the launcher's standard error, 3 the listener, 4 the link.
-fn place_descriptors(listener: OwnedFd, link: BorrowedFd<'_>) -> Result<(), Errno> {
+pub fn place_descriptors(listener: OwnedFd, link: BorrowedFd<'_>) -> Result<(), Errno> {
     let null = open("/dev/null", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
     let errors = io::stderr();
     let errors = errors.as_fd();
@@ -256,7 +256,7 @@ fn pin(cpus: u64) -> Result<(), Errno> {
     rustix::thread::sched_setaffinity(None, &set)
 }
 
-fn set_limits(recipe: &Recipe, profile: Profile) -> Result<(), Errno> {
+pub fn set_limits(recipe: &Recipe, profile: Profile) -> Result<(), Errno> {
     let set = |resource, most: u64| setrlimit(resource, Rlimit { current: Some(most), maximum: Some(most) });
     // Raising a hard limit would take a capability that the launcher need not have.
     if recipe.protections.has(Protection::DescriptorLimit) {
@@ -273,7 +273,7 @@ fn set_limits(recipe: &Recipe, profile: Profile) -> Result<(), Errno> {
     Ok(())
 }
 
-fn take_identity(id: u32) -> Result<(), Errno> {
+pub fn take_identity(id: u32) -> Result<(), Errno> {
     let (uid, gid) = (Uid::from_raw(id), Gid::from_raw(id));
     rustix::thread::set_thread_groups(&[])?;
     rustix::thread::set_thread_res_gid(gid, gid, gid)?;
@@ -285,9 +285,7 @@ fn restrict_files(abi: u32) -> Result<(), StepError> {
     if abi == 0 {
         return Ok(());
     }
-    let root = open("/", OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).map_err(|errno| {
-        StepError::Root(RootError { call: "open", object: "/".into(), source: errno.into() })
-    })?;
+    let root = whole_root()?;
     let level = if abi >= 4 { CompatLevel::HardRequirement } else { CompatLevel::BestEffort };
     let restrict = || -> Result<(), RulesetError> {
         Ruleset::default()
@@ -303,4 +301,14 @@ fn restrict_files(abi: u32) -> Result<(), StepError> {
             .map(drop)
     };
     restrict().map_err(StepError::Landlock)
+}
+
+/// The cell's root, to give rights on.
+///
+/// # Errors
+/// [`StepError::Root`].
+pub fn whole_root() -> Result<OwnedFd, StepError> {
+    open("/", OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).map_err(|errno| {
+        StepError::Root(RootError { call: "open", object: "/".into(), source: errno.into() })
+    })
 }

@@ -1,8 +1,9 @@
 //! Every cell with its slot, cgroup and worker, and what may be done with it. The table dies with the launcher: nothing
 //! of it is on disk, and the kernel's own state is the cgroups.
 
-use crate::cell::{self, PARKED, Recipe, Worker, become_worker, first_namespaces};
+use crate::cell::{self, PARKED, Recipe, StepError, Worker, become_worker, first_namespaces};
 use crate::cgroup::{CellGroup, CgroupError, Hierarchy};
+use crate::router::{RouterRecipe, become_router};
 use crate::sys::{self, Forked};
 use crate::wait::wait;
 use rustix::event::PollFlags;
@@ -14,7 +15,8 @@ use std::collections::BTreeMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 use turnout_launcher_wire::{
-    Cell, Class, Enforcement, Failure, MESSAGE_SIZE, Profile, Reply, SLOTS, Shortfall, WorkerState,
+    Cell, Class, Enforcement, Failure, MESSAGE_SIZE, Profile, ROUTER_CELL, Reply, SLOTS, Shortfall,
+    WorkerState,
 };
 
 /// How long a cell may take to build; a path on a dead network mount must not stop the launcher.
@@ -62,6 +64,7 @@ pub enum CellsError {
 pub struct Cells {
     hierarchy: Hierarchy,
     recipe: Recipe,
+    router: RouterRecipe,
     uid_base: u32,
     cells: BTreeMap<u32, Entry>,
 }
@@ -72,6 +75,13 @@ pub struct Started {
     pub reply: Reply,
     /// Its pidfd and the daemon's end of its link.
     pub descriptors: [OwnedFd; 2],
+}
+
+/// What a start may look at.
+struct Own<'a> {
+    entry: &'a Entry,
+    recipe: &'a Recipe,
+    router: &'a RouterRecipe,
 }
 
 struct Entry {
@@ -88,8 +98,8 @@ enum Process {
 
 impl Cells {
     /// An empty table.
-    pub fn new(hierarchy: Hierarchy, recipe: Recipe, uid_base: u32) -> Self {
-        Self { hierarchy, recipe, uid_base, cells: BTreeMap::new() }
+    pub fn new(hierarchy: Hierarchy, (recipe, router): (Recipe, RouterRecipe), uid_base: u32) -> Self {
+        Self { hierarchy, recipe, router, uid_base, cells: BTreeMap::new() }
     }
 
     /// Makes a cell; one that is there stays as it is.
@@ -117,6 +127,43 @@ impl Cells {
     /// # Errors
     /// [`CellsError`]; no process is left.
     pub fn start(&mut self, generation: u32, model: &OwnedFd) -> Result<Started, CellsError> {
+        if generation == ROUTER_CELL {
+            return Err(CellsError::NoCell);
+        }
+        self.start_once(generation, |own, uid, link| {
+            let worker = Worker { uid, profile: own.entry.profile, model: model.as_fd(), link };
+            launch(&own, || become_worker(own.recipe, &worker))
+        })
+    }
+
+    /// Starts the router; one that runs is answered as if it had just been started.
+    ///
+    /// # Errors
+    /// [`CellsError`]; no process is left.
+    pub fn start_router(&mut self) -> Result<Started, CellsError> {
+        self.renew_router_group()?;
+        self.start_once(ROUTER_CELL, |own, uid, link| {
+            launch(&own, || become_router((own.recipe, own.router), own.entry.profile, (uid, link)))
+        })
+    }
+
+    /// Into a cgroup that was killed once, recent kernels let no new process live: a router that ended gets a new one.
+    /// The cell's slot stays, because routes may still name it.
+    fn renew_router_group(&mut self) -> Result<(), CellsError> {
+        let Some(entry) = self.cells.get_mut(&ROUTER_CELL) else { return Ok(()) };
+        entry.reap();
+        if matches!(entry.process, Process::Not(state) if state != WorkerState::None) {
+            entry.group.remove()?;
+            entry.group = self.hierarchy.create_cell(ROUTER_CELL, entry.profile)?;
+        }
+        Ok(())
+    }
+
+    fn start_once(
+        &mut self,
+        generation: u32,
+        start: impl FnOnce(Own<'_>, u32, BorrowedFd<'_>) -> Result<(u32, OwnedFd), CellsError>,
+    ) -> Result<Started, CellsError> {
         if let Some(started) = self.adopt(generation)? {
             return Ok(started);
         }
@@ -125,8 +172,8 @@ impl Cells {
         let (link, theirs) =
             socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
                 .map_err(process("link"))?;
-        let worker = Worker { uid, profile: entry.profile, model: model.as_fd(), link: theirs.as_fd() };
-        let (pid, pidfd) = launch(&self.recipe, &worker, &entry.group)?;
+        let own = Own { entry, recipe: &self.recipe, router: &self.router };
+        let (pid, pidfd) = start(own, uid, theirs.as_fd())?;
         entry.process = Process::Running { pid, pidfd, link };
         self.adopt(generation)?.ok_or(CellsError::NoCell)
     }
@@ -310,20 +357,21 @@ impl Entry {
     }
 }
 
-/// Makes the process and waits until it is the worker, or says why not.
-fn launch(recipe: &Recipe, worker: &Worker<'_>, group: &CellGroup) -> Result<(u32, OwnedFd), CellsError> {
+/// Makes the process and waits until it is what it should become, or says why not.
+fn launch(own: &Own<'_>, become_it: impl FnOnce() -> StepError) -> Result<(u32, OwnedFd), CellsError> {
     let (report, told) = pipe_with(PipeFlags::CLOEXEC).map_err(process("pipe"))?;
     // Above the numbers on which the worker's descriptors are put.
     let told = fcntl_dupfd_cloexec(told, PARKED).map_err(process("dup"))?;
-    let namespaces = first_namespaces(&recipe.protections);
-    let (pid, pidfd) = match sys::clone_into(namespaces, group.as_fd()).map_err(process("clone3"))? {
-        Forked::Child => {
-            let error = become_worker(recipe, worker);
-            let _ = rustix::io::write(&told, &error.reply().encode());
-            sys::exit_now(FAILED)
-        }
-        Forked::Parent { pid, pidfd } => (pid, pidfd),
-    };
+    let namespaces = first_namespaces(&own.recipe.protections);
+    let (pid, pidfd) =
+        match sys::clone_into(namespaces, own.entry.group.as_fd()).map_err(process("clone3"))? {
+            Forked::Child => {
+                let error = become_it();
+                let _ = rustix::io::write(&told, &error.reply().encode());
+                sys::exit_now(FAILED)
+            }
+            Forked::Parent { pid, pidfd } => (pid, pidfd),
+        };
     drop(told);
     // The pipe closes when the child executes the worker.
     let mut reply = [0; MESSAGE_SIZE];

@@ -8,6 +8,7 @@ mod cgroup;
 mod profile;
 mod protection;
 mod root;
+mod router;
 mod seccomp;
 mod serve;
 mod sys;
@@ -67,7 +68,8 @@ fn serve(parser: lexopt::Parser, protections: Protections) -> Result<(), Box<dyn
         return Ok(());
     };
     let layout = root::Layout::find(&arguments.worker, &arguments.onnxruntime, &arguments.cell_root)?;
-    let filters = seccomp::Filters::compile()?;
+    let filters = seccomp::Filters::compile(&[])?;
+    let router = router::RouterRecipe::new(arguments.router, arguments.cell_root)?;
     let signals = sys::signal_descriptor(&[libc::SIGTERM, libc::SIGINT])?;
     let hierarchy = cgroup::Hierarchy::take(&arguments.cgroup)?;
     let controllers = hierarchy.controllers();
@@ -79,7 +81,7 @@ fn serve(parser: lexopt::Parser, protections: Protections) -> Result<(), Box<dyn
         memory_controller: controllers.memory,
         pids_controller: controllers.pids,
     };
-    let cells = cells::Cells::new(hierarchy, recipe, arguments.uid_base);
+    let cells = cells::Cells::new(hierarchy, (recipe, router), arguments.uid_base);
     let server = serve::Server::bind(&arguments.socket, signals, cells)?;
     // Whoever started this waits for the line; what is written later goes to standard error alone.
     let _ = std::io::stdout().write_all(b"ready\n");

@@ -18,6 +18,8 @@ use std::path::{Path, PathBuf};
 
 /// The worker's program inside its cell.
 const WORKER: &str = "/worker";
+/// The router's program inside its cell.
+pub const ROUTER: &std::ffi::CStr = c"/router";
 const ONNXRUNTIME: &str = "/lib/libonnxruntime.so";
 const MODEL: &str = "/model";
 /// Room for directories and empty mount points only.
@@ -93,21 +95,30 @@ impl Layout {
             Bind::find(Path::new(CPUS), CPUS, DATA)?,
             Bind::find(Path::new(CPU_MODEL), CPU_MODEL, DATA)?,
         ];
-        for object in SHARED_OBJECTS {
-            match library_directories().map(|directory| directory.join(object)).find(|path| path.exists()) {
-                Some(path) => binds.push(Bind::find(&path, &path, CODE)?),
-                None if object == ESSENTIAL => return Err(failed("find", object)(Errno::NOENT)),
-                None => {}
-            }
-        }
+        binds.extend(shared_objects()?);
         Ok(Self { binds, cell_root: cell_root.to_owned() })
     }
 
-    /// Turns this process's root into the cell's. The caller is alone in a new mount namespace and a new pid namespace.
+    /// Looks for what a router needs: its program and what that is linked against.
+    ///
+    /// # Errors
+    /// [`RootError`] names what is missing.
+    pub fn find_for_router(router: &Path, cell_root: &Path) -> Result<Self, RootError> {
+        let router_target = ROUTER.to_str().expect("the constant is ASCII");
+        let mut binds = vec![
+            Bind::find(router, router_target, CODE)?,
+            Bind::find(Path::new(LOADER), LOADER, CODE)?,
+            Bind::find(Path::new("/dev/null"), "/dev/null", DEVICE)?,
+        ];
+        binds.extend(shared_objects()?);
+        Ok(Self { binds, cell_root: cell_root.to_owned() })
+    }
+
+    /// Turns this process's root into the cell's, with a model where there is one. The caller is alone in a new mount namespace and a new pid namespace.
     ///
     /// # Errors
     /// [`RootError`].
-    pub fn enter(&self, model: BorrowedFd<'_>, protections: &Protections) -> Result<(), RootError> {
+    pub fn enter(&self, model: Option<BorrowedFd<'_>>, protections: &Protections) -> Result<(), RootError> {
         // Nothing that happens here may reach the host, and no later mount of the host may reach the cell.
         mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)
             .map_err(failed("private", "/"))?;
@@ -125,10 +136,12 @@ impl Layout {
         for (bind, source) in self.binds.iter().zip(&sources) {
             place(source.as_fd(), &bind.target, bind.directory)?;
         }
-        place(model, Path::new(MODEL), true)?;
-        // The daemon made it so already; a cell does not rest on it.
-        let locked = protections.kept(DATA);
-        sys::add_mount_attributes(model, locked.bits().into()).map_err(failed("mount_setattr", MODEL))?;
+        if let Some(model) = model {
+            place(model, Path::new(MODEL), true)?;
+            // The daemon made it so already; a cell does not rest on it.
+            let locked = protections.kept(DATA);
+            sys::add_mount_attributes(model, locked.bits().into()).map_err(failed("mount_setattr", MODEL))?;
+        }
         rustix::process::pivot_root(".", ".").map_err(failed("pivot_root", "."))?;
         unmount(".", UnmountFlags::DETACH).map_err(failed("umount", "the old root"))?;
         rustix::process::chdir("/").map_err(failed("chdir", "/"))?;
@@ -161,6 +174,18 @@ impl Bind {
             .map_err(failed("mount_setattr", self.target.display()))?;
         Ok(tree)
     }
+}
+
+fn shared_objects() -> Result<Vec<Bind>, RootError> {
+    let mut binds = Vec::new();
+    for object in SHARED_OBJECTS {
+        match library_directories().map(|directory| directory.join(object)).find(|path| path.exists()) {
+            Some(path) => binds.push(Bind::find(&path, &path, CODE)?),
+            None if object == ESSENTIAL => return Err(failed("find", object)(Errno::NOENT)),
+            None => {}
+        }
+    }
+    Ok(binds)
 }
 
 /// Where the loader looks without being told, on Debian's multiarch layout and on the plain one.

@@ -213,6 +213,7 @@ fn perform(request: Request, descriptors: &[OwnedFd], cells: &mut Cells) -> Answ
             [model] => Answer::started(cells.start(generation, model)),
             _ => Answer::refused("descriptors"),
         },
+        Request::StartRouter => Answer::started(cells.start_router()),
         Request::Adopt { generation } => match cells.adopt(generation) {
             Ok(Some(started)) => Answer::started(Ok(started)),
             Ok(None) => Answer::of(cells.described(generation)),

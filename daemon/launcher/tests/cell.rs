@@ -15,8 +15,8 @@ use std::net::{SocketAddr, TcpStream};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt;
 use turnout_launcher_wire::{
-    Cell, Class, Failure, MESSAGE_SIZE, Profile, Reply, Request, SLOTS, Shortfall, WIRE_VERSION, WorkerState,
-    detail_text,
+    Cell, Class, Failure, MESSAGE_SIZE, Profile, ROUTER_CELL, Reply, Request, SLOTS, Shortfall, WIRE_VERSION,
+    WorkerState, detail_text,
 };
 
 const GENERATION: u32 = 7;
@@ -80,6 +80,70 @@ fn a_worker_sees_and_reaches_nothing_but_its_cell() {
         assert!(errors.contains(&found[attempt]), "{attempt}: {} in\n{seen}", found[attempt]);
     }
     assert_eq!(fs::read_to_string("/proc/self/mountinfo").unwrap(), mounts_before, "the cell leaked a mount");
+}
+
+#[test]
+fn a_router_may_connect_in_the_hosts_network_and_has_no_other_right() {
+    let launcher = Launcher::start();
+    let mut client = launcher.client();
+    assert!(client.start_router().is_err(), "there is no cell for it yet");
+    let cell = client.create(ROUTER_CELL);
+    let router = client.start_router().unwrap_or_else(|reply| panic!("{reply:?}"));
+    assert_eq!(router.hear(), "hello");
+    let seen = router.ask("look");
+    let found: BTreeMap<&str, &str> = seen.lines().filter_map(|line| line.split_once('=')).collect();
+    let uid = launcher.uid_base + cell.slot;
+    for expected in [
+        "status=CapPrm: 0000000000000000",
+        "status=CapBnd: 0000000000000000",
+        "status=NoNewPrivs: 1",
+        "status=Seccomp: 2",
+        "status=Groups:",
+        &format!("status=Uid: {uid} {uid} {uid} {uid}"),
+        "arguments=turnout-router",
+        "environment=",
+        "cgroup=0::/",
+        "writable mounts=",
+        "proc=1 self",
+        "internet socket=allowed",
+    ] {
+        assert!(seen.lines().any(|line| line == expected), "{expected} in\n{seen}");
+    }
+    let root: Vec<&str> = found["root"].split(' ').collect();
+    assert!(
+        root.iter().all(|name| ["dev", "lib", "lib64", "proc", "router", "usr"].contains(name)),
+        "{root:?}"
+    );
+    assert_eq!(found["descriptors"], "0 1 2 3 4 5");
+    for attempt in ["open /etc/passwd", "create in /", "unix socket", "mount", "unshare user", "unshare net"]
+    {
+        assert_ne!(found[attempt], "allowed", "{attempt} in\n{seen}");
+    }
+    let again = client.start_router().unwrap_or_else(|reply| panic!("{reply:?}"));
+    assert_eq!(again.pid, router.pid, "there is one router");
+}
+
+#[test]
+fn a_router_that_was_killed_is_started_again_in_its_slot() {
+    let launcher = Launcher::start();
+    let mut client = launcher.client();
+    client.create(1);
+    let cell = client.create(ROUTER_CELL);
+    for _ in 0..3 {
+        let router = client.start_router().unwrap_or_else(|reply| panic!("{reply:?}"));
+        assert_eq!(router.hear(), "hello");
+        client.done(Request::KillWorker { generation: ROUTER_CELL });
+    }
+    assert_eq!(client.create(ROUTER_CELL).slot, cell.slot);
+}
+
+#[test]
+fn the_routers_cell_takes_no_worker() {
+    let launcher = Launcher::start();
+    let mut client = launcher.client();
+    client.create(ROUTER_CELL);
+    let refused = client.start(ROUTER_CELL, &launcher.model()).err().expect("refused");
+    assert!(matches!(refused, Reply::Failed { failure: Failure::NoCell, .. }), "{refused:?}");
 }
 
 #[test]

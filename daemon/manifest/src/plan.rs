@@ -5,9 +5,12 @@ use crate::document::{Node, Place, Reader, printable};
 use crate::ids::Percent;
 use crate::problem::{Problem, Problems};
 use crate::section::all;
+use crate::strategy;
 use crate::yaml;
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
+
+pub use crate::strategy::Strategy;
 
 /// Shortest window, milliseconds.
 pub const WINDOW_MIN_MS: u64 = 200;
@@ -25,16 +28,6 @@ pub const LATENCY_MAX_US: u64 = 3_600_000_000;
 pub const PPM_MAX: u32 = 1_000_000;
 /// Greatest number of requests that can be asked of a window.
 pub const MINIMUM_REQUESTS_MAX: u64 = 1_000_000_000;
-
-/// Who decides which version a request meets.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Strategy {
-    /// Each new connection, by a keyed hash of its addresses and ports.
-    Weight,
-    /// Each client address, by a keyed hash: one client, one version.
-    SourceHash,
-}
 
 /// What happens when an objective is missed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -77,7 +70,7 @@ pub struct Objectives {
     pub assertion_failures_ppm: Option<u32>,
 }
 
-/// A checked plan: steps rise strictly to 100 %, a window lasts 200 ms to 1 h.
+/// A checked plan: steps rise strictly to 100 % (from 0 % on where the strategy picks requests by itself), a window lasts 200 ms to 1 h.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Plan {
@@ -185,7 +178,8 @@ impl Plan {
         }
         let mut before = Percent::NONE;
         for (index, step) in self.steps.iter().enumerate() {
-            if *step <= before {
+            let only_picked = index == 0 && self.strategy.picks_beyond_the_share();
+            if *step <= before && !(only_picked && *step == Percent::NONE) {
                 let what = format!("{step} after {before}");
                 problems.push(format!("steps[{index}].percent"), what, "steps rise strictly from above 0 %");
             }
@@ -239,7 +233,7 @@ fn read(reader: &mut Reader, root: &Node) -> Option<Plan> {
     let group = reader.group(&Place::root(root), KEYS)?;
     let mut plan = Plan::default();
     let on_breach = [("rollback", OnBreach::Rollback), ("pause", OnBreach::Pause)];
-    replace(&mut plan.strategy, group.get("strategy").and_then(|place| read_strategy(reader, &place)));
+    replace(&mut plan.strategy, group.get("strategy").and_then(|place| strategy::read(reader, &place)));
     replace(&mut plan.steps, group.get("steps").and_then(|place| read_steps(reader, &place)));
     replace(&mut plan.window_ms, group.get("window").and_then(|place| read_duration(reader, &place)));
     replace(&mut plan.windows, group.get("windows").and_then(|place| read_windows(reader, &place)));
@@ -255,18 +249,6 @@ fn replace<T>(part: &mut T, read: Option<T>) {
     if let Some(read) = read {
         *part = read;
     }
-}
-
-fn read_strategy(reader: &mut Reader, place: &Place<'_>) -> Option<Strategy> {
-    let group = reader.group(place, &["kind"])?;
-    let kind = group.require(reader, "kind")?;
-    let word = reader.text(&kind)?;
-    if matches!(word.as_str(), "header" | "user-hash" | "expression") {
-        let what = format!("strategy `{word}` needs the router, which this version does not have");
-        reader.refuse(&kind, what, "use `weight` or `source-hash`");
-        return None;
-    }
-    reader.choice(&kind, &[("weight", Strategy::Weight), ("source-hash", Strategy::SourceHash)])
 }
 
 fn read_steps(reader: &mut Reader, place: &Place<'_>) -> Option<Vec<Percent>> {

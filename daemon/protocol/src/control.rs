@@ -1,7 +1,9 @@
 //! The control API's requests and replies, held against `openapi.yaml` by a test.
 //! Times are milliseconds since the Unix epoch, durations say their unit in the name.
 
+use crate::router::Stats;
 use serde::{Deserialize, Serialize};
+use turnout_manifest::plan::Strategy;
 use turnout_manifest::trust::CheckResult;
 use turnout_manifest::{ModelName, Percent, Plan, ReleaseId, Sha256, Version, VersionRef};
 
@@ -25,6 +27,8 @@ pub struct Status {
     pub degraded: Vec<String>,
     /// Journal head.
     pub journal: JournalHead,
+    /// What the router has done since it started; none runs on most instances.
+    pub router: Option<Stats>,
     /// Every model that is live or being released.
     pub models: Vec<ModelStatus>,
 }
@@ -160,6 +164,8 @@ pub struct ReleaseStatus {
     pub from: Option<Version>,
     /// The version being released.
     pub to: Version,
+    /// Who decides which version a request meets.
+    pub strategy: Strategy,
     /// Where it stands.
     pub state: ReleaseState,
     /// The step under way, for people: `observe at 25 %`.
@@ -233,6 +239,8 @@ pub struct StartRelease {
 pub struct DryRun {
     /// [`SCHEMA`].
     pub schema: String,
+    /// Who would decide which version a request meets.
+    pub strategy: Strategy,
     /// The steps in order, for people.
     pub steps: Vec<String>,
 }

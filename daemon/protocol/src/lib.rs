@@ -6,6 +6,7 @@ pub mod control;
 pub mod error;
 pub mod frame;
 pub mod report;
+pub mod router;
 pub mod worker;
 
 pub use error::{ErrorCode, Problem};

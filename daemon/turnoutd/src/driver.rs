@@ -15,6 +15,7 @@ use tokio::sync::oneshot;
 use turnout_engine::advance::proceed;
 use turnout_engine::{Event, Progress, Record, Refusal, Release, Stamp, Step, Window, World, decide};
 use turnout_host::Host;
+use turnout_host::traffic::{Route, Spread};
 use turnout_journal::Journal;
 use turnout_manifest::{Generation, ModelName, ReleaseId, canonical};
 
@@ -327,6 +328,7 @@ impl Driver {
             journal_size: head.size,
             journal_root: head.root.to_string(),
             seen: self.parts.publisher.seen().clone(),
+            router: self.parts.executor.router.stats(),
         });
     }
 
@@ -339,6 +341,10 @@ impl Driver {
         let models: Vec<ModelName> = self.parts.world.models.keys().cloned().collect();
         for model in &models {
             self.take_back(model);
+        }
+        if let Err(why) = self.parts.executor.router.supervise() {
+            // Nothing follows when no release needs it.
+            let _ = self.decide(&Event::RouterDied { why });
         }
         for model in &models {
             self.begin(model);
@@ -377,7 +383,9 @@ impl Driver {
     fn restore_route(&self, name: &ModelName, live: Option<Generation>) {
         let Some(model) = self.parts.world.models.get(name) else { return };
         let (Some(live), None, false) = (live, model.current, model.live_died) else { return };
-        let right = |route: turnout_host::traffic::Route| route.arms.first().map(|arm| arm.0) == Some(live);
+        let right = |route: Route| {
+            route.spread != Spread::Router && route.arms.first().map(|arm| arm.0) == Some(live)
+        };
         if self.host().route(model.port).ok().flatten().is_some_and(right) {
             return;
         }

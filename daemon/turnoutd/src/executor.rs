@@ -6,16 +6,20 @@ use crate::config::Config;
 use crate::evidence::{self, snapshot_name};
 use crate::intake::Intake;
 use crate::profile;
+use crate::router_link::RouterLink;
 use crate::supervise::Workers;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use turnout_engine::record::Target;
 use turnout_engine::{Progress, Release, Step};
 use turnout_host::Host;
+use turnout_host::cells::StartedWorker;
 use turnout_host::store::{Evidence, StoredName};
-use turnout_host::traffic::Route;
+use turnout_host::traffic::{Route, Spread};
 use turnout_journal::Journal;
+use turnout_manifest::plan::Strategy;
 use turnout_manifest::{Generation, Manifest, ModelName, Percent};
+use turnout_protocol::router::{Arm, PortRoute, Split};
 use turnout_protocol::worker::Assignment;
 
 /// How long an idle connection of a retired version is left open: long enough for a client that is about to use it.
@@ -36,6 +40,8 @@ pub struct Executor {
     pub host: Arc<dyn Host>,
     /// The workers.
     pub workers: Arc<dyn Workers>,
+    /// The router.
+    pub router: Arc<dyn RouterLink>,
     /// The journal, for the auditor's copy.
     pub journal: Arc<Journal>,
     /// Stored manifests, verified again.
@@ -74,6 +80,7 @@ impl Executor {
                 .admit(generation, release.planned.port)
                 .map_err(|e| chain(&e))
                 .map(|()| String::new()),
+            Step::StartRouter => self.start_router(),
             Step::Shift(percent) => self.shift(release, percent),
             Step::Observe(_) => Ok(String::new()),
             Step::Point => self.point(&release.planned.model, Some(&release.planned.to)),
@@ -127,7 +134,7 @@ impl Executor {
         let stored = stored(&release.planned.model, version_of(release, generation));
         let started = self.host.start_worker(generation, &stored).map_err(|error| chain(&error))?;
         self.workers.supervise(generation)?;
-        Ok(format!("pid {}; {}", started.pid, profile::enforced(started.enforcement)))
+        Ok(described(&started))
     }
 
     fn assign(&self, release: &Release, generation: Generation) -> Result<String, String> {
@@ -147,19 +154,67 @@ impl Executor {
         Ok(String::new())
     }
 
+    fn start_router(&self) -> Result<String, String> {
+        let started = self.host.start_router().map_err(|error| chain(&error))?;
+        self.router.supervise()?;
+        Ok(described(&started))
+    }
+
     fn shift(&self, release: &Release, percent: Percent) -> Result<String, String> {
         let candidate = release.planned.to.generation;
-        let home = release.home();
-        let mut arms = vec![(candidate, percent)];
-        arms.extend(home.map(|home| (home, percent.rest())).filter(|(_, rest)| *rest != Percent::NONE));
-        let split = arms.len() > 1;
         self.claim(release)?;
-        self.route(release, arms)?;
-        let life = split.then(|| release.planned.plan.connection_life());
-        for generation in std::iter::once(candidate).chain(home.filter(|_| split)) {
-            self.workers.connection_life(generation, life);
+        let Some(home) = release.home().filter(|_| percent != Percent::ALL) else {
+            self.route(release, vec![(candidate, Percent::ALL)])?;
+            self.workers.connection_life(candidate, None);
+            self.leave_router(release, candidate);
+            return Ok(String::new());
+        };
+        let life = Some(release.planned.plan.connection_life());
+        if release.planned.plan.strategy.needs_router() {
+            self.route_by_request(release, home, percent)?;
+        } else {
+            self.route(release, vec![(candidate, percent), (home, percent.rest())])?;
+            self.workers.connection_life(candidate, life);
         }
+        self.workers.connection_life(home, life);
         Ok(String::new())
+    }
+
+    /// The router is told first: a connection must not reach one that does not know where to take it. Should it die, the
+    /// kernel finds the old version behind it.
+    fn route_by_request(&self, release: &Release, home: Generation, share: Percent) -> Result<(), String> {
+        let split = Split::Between {
+            strategy: release.planned.plan.strategy.clone(),
+            salt: release.planned.salt.clone(),
+            share,
+            candidate: self.arm(release, release.planned.to.generation)?,
+            stable: self.arm(release, home)?,
+        };
+        self.router.supervise()?;
+        self.router.tell(&[port_route(release, split)])?;
+        self.host.admit_router().map_err(|error| chain(&error))?;
+        self.set_route(release, Spread::Router, vec![(home, Percent::ALL)])
+    }
+
+    fn arm(&self, release: &Release, generation: Generation) -> Result<Arm, String> {
+        let address = self.host.endpoint(generation).map_err(|error| chain(&error))?;
+        Ok(Arm { generation, version: version_of(release, generation).version.clone(), address })
+    }
+
+    /// Connections that clients still hold to the router go to this version and close with their next answer. A router
+    /// that cannot be told so is ended: its clients find the version by themselves, and the way home fails for nothing.
+    fn leave_router(&self, release: &Release, to: Generation) {
+        if !self.router.is_linked() {
+            return;
+        }
+        let told =
+            self.arm(release, to).and_then(|to| self.router.tell(&[port_route(release, Split::Home { to })]));
+        if let Err(why) = told {
+            tracing::error!(release = %release.planned.release, "the router is ended, it cannot be told: {why}");
+            if let Err(error) = self.host.kill_router() {
+                tracing::error!("{}", chain(&error));
+            }
+        }
     }
 
     fn home(&self, release: &Release) -> Result<String, String> {
@@ -173,6 +228,7 @@ impl Executor {
         };
         self.route(release, vec![(home, Percent::ALL)])?;
         self.workers.connection_life(home, None);
+        self.leave_router(release, home);
         Ok(format!("{home} serves all"))
     }
 
@@ -182,7 +238,9 @@ impl Executor {
     /// Why it could not, for people.
     pub fn restore(&self, release: &Release, live: Generation) -> Result<(), String> {
         self.host.admit(live, release.planned.port).map_err(|error| chain(&error))?;
-        self.route(release, vec![(live, Percent::ALL)])
+        self.route(release, vec![(live, Percent::ALL)])?;
+        self.leave_router(release, live);
+        Ok(())
     }
 
     /// Keeps others off the public port before traffic is shifted. The way home never asks for it: it must not fail for
@@ -192,10 +250,28 @@ impl Executor {
         self.host.claim(&addresses).map_err(|error| chain(&error))
     }
 
+    /// The kernel's own split.
     fn route(&self, release: &Release, arms: Vec<(Generation, Percent)>) -> Result<(), String> {
+        let spread = match release.planned.plan.strategy {
+            Strategy::SourceHash => Spread::SourceHash,
+            // With all shares at one version there is nothing that a request could choose.
+            Strategy::Weight
+            | Strategy::Header { .. }
+            | Strategy::UserHash { .. }
+            | Strategy::Expression { .. } => Spread::Weight,
+        };
+        self.set_route(release, spread, arms)
+    }
+
+    fn set_route(
+        &self,
+        release: &Release,
+        spread: Spread,
+        arms: Vec<(Generation, Percent)>,
+    ) -> Result<(), String> {
         let addresses = self.config.addresses(release.planned.port);
         let salt = u64::from_str_radix(&release.planned.salt, 16).map_err(|error| error.to_string())?;
-        let route = Route { strategy: release.planned.plan.strategy, salt, arms };
+        let route = Route { spread, salt, arms };
         self.host.set_route(&addresses, &route).map_err(|error| chain(&error))
     }
 
@@ -240,6 +316,15 @@ impl Executor {
             }
         }
     }
+}
+
+/// A started process, with what the host could not enforce on it.
+fn described(started: &StartedWorker) -> String {
+    format!("pid {}; {}", started.pid, profile::enforced(started.enforcement))
+}
+
+fn port_route(release: &Release, split: Split) -> PortRoute {
+    PortRoute { port: release.planned.port, model: release.planned.model.clone(), split }
 }
 
 /// The stored version behind a target.

@@ -293,7 +293,8 @@ pub async fn start_release(
         let to = view.world.next_generation();
         let steps = turnout_engine::plan::steps(&plan, live.map(|live| live.generation), to);
         let steps = steps.list.iter().map(ToString::to_string).collect();
-        return Ok(Json(DryRun { schema: SCHEMA.to_owned(), steps }).into_response());
+        let strategy = plan.strategy;
+        return Ok(Json(DryRun { schema: SCHEMA.to_owned(), strategy, steps }).into_response());
     }
     let port = match ports::port_for(&version.model, &desk) {
         Ok(port) => port,

@@ -17,6 +17,7 @@ pub mod pace;
 pub mod ports;
 pub mod profile;
 pub mod recover;
+pub mod router_link;
 pub mod serve;
 pub mod supervise;
 pub mod telemetry;

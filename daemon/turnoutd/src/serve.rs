@@ -7,7 +7,8 @@ use crate::executor::Executor;
 use crate::handlers::Desk;
 use crate::intake::{Intake, IntakeError};
 use crate::recover::{RecoverError, replay};
-use crate::supervise::LinkedWorkers;
+use crate::router_link::LinkedRouter;
+use crate::supervise::{LinkedWorkers, Sink};
 use crate::view::{Daemon, Publisher};
 use crate::{api, evidence, examine, now_ms, telemetry};
 use std::io;
@@ -97,12 +98,13 @@ pub fn run(config: Config) -> Result<(), ServeError> {
         Intake::open(Arc::clone(&host), config.state.join("trust.json")).map_err(ServeError::Intake)?;
     let (sender, inbox) = mpsc::channel();
     let events = sender.clone();
-    let sink = Arc::new(move |event| drop(events.send(Input::Event(event))));
+    let sink: Sink = Arc::new(move |event| drop(events.send(Input::Event(event))));
     let (publisher, views) = Publisher::new();
     let (journal, intake) = (Arc::new(opened), Arc::new(intake));
     let executor = Executor {
         host: Arc::clone(&host),
-        workers: Arc::new(LinkedWorkers::new(Arc::clone(&host), sink)),
+        workers: Arc::new(LinkedWorkers::new(Arc::clone(&host), Arc::clone(&sink))),
+        router: Arc::new(LinkedRouter::new(Arc::clone(&host), sink)),
         journal: Arc::clone(&journal),
         intake: Arc::clone(&intake),
         config: Arc::clone(&config),

@@ -14,6 +14,7 @@ use turnout_protocol::control::{
     Status, Timings, WindowStatus,
 };
 use turnout_protocol::report::{Report, StepReport};
+use turnout_protocol::router::Stats;
 
 /// Windows of the step under way that a release status carries.
 const WINDOWS_SHOWN: usize = 8;
@@ -34,6 +35,8 @@ pub struct View {
     pub journal_root: String,
     /// What each version was last seen doing outside of windows.
     pub seen: SeenByGeneration,
+    /// What the router says it did, if one runs.
+    pub router: Option<Stats>,
 }
 
 /// The writing end of the view.
@@ -105,6 +108,7 @@ impl View {
             read_only: self.read_only.clone(),
             degraded: daemon.degraded.get().cloned().unwrap_or_default(),
             journal: JournalHead { size: self.journal_size, root: self.journal_root.clone() },
+            router: self.router,
             models: models.collect(),
         }
     }
@@ -127,11 +131,12 @@ impl View {
         if let Some(live) = &model.live {
             let (asked, why) = match current {
                 Some(release) if release.home() == Some(live.generation) => {
-                    let why = match share {
-                        Percent::NONE => {
-                            format!("live; release {} has moved nothing yet", release.planned.release)
-                        }
-                        _ => format!("the rest of release {}", release.planned.release),
+                    // A share of 0 % can be a step: then only what the strategy picks has moved.
+                    let moved = release.touched.iter().any(|step| matches!(step, Step::Shift(_)));
+                    let why = if moved {
+                        format!("the rest of release {}", release.planned.release)
+                    } else {
+                        format!("live; release {} has moved nothing yet", release.planned.release)
                     };
                     (share.rest(), why)
                 }
@@ -274,6 +279,7 @@ pub fn release_status(release: &Release) -> ReleaseStatus {
         model: planned.model.clone(),
         from: planned.from.as_ref().map(|from| from.version.clone()),
         to: planned.to.version.clone(),
+        strategy: planned.plan.strategy.clone(),
         state: state(release),
         step: step_text(release),
         step_number: count((release.cursor + 1).min(release.list.len())),

@@ -10,6 +10,9 @@ pub const LAYOUT_VERSION: u32 = 1;
 pub const SLOTS: u32 = 64;
 /// Versions one route can split between.
 pub const ARMS: usize = 8;
+/// The mark (socket(7), `SO_MARK`) of what the router sends to workers. Setting one takes a capability that neither
+/// workers nor strangers without privileges have.
+pub const ROUTER_MARK: u32 = 0x74;
 /// Addresses one route can be limited to.
 pub const ADDRESSES: usize = 4;
 
@@ -62,7 +65,7 @@ pub struct Connection {
     pub last_out: u64,
     /// Slot of the version, set by the tag.
     pub slot: u32,
-    /// Public port: connections that did not come through it are not measured. Set by the tag.
+    /// Public port: connections that came neither through it nor from the router are not measured. Set by the tag.
     pub port: u32,
     /// Next TCP sequence number expected from the client: retransmissions are not new requests.
     pub in_end: u32,
@@ -86,6 +89,8 @@ pub mod seen {
     pub const REQUEST: u32 = 8;
     /// The end: if it ever had a request, the connection was counted as closed.
     pub const END: u32 = 16;
+    /// It comes from the router.
+    pub const ROUTED: u32 = 32;
 }
 
 /// Phases of a connection.

@@ -56,6 +56,16 @@ pub fn apart<Outcome: Send>(
     outcome.and_then(|outcome| cleared.map(|()| outcome))
 }
 
+/// Where a worker listens itself.
+///
+/// # Errors
+/// The kernel's own.
+pub fn listener_of(worker: &OwnedFd) -> Result<SocketAddr> {
+    let listener = pidfd_getfd(worker, LISTENER_FD, PidfdGetfdFlags::empty())?;
+    let bound: SocketAddr = getsockname(&listener)?.try_into()?;
+    Ok(SocketAddr::from((Ipv4Addr::LOCALHOST, bound.port())))
+}
+
 /// Brings up the loopback device of a new network namespace, whose index is always 1 (rtnetlink(7), RTM_NEWLINK).
 fn loopback_up() -> Result<()> {
     let socket = socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, None)?;
@@ -137,10 +147,8 @@ impl<'a> Place<'a> {
             FromWorker::Ready { .. } => {}
             other => bail!("the worker is not ready: {other:?}"),
         }
-        let listener = pidfd_getfd(&linked.pidfd, LISTENER_FD, PidfdGetfdFlags::empty())?;
-        let bound: SocketAddr = getsockname(&listener)?.try_into()?;
-        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, bound.port()));
         let pid = i32::try_from(started.pid)?;
+        let address = listener_of(&linked.pidfd)?;
         Ok(Worker { generation, pid, address, _link: linked.link })
     }
 

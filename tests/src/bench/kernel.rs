@@ -16,8 +16,7 @@ use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 use turnout_ebpf_layout::{LAYOUT_VERSION, histogram};
 use turnout_host::steering::{LinuxTraffic, TrafficConfig};
-use turnout_host::traffic::{Probes, Route, Sample, Traffic};
-use turnout_manifest::plan::Strategy;
+use turnout_host::traffic::{Probes, Route, Sample, Spread, Traffic};
 use turnout_manifest::{Generation, Percent};
 
 /// The public port: this network is the benchmark's own.
@@ -122,7 +121,7 @@ impl<'a> Bench<'a> {
         let worker = place.serve(Generation(1))?;
         traffic.admit(worker.generation, PORT)?;
         let arms = vec![(worker.generation, Percent::ALL)];
-        traffic.set_route(&[public()], &Route { strategy: Strategy::Weight, salt: 1, arms })?;
+        traffic.set_route(&[public()], &Route { spread: Spread::Weight, salt: 1, arms })?;
         Ok(Self { place, config, traffic, worker })
     }
 

@@ -22,8 +22,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use turnout_host::HostError;
 use turnout_host::steering::{LinuxTraffic, TrafficConfig};
-use turnout_host::traffic::{Route, Tenants, Traffic};
-use turnout_manifest::plan::Strategy;
+use turnout_host::traffic::{Route, Spread, Tenants, Traffic};
 use turnout_manifest::{Generation, Percent};
 
 const PART: &str = "steering against plain SO_REUSEPORT (two bare loops, the same listeners)";
@@ -92,7 +91,7 @@ fn steered(config: &TrafficConfig, servers: &Arc<Servers>, manner: Manner, effor
         traffic.admit(*generation, STEERED)?;
     }
     let arms = servers.0.iter().map(|(generation, _)| (*generation, half)).collect();
-    let route = Route { strategy: Strategy::Weight, salt: 1, arms };
+    let route = Route { spread: Spread::Weight, salt: 1, arms };
     traffic.set_route(&[address(STEERED)], &route)?;
     run(STEERED, manner, effort)
 }

@@ -11,8 +11,7 @@ use anyhow::{Context, Result};
 use serde_json::json;
 use std::net::{Ipv4Addr, SocketAddr};
 use turnout_host::steering::{LinuxTraffic, TrafficConfig};
-use turnout_host::traffic::{Probes, Route, Traffic};
-use turnout_manifest::plan::Strategy;
+use turnout_host::traffic::{Probes, Route, Spread, Traffic};
 use turnout_manifest::{Generation, Percent};
 
 /// The public port: this network is the benchmark's own.
@@ -60,7 +59,7 @@ fn count(
     let address = SocketAddr::from((Ipv4Addr::LOCALHOST, PORT));
     let arms = vec![(candidate.generation, percent), (stable.generation, percent.rest())];
     let arms = arms.into_iter().filter(|(_, share)| *share != Percent::NONE).collect();
-    traffic.set_route(&[address], &Route { strategy: Strategy::Weight, salt: u64::from(share), arms })?;
+    traffic.set_route(&[address], &Route { spread: Spread::Weight, salt: u64::from(share), arms })?;
     let manner = Manner::Short;
     let requests = client::requests("digits", &models::bodies("digits")?, manner);
     let ask = Ask { address, requests: &requests, connections: CONNECTIONS, manner, duration: effort.round };

@@ -1,6 +1,6 @@
 //! What is installed beside the daemon, and the part of the cgroup tree that it may use.
 
-use super::{Outcome, Places, chain, degraded, missing, nearest, ok};
+use super::{Outcome, Places, Standing, chain, degraded, missing, nearest, ok};
 use crate::HostError;
 use crate::mounts::cgroup2_root;
 use std::fs::{self, File};
@@ -46,6 +46,13 @@ pub fn launcher(places: &Places<'_>) -> Outcome {
 
 pub fn worker(places: &Places<'_>) -> Outcome {
     program(places.worker)
+}
+
+pub fn router(places: &Places<'_>) -> Outcome {
+    match program(&places.worker.with_file_name("turnout-router")) {
+        (Standing::Missing, found) => degraded(found),
+        outcome => outcome,
+    }
 }
 
 pub fn systemd(_: &Places<'_>) -> Outcome {

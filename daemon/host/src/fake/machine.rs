@@ -3,7 +3,7 @@
 use crate::HostError;
 use crate::cells::{Class, Enforcement, Profile, StartedWorker, WorkerLink, WorkerState};
 use crate::store::{Evidence, ImportOutcome, Incoming, SnapshotInfo, StoredName};
-use crate::traffic::{Route, Sample};
+use crate::traffic::{Route, Sample, Spread};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use rustix::pipe::{PipeFlags, pipe_with};
@@ -53,6 +53,8 @@ pub(super) struct Machine {
     pub(super) routes: BTreeMap<u16, Route>,
     pub(super) samples: BTreeMap<Generation, Sample>,
     pub(super) claims: BTreeSet<SocketAddr>,
+    pub(super) router: bool,
+    pub(super) router_admitted: bool,
     pub(super) links: BTreeMap<Generation, Arc<Link>>,
     pub(super) enforcement: Enforcement,
 }
@@ -70,6 +72,8 @@ impl Default for Machine {
             routes: BTreeMap::new(),
             samples: BTreeMap::new(),
             claims: BTreeSet::new(),
+            router: false,
+            router_admitted: false,
             links: BTreeMap::new(),
             enforcement: Enforcement { landlock: 7, shortfall: 0 },
         }
@@ -204,6 +208,20 @@ impl Machine {
         }
     }
 
+    /// The kernel takes its listener out of the maps with it.
+    pub(super) fn end_router(&mut self) {
+        self.router = false;
+        self.router_admitted = false;
+    }
+
+    pub(super) fn endpoint(&self, generation: Generation) -> Result<SocketAddr, HostError> {
+        if !self.runs(generation) {
+            return Err(HostError::Missing { kind: "worker", name: generation.to_string() });
+        }
+        let port = u16::try_from(40_000 + generation.0 % 20_000).unwrap_or(u16::MAX);
+        Ok(SocketAddr::from(([127, 0, 0, 1], port)))
+    }
+
     pub(super) fn destroy_cell(&mut self, generation: Generation) -> Result<(), HostError> {
         if self.runs(generation) {
             return Err(launcher("cell is not empty", generation));
@@ -252,6 +270,9 @@ impl Machine {
         if let Some(wrong) = self.wrong_arms(port, route).first() {
             return Err(HostError::Missing { kind: "admitted worker", name: wrong.clone() });
         }
+        if route.spread == Spread::Router && !self.router_admitted {
+            return Err(HostError::Missing { kind: "router", name: String::new() });
+        }
         self.routes.insert(port, route.clone());
         Ok(())
     }
@@ -286,6 +307,7 @@ impl Machine {
         self.admitted.clear();
         self.routes.clear();
         self.samples.clear();
+        self.end_router();
     }
 }
 

@@ -6,8 +6,7 @@ use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::thread;
 use std::time::Duration;
 use turnout_ebpf_layout::histogram;
-use turnout_host::traffic::{Probes, Sample, Traffic};
-use turnout_manifest::plan::Strategy;
+use turnout_host::traffic::{Probes, Sample, Spread, Traffic};
 
 /// Lower bounds are exact: nothing makes an answer faster. Upper bounds leave room for a busy machine.
 const SLACK: Duration = Duration::from_secs(2);
@@ -237,7 +236,7 @@ fn ipv6_and_ipv4_are_measured_alike_at_one_listener() {
 #[test]
 fn a_new_generation_in_the_same_slot_starts_at_zero() {
     let mut scene = Scene::new();
-    let traffic = scene.pair(Strategy::Weight, 0);
+    let traffic = scene.pair(Spread::Weight, 0);
     ask_once(public(), "").unwrap();
     traffic.admit(STABLE, PORT).unwrap();
     let seen = traffic.sample(STABLE).unwrap();
@@ -246,4 +245,37 @@ fn a_new_generation_in_the_same_slot_starts_at_zero() {
     traffic.admit(STABLE, PORT).unwrap();
     let seen = traffic.sample(STABLE).unwrap();
     assert_eq!([seen.requests, seen.opened, seen.latencies.iter().sum()], [0, 0, 0]);
+}
+
+#[test]
+fn what_the_router_takes_to_a_worker_is_counted_and_what_a_stranger_takes_there_is_not() {
+    let mut scene = Scene::new();
+    let traffic = scene.single("127.0.0.1:0");
+    // Any process in the instance's cgroup that opens a connection is the router to the kernel.
+    scene.start(ROUTER, "router", "127.0.0.1:0");
+    let (router, worker) = (traffic.endpoint(ROUTER).unwrap(), traffic.endpoint(STABLE).unwrap());
+    assert_eq!(ask_once(worker, "").unwrap().1, "stable");
+    let seen = traffic.sample(STABLE).unwrap();
+    assert_eq!([seen.requests, seen.opened], [0, 0], "a stranger's");
+    for _ in 0..5 {
+        assert_eq!(ask_once(router, &format!("fetch/{}", worker.port())).unwrap().1, "stable");
+    }
+    let seen = sample_when(&traffic, |sample| sample.closed == 5);
+    assert_eq!([seen.requests, seen.success, seen.opened, seen.latencies.iter().sum()], [5, 5, 5, 5]);
+    assert_eq!([seen.aborted, seen.client_gone, seen.not_http], [0, 0, 0]);
+    // Both ways to one worker at one time.
+    ask_once(public(), "").unwrap();
+    ask_once(worker, "").unwrap();
+    let seen = sample_when(&traffic, |sample| sample.closed == 6);
+    assert_eq!([seen.requests, seen.success], [6, 6]);
+}
+
+#[test]
+fn the_router_reaches_loopback_alone() {
+    let mut scene = Scene::new();
+    let traffic = scene.open();
+    scene.start(ROUTER, "router", "127.0.0.1:0");
+    let router = traffic.endpoint(ROUTER).unwrap();
+    let reached = ask_once(router, "reach/0").unwrap().1;
+    assert_eq!(reached, libc::EPERM.to_string(), "without the fence: no route to there");
 }

@@ -21,8 +21,8 @@ use std::time::{Duration, Instant};
 use turnout_ebpf_layout::SLOTS;
 use turnout_host::HostError;
 use turnout_host::steering::{LinuxTraffic, TrafficConfig};
+use turnout_host::traffic::Spread;
 use turnout_host::traffic::{Probes, Route, Sample, Tenants, Traffic};
-use turnout_manifest::plan::Strategy;
 use turnout_manifest::{Generation, Percent};
 
 /// The public port of every test: each has a network of its own.
@@ -32,6 +32,8 @@ pub const DEADLINE: Duration = Duration::from_secs(20);
 /// The old and the new version.
 pub const STABLE: Generation = Generation(1);
 pub const CANDIDATE: Generation = Generation(2);
+/// The router among the cells.
+pub const ROUTER: Generation = Generation(turnout_launcher_wire::ROUTER_CELL);
 const PREFIX: &str = "turnout-test-traffic-";
 
 /// A place of its own for one test. Its mounts, links and network end with the test's thread.
@@ -62,14 +64,14 @@ impl Scene {
     }
 
     /// Steering with a stable and a candidate worker, admitted, and this share for the candidate.
-    pub fn pair(&mut self, strategy: Strategy, candidate: u32) -> LinuxTraffic {
+    pub fn pair(&mut self, spread: Spread, candidate: u32) -> LinuxTraffic {
         let traffic = self.open();
         self.start(STABLE, "stable", "127.0.0.1:0");
         self.start(CANDIDATE, "candidate", "127.0.0.1:0");
         for generation in [STABLE, CANDIDATE] {
             traffic.admit(generation, PORT).unwrap();
         }
-        traffic.set_route(&[public()], &split(strategy, candidate)).unwrap();
+        traffic.set_route(&[public()], &split(spread, candidate)).unwrap();
         traffic
     }
 
@@ -78,7 +80,7 @@ impl Scene {
         let traffic = self.open();
         self.start(STABLE, "stable", listener);
         traffic.admit(STABLE, PORT).unwrap();
-        let route = Route { strategy: Strategy::Weight, salt: 1, arms: vec![(STABLE, Percent::ALL)] };
+        let route = Route { spread: Spread::Weight, salt: 1, arms: vec![(STABLE, Percent::ALL)] };
         traffic.set_route(&["[::]:8700".parse().unwrap()], &route).unwrap();
         traffic
     }
@@ -101,7 +103,11 @@ impl Scene {
         assert!(lines.map_while(Result::ok).any(|line| line == worker::READY), "the worker does not listen");
         let pidfd = pidfd_open(Pid::from_child(&child), PidfdFlags::empty()).unwrap();
         // The first and the last slot, where reading a slot's counts could miss its neighbours.
-        let slot = if generation == STABLE { 0 } else { SLOTS - 1 };
+        let slot = match generation {
+            STABLE => 0,
+            ROUTER => 7,
+            _ => SLOTS - 1,
+        };
         self.tenants.0.lock().unwrap().insert(generation, (slot, pidfd));
         self.cells.insert(generation, Cell { child, cgroup });
     }
@@ -157,9 +163,9 @@ pub fn public() -> SocketAddr {
 }
 
 /// A split with this share, in thousandths of a percent, for the candidate.
-pub fn split(strategy: Strategy, candidate: u32) -> Route {
+pub fn split(spread: Spread, candidate: u32) -> Route {
     let share = Percent::from_thousandths(candidate).unwrap();
-    Route { strategy, salt: 0x5eed, arms: vec![(CANDIDATE, share), (STABLE, share.rest())] }
+    Route { spread, salt: 0x5eed, arms: vec![(CANDIDATE, share), (STABLE, share.rest())] }
 }
 
 /// A connection from this client address.

@@ -12,9 +12,9 @@ use turnout_ebpf_layout::choice::{Flow, arm_at, mapped, point};
 use turnout_ebpf_layout::{ADDRESSES, ARMS, Route as RouteElement, mode};
 use turnout_host::HostError;
 use turnout_host::programs::detach;
+use turnout_host::traffic::Spread;
 use turnout_host::traffic::{Probes, Route, Traffic};
 use turnout_manifest::Percent;
-use turnout_manifest::plan::Strategy;
 
 fn words(address: IpAddr) -> [u32; 4] {
     match address {
@@ -52,7 +52,7 @@ fn foretold(stream: &TcpStream, candidate_upto: u64) -> &'static str {
 fn connections_split_as_asked_as_foretold_and_each_is_counted_once() {
     const CONNECTIONS: u64 = 20_000;
     let mut scene = Scene::new();
-    let traffic = scene.pair(Strategy::Weight, 5_000);
+    let traffic = scene.pair(Spread::Weight, 5_000);
     let count = || {
         let mut met = BTreeMap::<String, u64>::new();
         for _ in 0..CONNECTIONS / 4 {
@@ -90,9 +90,9 @@ fn connections_split_as_asked_as_foretold_and_each_is_counted_once() {
 #[test]
 fn no_share_is_none_and_a_whole_share_is_all() {
     let mut scene = Scene::new();
-    let traffic = scene.pair(Strategy::Weight, 0);
+    let traffic = scene.pair(Spread::Weight, 0);
     for (share, expected) in [(0, "stable"), (100_000, "candidate")] {
-        let route = split(Strategy::Weight, share);
+        let route = split(Spread::Weight, share);
         traffic.set_route(&[public()], &route).unwrap();
         assert_eq!(traffic.route(PORT).unwrap(), Some(route));
         for _ in 0..1500 {
@@ -104,7 +104,7 @@ fn no_share_is_none_and_a_whole_share_is_all() {
 #[test]
 fn a_client_address_meets_one_version() {
     let mut scene = Scene::new();
-    let _traffic = scene.pair(Strategy::SourceHash, 20_000);
+    let _traffic = scene.pair(Spread::SourceHash, 20_000);
     let mut of_candidate = 0;
     for source in 0..400u16 {
         let [high, low] = source.to_be_bytes();
@@ -132,13 +132,13 @@ fn an_ipv6_client_address_meets_one_version_and_ports_spread() {
     for generation in [STABLE, CANDIDATE] {
         traffic.admit(generation, PORT).unwrap();
     }
-    for (strategy, versions) in [(Strategy::SourceHash, 1), (Strategy::Weight, 2)] {
-        traffic.set_route(&[six, public()], &split(strategy, 50_000)).unwrap();
+    for (spread, versions) in [(Spread::SourceHash, 1), (Spread::Weight, 2)] {
+        traffic.set_route(&[six, public()], &split(spread, 50_000)).unwrap();
         for address in [six, public()] {
             let mut met: Vec<String> = (0..60).map(|_| ask_once(address, "").unwrap().1).collect();
             met.sort();
             met.dedup();
-            assert_eq!(met.len(), versions, "{strategy:?} at {address}");
+            assert_eq!(met.len(), versions, "{spread:?} at {address}");
         }
     }
     let counted = [STABLE, CANDIDATE].map(|generation| traffic.sample(generation).unwrap().success);
@@ -148,7 +148,7 @@ fn an_ipv6_client_address_meets_one_version_and_ports_spread() {
 #[test]
 fn changing_the_split_under_load_loses_no_connection() {
     let mut scene = Scene::new();
-    let traffic = scene.pair(Strategy::Weight, 50_000);
+    let traffic = scene.pair(Spread::Weight, 50_000);
     let (asked, changes) = (AtomicU64::new(0), AtomicU32::new(0));
     thread::scope(|scope| {
         let client = || {
@@ -160,7 +160,7 @@ fn changing_the_split_under_load_loses_no_connection() {
         let clients: Vec<_> = (0..3).map(|_| scope.spawn(client)).collect();
         while clients.iter().any(|client| !client.is_finished()) {
             let change = changes.fetch_add(1, Ordering::Relaxed);
-            traffic.set_route(&[public()], &split(Strategy::Weight, change * 37 % 100_001)).unwrap();
+            traffic.set_route(&[public()], &split(Spread::Weight, change * 37 % 100_001)).unwrap();
             if change % 50 == 0 {
                 traffic.dismiss(CANDIDATE).unwrap();
                 traffic.admit(CANDIDATE, PORT).unwrap();
@@ -176,7 +176,7 @@ fn changing_the_split_under_load_loses_no_connection() {
 #[test]
 fn syn_cookies_lead_to_the_listener_that_gave_them() {
     let mut scene = Scene::new();
-    let _traffic = scene.pair(Strategy::Weight, 50_000);
+    let _traffic = scene.pair(Spread::Weight, 50_000);
     std::fs::write("/proc/sys/net/ipv4/tcp_syncookies", "2").unwrap();
     for _ in 0..500 {
         assert_eq!(ask_once(public(), "").unwrap().0, 200);
@@ -186,7 +186,7 @@ fn syn_cookies_lead_to_the_listener_that_gave_them() {
 #[test]
 fn a_dead_listener_falls_over_and_two_dead_ones_refuse_at_once() {
     let mut scene = Scene::new();
-    let _traffic = scene.pair(Strategy::Weight, 50_000);
+    let _traffic = scene.pair(Spread::Weight, 50_000);
     scene.kill(CANDIDATE);
     for _ in 0..300 {
         assert_eq!(ask_once(public(), "").unwrap().1, "stable");
@@ -202,7 +202,7 @@ fn a_dead_listener_falls_over_and_two_dead_ones_refuse_at_once() {
 #[test]
 fn steering_goes_on_without_the_daemon_and_the_next_one_takes_over() {
     let mut scene = Scene::new();
-    let traffic = scene.pair(Strategy::Weight, 50_000);
+    let traffic = scene.pair(Spread::Weight, 50_000);
     traffic.claim(&[public()]).unwrap();
     let mut kept = TcpStream::connect(public()).unwrap();
     ask(&mut kept, "").unwrap();
@@ -235,7 +235,7 @@ fn a_dismissed_listener_keeps_its_queue_and_gets_no_more() {
     for generation in [STABLE, CANDIDATE] {
         traffic.admit(generation, PORT).unwrap();
     }
-    traffic.set_route(&[public()], &split(Strategy::Weight, 100_000)).unwrap();
+    traffic.set_route(&[public()], &split(Spread::Weight, 100_000)).unwrap();
     let queued: Vec<_> = (0..5).map(|_| TcpStream::connect(public()).unwrap()).collect();
     assert_eq!(traffic.queued(CANDIDATE).unwrap(), 5);
     traffic.dismiss(CANDIDATE).unwrap();
@@ -268,12 +268,12 @@ fn a_claimed_port_is_nobody_elses() {
 #[test]
 fn a_route_speaks_for_its_addresses_only_and_ends_with_a_refusal() {
     let mut scene = Scene::new();
-    let traffic = scene.pair(Strategy::Weight, 0);
+    let traffic = scene.pair(Spread::Weight, 0);
     let elsewhere = SocketAddr::from(([127, 0, 0, 2], PORT));
     let refused =
         |address| TcpStream::connect(address).unwrap_err().kind() == io::ErrorKind::ConnectionRefused;
     assert!(refused(elsewhere));
-    traffic.set_route(&[SocketAddr::from(([0, 0, 0, 0], PORT))], &split(Strategy::Weight, 0)).unwrap();
+    traffic.set_route(&[SocketAddr::from(([0, 0, 0, 0], PORT))], &split(Spread::Weight, 0)).unwrap();
     assert_eq!(ask_once(elsewhere, "").unwrap().1, "stable");
     for _ in 0..2 {
         traffic.clear_route(&[public()]).unwrap();
@@ -285,17 +285,17 @@ fn a_route_speaks_for_its_addresses_only_and_ends_with_a_refusal() {
 #[test]
 fn a_split_that_is_no_whole_is_refused_and_changes_nothing() {
     let mut scene = Scene::new();
-    let traffic = scene.pair(Strategy::Weight, 5_000);
+    let traffic = scene.pair(Spread::Weight, 5_000);
     let half = Percent::from_thousandths(50_000).unwrap();
-    let bad = Route { strategy: Strategy::Weight, salt: 1, arms: vec![(STABLE, half)] };
+    let bad = Route { spread: Spread::Weight, salt: 1, arms: vec![(STABLE, half)] };
     assert!(traffic.set_route(&[public()], &bad).is_err());
-    assert_eq!(traffic.route(PORT).unwrap(), Some(split(Strategy::Weight, 5_000)));
+    assert_eq!(traffic.route(PORT).unwrap(), Some(split(Spread::Weight, 5_000)));
 }
 
 #[test]
 fn detached_nothing_is_left() {
     let mut scene = Scene::new();
-    let traffic = scene.pair(Strategy::Weight, 0);
+    let traffic = scene.pair(Spread::Weight, 0);
     drop(traffic);
     assert_eq!(ask_once(public(), "").unwrap().1, "stable");
     for _ in 0..2 {
@@ -304,4 +304,24 @@ fn detached_nothing_is_left() {
     assert_eq!(TcpStream::connect(public()).unwrap_err().kind(), io::ErrorKind::ConnectionRefused);
     assert_eq!(std::fs::read_dir(&scene.config.pin_directory).unwrap().count(), 0);
     assert_eq!(scene.open().route(PORT).unwrap(), None);
+}
+
+#[test]
+fn behind_a_dead_router_the_kernel_finds_the_old_version() {
+    let mut scene = Scene::new();
+    let traffic = scene.pair(Spread::Weight, 0);
+    let through_router = Route { spread: Spread::Router, salt: 1, arms: vec![(STABLE, Percent::ALL)] };
+    assert!(traffic.set_route(&[public()], &through_router).is_err(), "no router runs");
+    scene.start(ROUTER, "router", "127.0.0.1:0");
+    traffic.admit_router().unwrap();
+    traffic.set_route(&[public()], &through_router).unwrap();
+    assert_eq!(traffic.route(PORT).unwrap(), Some(through_router));
+    for _ in 0..20 {
+        assert_eq!(ask_once(public(), "").unwrap().1, "router");
+    }
+    scene.kill(ROUTER);
+    for _ in 0..20 {
+        assert_eq!(ask_once(public(), "").unwrap().1, "stable");
+    }
+    assert!(traffic.admit_router().is_err());
 }

@@ -82,12 +82,25 @@ fn serve(mut stream: TcpStream, name: &str) -> std::io::Result<()> {
                 stream.write_all(&vec![b'x'; number as usize])?;
             }
             "garbage" => stream.write_all(b"this is no answer at all\n")?,
+            "fetch" => answer(&mut stream, 200, &fetched(([127, 0, 0, 1], number as u16).into()))?,
+            "reach" => answer(&mut stream, 200, &fetched(([10, 9, 8, 7], 80).into()))?,
             "abort" => return Ok(()),
             "exit" => std::process::exit(1),
             _ => answer(&mut stream, 200, name)?,
         }
     }
     Ok(())
+}
+
+/// What a request to this address gives, as a router would make it: the body of the answer, or the error's number.
+fn fetched(address: std::net::SocketAddr) -> String {
+    let ask = || -> std::io::Result<String> {
+        let mut stream = TcpStream::connect(address)?;
+        stream.write_all(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")?;
+        let head = read_head(&mut stream)?.unwrap_or_default();
+        read_body(&mut stream, &head).map(|body| String::from_utf8_lossy(&body).into_owned())
+    };
+    ask().unwrap_or_else(|error| error.raw_os_error().unwrap_or(0).to_string())
 }
 
 fn answer(stream: &mut TcpStream, status: u64, body: &str) -> std::io::Result<()> {

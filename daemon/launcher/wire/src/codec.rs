@@ -59,7 +59,8 @@ impl Request {
             Self::DestroyCell { generation } => out.u32(6).u32(generation),
             Self::CellAt { index } => out.u32(7).u32(index),
             Self::Shutdown => out.u32(8),
-            Self::Enforcement => out.u32(9),
+            Self::StartRouter => out.u32(9),
+            Self::Enforcement => out.u32(10),
         };
         out.bytes
     }
@@ -83,7 +84,8 @@ impl Request {
             6 => Self::DestroyCell { generation: fields.u32() },
             7 => Self::CellAt { index: fields.u32() },
             8 => Self::Shutdown,
-            9 => Self::Enforcement,
+            9 => Self::StartRouter,
+            10 => Self::Enforcement,
             kind => return Err(WireError::Kind(kind)),
         };
         fields.end()?;
@@ -278,6 +280,7 @@ mod tests {
             any::<u32>().prop_map(|index| Request::CellAt { index }),
             Just(Request::Shutdown),
             Just(Request::Enforcement),
+            Just(Request::StartRouter),
         ]
     }
 
@@ -340,7 +343,7 @@ mod tests {
         }
 
         #[test]
-        fn what_decodes_has_one_encoding(kind in 0..10_u8, mut bytes in prop::collection::vec(any::<u8>(), 0..MESSAGE_SIZE)) {
+        fn what_decodes_has_one_encoding(kind in 0..12_u8, mut bytes in prop::collection::vec(any::<u8>(), 0..MESSAGE_SIZE)) {
             bytes.resize(MESSAGE_SIZE, 0);
             bytes[..4].copy_from_slice(&[kind, 0, 0, 0]);
             if let Ok(request) = Request::decode(&bytes) {

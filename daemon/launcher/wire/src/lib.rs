@@ -14,6 +14,8 @@ pub const MESSAGE_SIZE: usize = 64;
 pub const WIRE_VERSION: u32 = 2;
 /// Most cells at one time. A slot, 0 to 63, is also the index of a version in the eBPF maps.
 pub const SLOTS: u32 = 64;
+/// The name of the router's cell: no worker's generation. There is one router for an instance.
+pub const ROUTER_CELL: u32 = u32::MAX;
 /// Most bytes of text in [`Reply::Failed`].
 pub const DETAIL_MAX: usize = 44;
 
@@ -33,14 +35,18 @@ pub enum Request {
         /// What it may use.
         profile: Profile,
     },
-    /// Starts the worker in its cell. One descriptor in: the model's files as a detached, read-only mount
+    /// Starts the worker in its cell, any but [`ROUTER_CELL`]. One descriptor in: the model's files as a detached, read-only mount
     /// (open_tree(2), mount_setattr(2)). Answer: [`Reply::Started`] with two descriptors out: pidfd, daemon's end of the link.
     /// Repeating it for a running worker gives the same answer.
     StartWorker {
         /// The cell.
         generation: u32,
     },
-    /// The descriptors of a running worker again. Answer: [`Reply::Started`] as above, or [`Reply::Cell`] when none runs.
+    /// Starts the router in the cell [`ROUTER_CELL`]: as a worker's, but in the host's network, without a model, and with
+    /// the right to connect. No descriptor in. Answer: [`Reply::Started`] with two descriptors out, as for a worker.
+    /// Repeating it for a running router gives the same answer.
+    StartRouter,
+    /// The descriptors of a running worker or router again. Answer: [`Reply::Started`] as above, or [`Reply::Cell`] when none runs.
     Adopt {
         /// The cell.
         generation: u32,

@@ -13,5 +13,6 @@ mod liars;
 mod power;
 mod profiles;
 mod read_only;
+mod router;
 mod stage;
 mod workers;

@@ -2,6 +2,7 @@
 //! the invariants that hold after every turn of its loop.
 
 use crate::power::Cut;
+use crate::router::FakeRouter;
 use crate::workers::FakeWorkers;
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -168,6 +169,7 @@ pub struct Stage {
     pub workers: Arc<FakeWorkers>,
     /// Workers are spoken to over real links: tests play them.
     pub linked: bool,
+    pub router: Arc<FakeRouter>,
     pub config: Arc<Config>,
     pub freezer: Arc<Freezer>,
     pub loads: BTreeMap<Generation, Load>,
@@ -231,6 +233,7 @@ impl Stage {
         let host = Arc::new(host);
         Self {
             workers: Arc::new(FakeWorkers::new(Arc::clone(&host))),
+            router: Arc::new(FakeRouter::new(Arc::clone(&host))),
             config: Arc::new(Config::parse(&text).unwrap()),
             linked: false,
             freezer: Arc::default(),
@@ -252,6 +255,7 @@ impl Stage {
         let intake = Arc::new(Intake::open(host.clone(), self.folder.path().join("trust.json")).unwrap());
         let (sender, inbox) = channel();
         self.workers.attach(sender.clone());
+        self.router.attach(sender.clone());
         let (publisher, views) = Publisher::new();
         let workers: Arc<dyn Workers> = match self.linked {
             false => self.workers.clone(),
@@ -264,6 +268,7 @@ impl Stage {
         let executor = Executor {
             host,
             workers,
+            router: self.router.clone(),
             journal: Arc::clone(&journal),
             intake: Arc::clone(&intake),
             config: Arc::clone(&self.config),
@@ -357,6 +362,7 @@ impl Stage {
     /// One turn of the loop, with the traffic and the deaths before it and the invariants after it.
     pub fn turn(&mut self) {
         self.workers.notice();
+        self.router.notice();
         self.traffic();
         assert!(self.running().driver.turn(Some(Duration::from_millis(5))));
         self.check();
@@ -422,7 +428,8 @@ impl Stage {
     }
 
     fn traffic(&self) {
-        for (generation, _) in self.arms() {
+        let routed = self.router.candidate(PORT).map(|candidate| (candidate, Percent::NONE));
+        for (generation, _) in self.arms().into_iter().chain(routed) {
             let load = self.loads.get(&generation).copied().unwrap_or(GOOD);
             let Some(mut sample) = self.host.seen(generation) else { continue };
             add(&mut sample, load);

@@ -1,0 +1,114 @@
+//! How a router comes to be alone: a worker's steps, but in the host's network, because it must reach the workers'
+//! listeners, without a model, and with the right to connect. Where it may connect to is the kernel's fence: an eBPF
+//! program at the instance's cgroup lets it reach loopback alone.
+
+use crate::cell::{Recipe, StepError, listener, place_descriptors, set_limits, take_identity, whole_root};
+use crate::profile::{Allowed, Rule};
+use crate::root::{Layout, ROUTER};
+use crate::seccomp::Filters;
+use crate::sys;
+use caps::CapSet;
+use landlock::{
+    ABI, Access, AccessFs, AccessNet, CompatLevel, Compatible, PathBeneath, Ruleset, RulesetAttr,
+    RulesetCreatedAttr, RulesetError, Scope,
+};
+use rustix::thread::UnshareFlags;
+use seccompiler::BackendError;
+use std::ffi::CStr;
+use std::os::fd::BorrowedFd;
+use std::path::PathBuf;
+use turnout_launcher_wire::Profile;
+
+const NAME: &CStr = c"turnout-router";
+const CONNECTIONS: &str = "connections to the workers' listeners";
+
+/// Calls that a router may make beyond a worker's.
+const ALLOWED: &[Allowed] = &[
+    Allowed { call: libc::SYS_socket, rule: Rule::OneOf(0, &[libc::AF_INET as u64]), needed_by: CONNECTIONS },
+    Allowed { call: libc::SYS_connect, rule: Rule::Always, needed_by: CONNECTIONS },
+];
+
+/// What is the same for every start of the router.
+pub struct RouterRecipe {
+    program: PathBuf,
+    cell_root: PathBuf,
+    filters: Filters,
+}
+
+impl RouterRecipe {
+    /// The program is looked for at each start: an instance whose plans need no router needs none installed.
+    ///
+    /// # Errors
+    /// A rule that the kernel's language cannot hold.
+    pub fn new(program: PathBuf, cell_root: PathBuf) -> Result<Self, BackendError> {
+        Ok(Self { program, cell_root, filters: Filters::compile(ALLOWED)? })
+    }
+}
+
+/// Takes all steps; on success the process is the router and this does not return.
+pub fn become_router(
+    (recipe, router): (&Recipe, &RouterRecipe),
+    profile: Profile,
+    (uid, link): (u32, BorrowedFd<'_>),
+) -> StepError {
+    let locked = || -> Result<(), StepError> {
+        let layout = Layout::find_for_router(&router.program, &router.cell_root).map_err(StepError::Root)?;
+        // The listener belongs to the cell's cgroup, and so does every socket that the router will make.
+        let listener = listener().map_err(StepError::Listener)?;
+        sys::unshare(UnshareFlags::NEWCGROUP).map_err(StepError::Namespaces)?;
+        layout.enter(None, &recipe.protections).map_err(StepError::Root)?;
+        place_descriptors(listener, link).map_err(StepError::Descriptors)?;
+        set_limits(recipe, profile).map_err(StepError::Limit)?;
+        caps::clear(None, CapSet::Bounding).map_err(StepError::Capabilities)?;
+        take_identity(uid).map_err(StepError::Identity)?;
+        for set in [CapSet::Ambient, CapSet::Inheritable, CapSet::Effective, CapSet::Permitted] {
+            caps::clear(None, set).map_err(StepError::Capabilities)?;
+        }
+        rustix::thread::set_no_new_privs(true).map_err(StepError::NoNewPrivileges)?;
+        restrict(recipe.landlock_abi)?;
+        sys::reset_signals();
+        router.filters.apply().map_err(StepError::Seccomp)
+    };
+    match locked() {
+        Err(error) => error,
+        Ok(()) => StepError::Exec(sys::execute(ROUTER, NAME, &[])),
+    }
+}
+
+/// As a worker's, but connecting stays allowed: workers' ports are the kernel's choice, and Landlock knows no addresses.
+fn restrict(abi: u32) -> Result<(), StepError> {
+    if abi == 0 {
+        return Ok(());
+    }
+    let root = whole_root()?;
+    let level = if abi >= 4 { CompatLevel::HardRequirement } else { CompatLevel::BestEffort };
+    let restrict = || -> Result<(), RulesetError> {
+        Ruleset::default()
+            .set_compatibility(level)
+            .handle_access(AccessFs::from_all(ABI::V4))?
+            .handle_access(AccessNet::BindTcp)?
+            .set_compatibility(CompatLevel::BestEffort)
+            .handle_access(AccessFs::from_all(ABI::V5))?
+            .scope(Scope::from_all(ABI::V6))?
+            .create()?
+            .add_rule(PathBeneath::new(root, AccessFs::from_read(ABI::V4)))?
+            .restrict_self()
+            .map(drop)
+    };
+    restrict().map_err(StepError::Landlock)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::profile;
+
+    #[test]
+    fn a_router_may_connect_and_nothing_else_beyond_a_worker() {
+        let calls: Vec<_> = ALLOWED.iter().map(|allowed| allowed.call).collect();
+        assert_eq!(calls, [libc::SYS_socket, libc::SYS_connect]);
+        let worker = profile::ALLOWED.iter().chain(profile::ALLOWED_HERE);
+        assert!(worker.into_iter().all(|allowed| !calls.contains(&allowed.call)));
+        assert!(RouterRecipe::new("/r".into(), "/".into()).is_ok());
+    }
+}
