@@ -9,6 +9,7 @@ mod footprint;
 mod kernel;
 mod machine;
 mod peers;
+mod pin;
 mod reaction;
 mod reuseport;
 mod router;
@@ -54,6 +55,8 @@ pub enum Part {
     Reuseport,
     /// Shares of connections as asked.
     Split,
+    /// A core of its own beside a noisy neighbour.
+    Pin,
     /// Swap time of the pointer.
     Swap,
     /// Spawn to ready.
@@ -64,7 +67,7 @@ pub enum Part {
 
 impl Part {
     /// All of them, in their order on the page: those that need a daemon first.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Peers,
         Self::Memory,
         Self::Rollback,
@@ -72,6 +75,7 @@ impl Part {
         Self::Kernel,
         Self::Reuseport,
         Self::Split,
+        Self::Pin,
         Self::Swap,
         Self::Spawn,
         Self::Start,
@@ -134,6 +138,7 @@ fn measure(part: Part, settings: &Settings, effort: &Effort, stage: &mut Option<
         Part::Kernel => in_cells(settings, |place| kernel::measure(place, effort)),
         Part::Reuseport => apart(CELLS, |remains| reuseport::measure(settings, remains, effort)),
         Part::Split => in_cells(settings, |place| split::measure(place, effort)),
+        Part::Pin => in_cells(settings, |place| pin::measure(place, effort)),
         Part::Swap => swap::measure(effort),
         Part::Spawn => in_cells(settings, |place| spawn::measure(place, effort)),
         Part::Start => footprint::start(settings, effort),

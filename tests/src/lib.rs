@@ -2,6 +2,7 @@
 
 pub mod bench;
 mod connection;
+pub mod cores;
 pub mod daemon;
 pub mod demo;
 pub mod journald;

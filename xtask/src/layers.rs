@@ -1,5 +1,5 @@
 //! `layers`: which crate may use which, as the table of `ARCHITECTURE.md`, section 2, and who may use the fenced libraries.
-//! Reads what cargo resolved; the fence around `unsafe` is in `sources.rs`, with the other rules on text.
+//! A feature of tests is fenced too. Reads what cargo resolved; the fence around `unsafe` is in `sources.rs`, with the other rules on text.
 
 use crate::command;
 use anyhow::{Context, Result, bail};
@@ -48,6 +48,9 @@ const FENCED: [(&str, &[&str]); 3] = [
     ("clap", &["turnoutd", "turnout-export", "turnoutctl", "turnout-scenarios", "xtask"]),
 ];
 
+/// Features that only tests may enable: they take protections away, or put something false in the place of the host.
+const FOR_TESTS: [&str; 2] = ["weaken", "fake"];
+
 /// Crates that must not reach an async runtime, not even through others.
 const NO_ASYNC: [&str; 3] = ["turnout-manifest", "turnout-engine", "turnout-journal"];
 const ASYNC_RUNTIMES: [&str; 3] = ["tokio", "async-std", "smol"];
@@ -92,6 +95,9 @@ struct Package {
     id: String,
     name: String,
     dependencies: Vec<Dependency>,
+    /// Feature and what it enables.
+    #[serde(default)]
+    features: BTreeMap<String, Vec<String>>,
 }
 
 #[derive(Deserialize)]
@@ -99,6 +105,8 @@ struct Dependency {
     name: String,
     /// Absent for a normal dependency, else `dev` or `build`.
     kind: Option<String>,
+    #[serde(default)]
+    features: Vec<String>,
 }
 
 #[derive(Deserialize)]
@@ -174,7 +182,7 @@ impl Graph {
         let Some((_, allowed)) = EDGES.iter().find(|(row, _)| *row == name) else {
             return vec![format!("`{name}` has no row in the table of edges")];
         };
-        let mut found = Vec::new();
+        let mut found = enabled_for_use(package);
         for dependency in package.dependencies.iter().filter(|d| d.kind.as_deref() != Some("dev")) {
             let target = &*dependency.name;
             if self.is_ours(target) && !allowed.contains(&target) {
@@ -211,6 +219,17 @@ impl Graph {
     fn is_ours(&self, name: &str) -> bool {
         self.packages.iter().any(|package| package.name == name)
     }
+}
+
+/// What would enable a feature of tests in a build for use.
+fn enabled_for_use(package: &Package) -> Vec<String> {
+    let is_for_tests = |feature: &&str| FOR_TESTS.contains(&feature.rsplit('/').next().unwrap_or_default());
+    let shipped = package.dependencies.iter().filter(|d| d.kind.as_deref() != Some("dev"));
+    let by_dependency = shipped.flat_map(|d| &d.features).map(String::as_str);
+    let by_feature = package.features.iter().filter(|(name, _)| !FOR_TESTS.contains(&name.as_str()));
+    let by_feature = by_feature.flat_map(|(_, enabled)| enabled).map(String::as_str);
+    let named = by_dependency.chain(by_feature).filter(is_for_tests);
+    named.map(|feature| format!("`{}` must not enable `{feature}`: it is for tests", package.name)).collect()
 }
 
 impl Node {
@@ -268,6 +287,25 @@ mod tests {
             graph(&["turnout-engine", "turnout-host"], &[("turnout-engine", "turnout-host", Some("dev"))]);
         assert!(graph.findings().is_empty());
         assert_eq!(graph.exempt(), ["`turnout-engine` uses `turnout-host`"]);
+    }
+
+    #[test]
+    fn features_of_tests_are_found_where_a_build_for_use_would_have_them() {
+        let package = |kind: Option<&str>, features: Value| -> Package {
+            let dependency = json!({"name": "turnout-launcher", "kind": kind, "features": ["weaken"]});
+            let dependencies = json!([dependency]);
+            let package = json!({"id": "a", "name": "a", "dependencies": dependencies, "features": features});
+            serde_json::from_value(package).unwrap()
+        };
+        assert!(enabled_for_use(&package(Some("dev"), json!({"weaken": [], "default": ["std"]}))).is_empty());
+        for (kind, features) in [
+            (None, json!({})),
+            (Some("build"), json!({})),
+            (Some("dev"), json!({"default": ["weaken"]})),
+            (Some("dev"), json!({"all": ["turnout-host/fake"]})),
+        ] {
+            assert_eq!(enabled_for_use(&package(kind, features.clone())).len(), 1, "{kind:?} {features}");
+        }
     }
 
     #[test]

@@ -128,7 +128,23 @@ fn versions(versions: &[LiveVersion]) -> String {
             words(safe(&live.why)),
         ]);
     }
-    if versions.is_empty() { "  no version has a worker\n".to_owned() } else { table.text() }
+    if versions.is_empty() {
+        "  no version has a worker\n".to_owned()
+    } else {
+        table.text() + &cells(versions)
+    }
+}
+
+/// What each cell was asked to be, and what holds it.
+fn cells(versions: &[LiveVersion]) -> String {
+    let mut text = String::new();
+    for live in versions {
+        let Some(cell) = &live.cell else { continue };
+        let enforced =
+            cell.enforced.as_ref().map_or(String::new(), |enforced| format!("; {}", safe(enforced)));
+        text += &format!("  cell:    {} {}{enforced}\n", live.version, safe(&cell.asked));
+    }
+    text
 }
 
 /// The role's word in the API.

@@ -48,6 +48,13 @@ pub enum Event {
         /// How it ended.
         why: String,
     },
+    /// A worker broke the rules of its link and is not listened to any more.
+    Silenced {
+        /// Which start.
+        generation: Generation,
+        /// Which rule.
+        why: String,
+    },
     /// The router's process ended.
     RouterDied {
         /// How it ended.
@@ -153,6 +160,7 @@ pub fn decide(world: &World, event: &Event) -> Result<Vec<Record>, Refusal> {
         Event::Finished { release, at, outcome } => Ok(finished(world, *release, *at, outcome)),
         Event::Ready { generation, outcome } => Ok(ready(world, *generation, outcome)),
         Event::Died { generation, why } => Ok(died(world, *generation, why)),
+        Event::Silenced { generation, why } => Ok(silenced(world, *generation, why)),
         Event::RouterDied { why } => Ok(router_died(world, why)),
         Event::Measured { release, window } => Ok(measured(world, *release, window)),
         Event::Operator { model, wish, by, reason } => operator(world, model, *wish, &Voice { by, reason }),
@@ -351,6 +359,27 @@ fn died(world: &World, generation: Generation, why: &str) -> Vec<Record> {
             }
         } else if awaited {
             records.extend(outcome_of(world, release, Step::AwaitReady(generation), &Err(why)));
+        }
+    }
+    records
+}
+
+/// A new version that breaks the rules of its link is undone as any other failure is, traffic home first. The version
+/// that is live goes on serving: what it says is not needed for that.
+fn silenced(world: &World, generation: Generation, why: &str) -> Vec<Record> {
+    let mut records = Vec::new();
+    for (name, model) in &world.models {
+        let release = world.current(name);
+        let candidate = release.filter(|release| release.planned.to.generation == generation);
+        if candidate.is_none() && model.live.as_ref().is_none_or(|live| live.generation != generation) {
+            continue;
+        }
+        let why = why.to_owned();
+        records.push(Record::WorkerSilenced { model: name.clone(), generation, why: why.clone() });
+        let undoable =
+            |release: &&Release| release.progress == Progress::Forward && release.interrupted.is_none();
+        if let Some(release) = candidate.filter(undoable) {
+            records.extend(interrupt(world, release, Cause::Silenced { why }));
         }
     }
     records

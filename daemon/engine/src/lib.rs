@@ -2,11 +2,12 @@
 //! data. The state of every release is a fold of journal [`Record`]s, so recovery is replay and nothing else.
 //!
 //! Read in this order: [`step`] (what can be done to the host), [`plan`] (a release as a list of steps),
-//! [`advance`] (state x event -> records), [`world`] (records -> state), [`rollback`], [`slo`]. What is kept and what
-//! may go: [`archive`], [`guard`], [`retention`].
+//! [`advance`] (state x event -> records), [`world`] (records -> state), [`rollback`], [`slo`], [`cpus`]. What is kept
+//! and what may go: [`archive`], [`guard`], [`retention`].
 
 pub mod advance;
 pub mod archive;
+pub mod cpus;
 pub mod guard;
 pub mod plan;
 pub mod record;

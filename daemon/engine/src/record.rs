@@ -57,6 +57,11 @@ pub enum Cause {
         /// How it ended.
         why: String,
     },
+    /// The new version's worker broke the rules of its link.
+    Silenced {
+        /// Which.
+        why: String,
+    },
     /// The old version's worker died.
     StableDied {
         /// How it ended.
@@ -90,6 +95,9 @@ impl fmt::Display for Cause {
             Self::Breach { why, .. } => write!(out, "{why}"),
             Self::StepFailed { step, why } => write!(out, "{step} failed: {why}"),
             Self::Crashed { why } => write!(out, "the new version's worker died: {why}"),
+            Self::Silenced { why } => {
+                write!(out, "the new version's worker broke the rules of its link: {why}")
+            }
             Self::StableDied { why } => write!(out, "the old version's worker died: {why}"),
             Self::RouterDied { why } => write!(out, "the router died: {why}"),
             Self::Operator { by, reason } => write!(out, "rolled back by {by}{}", said(reason)),
@@ -303,6 +311,15 @@ pub enum Record {
         /// How it ended.
         why: String,
     },
+    /// A worker broke the rules of its link; the daemon does not listen to it any more.
+    WorkerSilenced {
+        /// Its model.
+        model: ModelName,
+        /// Which start.
+        generation: Generation,
+        /// Which rule.
+        why: String,
+    },
     /// Something about what is kept: snapshots, stored versions, the store itself.
     #[serde(untagged)]
     Archive(ArchiveRecord),
@@ -331,6 +348,7 @@ impl Record {
             | Self::Importing { .. }
             | Self::Imported { .. }
             | Self::WorkerDied { .. }
+            | Self::WorkerSilenced { .. }
             | Self::Archive(_) => None,
         }
     }

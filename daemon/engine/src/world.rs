@@ -270,7 +270,8 @@ impl World {
             | Record::Importing { .. }
             | Record::Refused { .. }
             | Record::TrustAdded { .. }
-            | Record::TrustRemoved { .. } => {}
+            | Record::TrustRemoved { .. }
+            | Record::WorkerSilenced { .. } => {}
             Record::Intent { release, .. }
             | Record::Done { release, .. }
             | Record::Failed { release, .. }

@@ -9,14 +9,14 @@ use turnout_manifest::{Generation, ModelName, Percent, Plan, Sha256};
 
 /// What each event gives in each state; rows are states, see [`states`].
 const TABLE: &str = "\
-executing | done: done | failed: failed+rolling-back | ready: - | died: worker-died+interrupted | stable died: worker-died+interrupted | good: - | bad: - | start: refused | rollback: interrupted | cancel: interrupted | promote: refused | pause: held | resume: -
-loading | done: done | failed: failed+rolling-back | ready: done | died: worker-died+done+rolling-back | stable died: worker-died+done+rolling-back | good: - | bad: - | start: refused | rollback: done+rolling-back | cancel: done+rolling-back | promote: refused | pause: held | resume: -
-observing | done: done | failed: failed+rolling-back | ready: - | died: worker-died+done+rolling-back | stable died: worker-died+done+rolling-back | good: observed+done | bad: observed+done+rolling-back | start: refused | rollback: done+rolling-back | cancel: done+rolling-back | promote: done | pause: held | resume: -
-held | done: done | failed: failed+rolling-back | ready: - | died: worker-died+done+rolling-back | stable died: worker-died+done+rolling-back | good: observed | bad: observed+done+rolling-back | start: refused | rollback: done+rolling-back | cancel: done+rolling-back | promote: resumed+done | pause: - | resume: resumed
-undoing | done: done | failed: failed | ready: - | died: worker-died | stable died: worker-died | good: - | bad: - | start: refused | rollback: - | cancel: - | promote: refused | pause: refused | resume: refused
-tidying | done: done | failed: failed | ready: - | died: worker-died | stable died: - | good: - | bad: - | start: refused | rollback: refused | cancel: refused | promote: refused | pause: refused | resume: refused
-stuck | done: - | failed: - | ready: - | died: worker-died | stable died: worker-died | good: - | bad: - | start: refused | rollback: rolling-back | cancel: rolling-back | promote: refused | pause: refused | resume: refused
-over | done: - | failed: - | ready: - | died: worker-died | stable died: - | good: - | bad: - | start: planned | rollback: refused | cancel: refused | promote: refused | pause: refused | resume: refused
+executing | done: done | failed: failed+rolling-back | ready: - | died: worker-died+interrupted | stable died: worker-died+interrupted | silenced: worker-silenced+interrupted | good: - | bad: - | start: refused | rollback: interrupted | cancel: interrupted | promote: refused | pause: held | resume: -
+loading | done: done | failed: failed+rolling-back | ready: done | died: worker-died+done+rolling-back | stable died: worker-died+done+rolling-back | silenced: worker-silenced+done+rolling-back | good: - | bad: - | start: refused | rollback: done+rolling-back | cancel: done+rolling-back | promote: refused | pause: held | resume: -
+observing | done: done | failed: failed+rolling-back | ready: - | died: worker-died+done+rolling-back | stable died: worker-died+done+rolling-back | silenced: worker-silenced+done+rolling-back | good: observed+done | bad: observed+done+rolling-back | start: refused | rollback: done+rolling-back | cancel: done+rolling-back | promote: done | pause: held | resume: -
+held | done: done | failed: failed+rolling-back | ready: - | died: worker-died+done+rolling-back | stable died: worker-died+done+rolling-back | silenced: worker-silenced+done+rolling-back | good: observed | bad: observed+done+rolling-back | start: refused | rollback: done+rolling-back | cancel: done+rolling-back | promote: resumed+done | pause: - | resume: resumed
+undoing | done: done | failed: failed | ready: - | died: worker-died | stable died: worker-died | silenced: worker-silenced | good: - | bad: - | start: refused | rollback: - | cancel: - | promote: refused | pause: refused | resume: refused
+tidying | done: done | failed: failed | ready: - | died: worker-died | stable died: - | silenced: worker-silenced | good: - | bad: - | start: refused | rollback: refused | cancel: refused | promote: refused | pause: refused | resume: refused
+stuck | done: - | failed: - | ready: - | died: worker-died | stable died: worker-died | silenced: worker-silenced | good: - | bad: - | start: refused | rollback: rolling-back | cancel: rolling-back | promote: refused | pause: refused | resume: refused
+over | done: - | failed: - | ready: - | died: worker-died | stable died: - | silenced: worker-silenced | good: - | bad: - | start: planned | rollback: refused | cancel: refused | promote: refused | pause: refused | resume: refused
 ";
 
 struct Run {
@@ -139,12 +139,14 @@ fn states() -> Vec<(&'static str, World)> {
 
 fn events(world: &World) -> Vec<(&'static str, Event)> {
     let died = |generation| Event::Died { generation: Generation(generation), why: "signal 9".into() };
+    let silenced = |generation| Event::Silenced { generation: Generation(generation), why: "flood".into() };
     vec![
         ("done", finished(world, Ok(String::new()))),
         ("failed", finished(world, Err("injected".into()))),
         ("ready", Event::Ready { generation: Generation(2), outcome: Ok(String::new()) }),
         ("died", died(2)),
         ("stable died", died(1)),
+        ("silenced", silenced(2)),
         ("good", measured(world, true)),
         ("bad", measured(world, false)),
         ("start", start("3")),

@@ -5,16 +5,7 @@ use crate::store::StoredName;
 use std::os::fd::OwnedFd;
 use turnout_manifest::Generation;
 
-/// What a cell may use.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Limits {
-    /// Greatest memory, bytes.
-    pub memory_bytes: u64,
-    /// Most processes and threads.
-    pub pids_max: u32,
-    /// CPUs 0 to 63, one bit each; 0 is all.
-    pub cpus: u64,
-}
+pub use turnout_launcher_wire::{Class, Enforcement, Profile, Shortfall};
 
 /// What a cell's worker does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,8 +25,8 @@ pub enum WorkerState {
 pub struct StartedWorker {
     /// Its process id.
     pub pid: u32,
-    /// What the host could not enforce on it, for people; empty when all was.
-    pub shortfalls: Vec<String>,
+    /// What holds it.
+    pub enforcement: Enforcement,
 }
 
 /// What is needed to hear from a worker, or the router.
@@ -53,7 +44,7 @@ pub trait Cells {
     ///
     /// # Errors
     /// [`HostError::Launcher`].
-    fn create_cell(&self, generation: Generation, limits: Limits) -> Result<(), HostError>;
+    fn create_cell(&self, generation: Generation, profile: Profile) -> Result<(), HostError>;
 
     /// Starts a worker of this version in its cell. Repeating it for a running worker is no error.
     ///
@@ -78,6 +69,18 @@ pub trait Cells {
     /// # Errors
     /// [`HostError::Launcher`].
     fn destroy_cell(&self, generation: Generation) -> Result<(), HostError>;
+
+    /// What this host can hold a cell to.
+    ///
+    /// # Errors
+    /// [`HostError::Launcher`].
+    fn enforcement(&self) -> Result<Enforcement, HostError>;
+
+    /// CPUs that are one cell's alone, as long as its worker can run: one bit each.
+    ///
+    /// # Errors
+    /// [`HostError::Launcher`].
+    fn exclusive_cpus(&self) -> Result<Vec<(Generation, u64)>, HostError>;
 
     /// Every worker's cell that exists, with what its worker does.
     ///

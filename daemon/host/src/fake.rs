@@ -9,16 +9,17 @@ mod machine;
 pub use faults::{Fault, When};
 
 use crate::HostError;
-use crate::cells::{Cells, Limits, Router, StartedWorker, WorkerLink, WorkerState};
+use crate::cells::{Cells, Enforcement, Profile, Router, StartedWorker, WorkerLink, WorkerState};
 use crate::meters::{Meters, Usage};
 use crate::pointer::Pointer;
 use crate::store::{Evidence, ImportOutcome, Incoming, SnapshotInfo, Store, StoredName};
 use crate::traffic::{Probes, Route, Sample, Traffic};
 use faults::Faults;
 use machine::Machine;
-use std::io::Read;
+use std::io::{self, Read};
 use std::net::SocketAddr;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use turnout_manifest::manifest::FileEntry;
 use turnout_manifest::{Generation, ModelName};
 
@@ -94,6 +95,26 @@ impl FakeHost {
     /// Ends a worker from outside: it crashes, or exits on its own.
     pub fn end_worker(&self, generation: Generation, state: WorkerState) {
         self.inner().machine.end_worker(generation, state);
+    }
+
+    /// Gives the worker of a generation a real link, and the worker's end of it to whoever plays that worker.
+    ///
+    /// # Errors
+    /// The kernel's own.
+    pub fn link_to(&self, generation: Generation) -> io::Result<OwnedFd> {
+        let (link, theirs) = machine::Link::new()?;
+        self.inner().machine.links.insert(generation, Arc::new(link));
+        Ok(theirs)
+    }
+
+    /// Sets what this machine can hold a cell to; all of it, until told otherwise.
+    pub fn set_enforcement(&self, enforcement: Enforcement) {
+        self.inner().machine.enforcement = enforcement;
+    }
+
+    /// What a cell was made with. As [`FakeHost::worker`], not a call of the daemon.
+    pub fn profile(&self, generation: Generation) -> Option<Profile> {
+        self.inner().machine.cells.get(&generation).map(|cell| cell.profile)
     }
 
     /// Restarts the machine: all is gone but the store.
@@ -221,8 +242,16 @@ impl Pointer for FakeHost {
 }
 
 impl Cells for FakeHost {
-    fn create_cell(&self, generation: Generation, limits: Limits) -> Result<(), HostError> {
-        self.call(("create_cell", generation.to_string()), |machine| machine.create_cell(generation, limits))
+    fn create_cell(&self, generation: Generation, profile: Profile) -> Result<(), HostError> {
+        self.call(("create_cell", generation.to_string()), |machine| machine.create_cell(generation, profile))
+    }
+
+    fn enforcement(&self) -> Result<Enforcement, HostError> {
+        self.call(("enforcement", String::new()), |machine| Ok(machine.enforcement))
+    }
+
+    fn exclusive_cpus(&self) -> Result<Vec<(Generation, u64)>, HostError> {
+        self.call(("exclusive_cpus", String::new()), |machine| Ok(machine.exclusive_cpus()))
     }
 
     fn start_worker(&self, generation: Generation, version: &StoredName) -> Result<StartedWorker, HostError> {
@@ -230,9 +259,13 @@ impl Cells for FakeHost {
         self.call(("start_worker", object), |machine| machine.start_worker(generation, version))
     }
 
-    /// Plain values have no descriptors: who supervises workers in tests asks [`FakeHost::worker`] instead.
+    /// Plain values have no descriptors: who supervises workers in tests asks [`FakeHost::worker`] instead, or plays the
+    /// worker behind [`FakeHost::link_to`].
     fn link(&self, generation: Generation) -> Result<Option<WorkerLink>, HostError> {
         self.call(("link", generation.to_string()), |machine| {
+            if let Some(link) = machine.links.get(&generation).filter(|_| machine.runs(generation)) {
+                return link.descriptors().map(Some).map_err(HostError::os("dup", generation));
+            }
             if machine.runs(generation) {
                 let remedy = "supervise the workers of a fake host without links";
                 return Err(HostError::Unsupported {
@@ -266,7 +299,7 @@ impl Router for FakeHost {
     fn start_router(&self) -> Result<StartedWorker, HostError> {
         self.call(("start_router", String::new()), |machine| {
             machine.router = true;
-            Ok(StartedWorker { pid: 999, shortfalls: Vec::new() })
+            Ok(StartedWorker { pid: 999, enforcement: machine.enforcement })
         })
     }
 

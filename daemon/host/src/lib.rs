@@ -29,6 +29,7 @@ mod snapshots;
 pub mod steering;
 pub mod store;
 mod sys;
+pub mod topology;
 pub mod traffic;
 pub mod volume;
 

@@ -3,7 +3,7 @@
 
 use crate::HostError;
 use crate::archive::{Archive, Inside, MountPlace, Reference, ScrubFound, StoreState, Unmount};
-use crate::cells::{Cells, Limits, Router, StartedWorker, WorkerLink, WorkerState};
+use crate::cells::{Cells, Enforcement, Profile, Router, StartedWorker, WorkerLink, WorkerState};
 use crate::linux_cells::{CellsConfig, LinuxCells};
 use crate::linux_pointer::{LinuxPointer, PointerConfig};
 use crate::meters::{self, Meters, Usage};
@@ -207,8 +207,16 @@ impl Pointer for LinuxHost {
 }
 
 impl Cells for LinuxHost {
-    fn create_cell(&self, generation: Generation, limits: Limits) -> Result<(), HostError> {
-        self.cells.create_cell(generation, limits)
+    fn create_cell(&self, generation: Generation, profile: Profile) -> Result<(), HostError> {
+        self.cells.create_cell(generation, profile)
+    }
+
+    fn enforcement(&self) -> Result<Enforcement, HostError> {
+        self.cells.enforcement()
+    }
+
+    fn exclusive_cpus(&self) -> Result<Vec<(Generation, u64)>, HostError> {
+        self.cells.exclusive_cpus()
     }
 
     fn start_worker(&self, generation: Generation, version: &StoredName) -> Result<StartedWorker, HostError> {

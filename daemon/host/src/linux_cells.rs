@@ -2,16 +2,14 @@
 //! so that hot paths need no round trip.
 
 use crate::HostError;
-use crate::cells::{Cells, Limits, Router, StartedWorker, WorkerLink, WorkerState};
+use crate::cells::{Cells, Class, Enforcement, Profile, Router, StartedWorker, WorkerLink, WorkerState};
 use crate::launcher_client::{Answer, LauncherClient, Refusal, failed};
 use crate::store::StoredName;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::collections::HashMap;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use turnout_launcher_wire::{
-    Cell, Failure, ROUTER_CELL, Reply, Request, SLOTS, Shortfall, WorkerState as WireState,
-};
+use turnout_launcher_wire::{Cell, Failure, ROUTER_CELL, Reply, Request, SLOTS, WorkerState as WireState};
 use turnout_manifest::Generation;
 
 pub use crate::launcher_client::CellsConfig;
@@ -19,7 +17,8 @@ pub use crate::launcher_client::CellsConfig;
 /// The generation that stands for the router among the cells: no worker has it.
 pub(crate) const ROUTER: Generation = Generation(ROUTER_CELL);
 /// What the router's cell may use: its memory is buffers of connections, and their number has a limit.
-const ROUTER_LIMITS: Limits = Limits { memory_bytes: 512 << 20, pids_max: 64, cpus: 0 };
+const ROUTER_LIMITS: Profile =
+    Profile { class: Class::Burstable, memory_bytes: 512 << 20, pids_max: 64, cpus: 0 };
 
 /// Gives a version's files as a detached, read-only mount (open_tree(2), mount_setattr(2)).
 pub type ModelMount = Arc<dyn Fn(&StoredName) -> Result<OwnedFd, HostError> + Send + Sync>;
@@ -128,6 +127,25 @@ impl LinuxCells {
         Ok(())
     }
 
+    /// Of workers: the router has one of its own.
+    fn every_cell(&self) -> Result<Vec<Cell>, HostError> {
+        let mut cells = Vec::new();
+        for index in 0..SLOTS {
+            let request = Request::CellAt { index };
+            match self.ask(request)?.reply {
+                Reply::Cell(cell) => {
+                    self.learn(cell);
+                    if cell.generation != ROUTER_CELL {
+                        cells.push(cell);
+                    }
+                }
+                Reply::Done => break,
+                reply => return Err(unexpected(reply, request)),
+            }
+        }
+        Ok(cells)
+    }
+
     fn ask(&self, request: Request) -> Result<Answer, HostError> {
         self.client.ask(request, &[]).map_err(|refusal| refused(refusal, request))
     }
@@ -157,9 +175,8 @@ impl LinuxCells {
 }
 
 impl Cells for LinuxCells {
-    fn create_cell(&self, generation: Generation, limits: Limits) -> Result<(), HostError> {
-        let Limits { memory_bytes, pids_max, cpus } = limits;
-        let request = Request::CreateCell { generation: generation.0, memory_bytes, pids_max, cpus };
+    fn create_cell(&self, generation: Generation, profile: Profile) -> Result<(), HostError> {
+        let request = Request::CreateCell { generation: generation.0, profile };
         match self.ask(request)?.reply {
             Reply::Cell(cell) => {
                 self.learn(cell);
@@ -174,11 +191,11 @@ impl Cells for LinuxCells {
         let request = Request::StartWorker { generation: generation.0 };
         let answer =
             self.client.ask(request, &[model.as_fd()]).map_err(|refusal| refused(refusal, request))?;
-        let Reply::Started { cell, pid, shortfall } = answer.reply else {
+        let Reply::Started { cell, pid, enforcement } = answer.reply else {
             return Err(unexpected(answer.reply, request));
         };
         self.learn_worker(cell, &worker_link(answer, request)?.pidfd)?;
-        Ok(StartedWorker { pid, shortfalls: shortfalls(shortfall) })
+        Ok(StartedWorker { pid, enforcement })
     }
 
     fn link(&self, generation: Generation) -> Result<Option<WorkerLink>, HostError> {
@@ -195,23 +212,24 @@ impl Cells for LinuxCells {
         Ok(())
     }
 
-    fn cells(&self) -> Result<Vec<(Generation, WorkerState)>, HostError> {
-        let mut cells = Vec::new();
-        for index in 0..SLOTS {
-            let request = Request::CellAt { index };
-            match self.ask(request)?.reply {
-                Reply::Cell(cell) => {
-                    self.learn(cell);
-                    if cell.generation == ROUTER_CELL {
-                        continue;
-                    }
-                    cells.push((Generation(cell.generation), state(cell.worker)));
-                }
-                Reply::Done => break,
-                reply => return Err(unexpected(reply, request)),
-            }
+    fn enforcement(&self) -> Result<Enforcement, HostError> {
+        match self.ask(Request::Enforcement)?.reply {
+            Reply::Enforcement(enforcement) => Ok(enforcement),
+            reply => Err(unexpected(reply, Request::Enforcement)),
         }
-        Ok(cells)
+    }
+
+    fn exclusive_cpus(&self) -> Result<Vec<(Generation, u64)>, HostError> {
+        let holds = |cell: &Cell| {
+            cell.class == Class::Guaranteed && matches!(cell.worker, WireState::None | WireState::Running)
+        };
+        let holders = self.every_cell()?.into_iter().filter(holds);
+        Ok(holders.map(|cell| (Generation(cell.generation), cell.cpus)).collect())
+    }
+
+    fn cells(&self) -> Result<Vec<(Generation, WorkerState)>, HostError> {
+        let cells = self.every_cell()?;
+        Ok(cells.into_iter().map(|cell| (Generation(cell.generation), state(cell.worker))).collect())
     }
 }
 
@@ -220,11 +238,11 @@ impl Router for LinuxCells {
         self.create_cell(ROUTER, ROUTER_LIMITS)?;
         let request = Request::StartRouter;
         let answer = self.ask(request)?;
-        let Reply::Started { cell, pid, shortfall } = answer.reply else {
+        let Reply::Started { cell, pid, enforcement } = answer.reply else {
             return Err(unexpected(answer.reply, request));
         };
         self.learn_worker(cell, &worker_link(answer, request)?.pidfd)?;
-        Ok(StartedWorker { pid, shortfalls: shortfalls(shortfall) })
+        Ok(StartedWorker { pid, enforcement })
     }
 
     fn router_link(&self) -> Result<Option<WorkerLink>, HostError> {
@@ -243,23 +261,6 @@ fn state(state: WireState) -> WorkerState {
         WireState::Exited(code) => WorkerState::Exited(code),
         WireState::Killed(signal) => WorkerState::Killed(signal),
     }
-}
-
-/// Shortfall bits in words.
-fn shortfalls(bits: u32) -> Vec<String> {
-    let words = [
-        (
-            Shortfall::CgroupMemory,
-            "no cgroup memory controller: the worker's address space is limited instead",
-        ),
-        (
-            Shortfall::CgroupPids,
-            "no cgroup pids controller: the processes of the worker's user are limited instead",
-        ),
-        (Shortfall::CgroupCpuset, "no cgroup cpuset controller: CPU affinity alone, held by seccomp"),
-        (Shortfall::Landlock, "Landlock absent or older than ABI 4: network namespace and seccomp alone"),
-    ];
-    words.into_iter().filter(|(bit, _)| bits & *bit as u32 != 0).map(|(_, text)| text.to_owned()).collect()
 }
 
 fn worker_link(answer: Answer, request: Request) -> Result<WorkerLink, HostError> {
@@ -289,17 +290,5 @@ fn unexpected(reply: Reply, request: Request) -> HostError {
         failure: format!("unexpected answer to {request:?}"),
         detail: format!("{reply:?}"),
         source: None,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn each_shortfall_is_put_in_words() {
-        assert!(shortfalls(0).is_empty());
-        assert_eq!(shortfalls(1 | 2 | 4 | 8).len(), 4);
-        assert!(shortfalls(Shortfall::Landlock as u32)[0].starts_with("Landlock"));
     }
 }

@@ -15,14 +15,14 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use tempfile::TempDir;
 use turnout_host::HostError;
-use turnout_host::cells::{Cells, Limits, WorkerState};
+use turnout_host::cells::{Cells, Class, Profile, WorkerState};
 use turnout_host::linux_cells::{CellsConfig, LinuxCells};
 use turnout_host::store::StoredName;
 use turnout_launcher_wire::{MESSAGE_SIZE, Request, WIRE_VERSION};
 use turnout_manifest::{Generation, Sha256};
 
 const PREFIX: &str = "turnout-cells-test-";
-const LIMITS: Limits = Limits { memory_bytes: 64 << 20, pids_max: 16, cpus: 0 };
+const PROFILE: Profile = Profile { class: Class::Burstable, memory_bytes: 64 << 20, pids_max: 16, cpus: 0 };
 const FIRST: Generation = Generation(3);
 const SECOND: Generation = Generation(8);
 
@@ -30,8 +30,8 @@ const SECOND: Generation = Generation(8);
 fn a_restarted_daemon_finds_the_launcher_and_its_workers_again() {
     let host = Machine::new();
     let cells = host.open();
-    cells.create_cell(FIRST, LIMITS).unwrap();
-    cells.create_cell(FIRST, LIMITS).unwrap();
+    cells.create_cell(FIRST, PROFILE).unwrap();
+    cells.create_cell(FIRST, PROFILE).unwrap();
     let started = cells.start_worker(FIRST, &host.version("known")).unwrap();
     assert_eq!(hear(&cells.link(FIRST).unwrap().unwrap().link), "hello");
     drop(cells);
@@ -52,7 +52,7 @@ fn slots_and_generations_are_told_both_ways() {
     let cells = host.open();
     assert_eq!((cells.slot(FIRST).unwrap(), cells.generation(0).unwrap()), (None, None));
     for generation in [FIRST, SECOND] {
-        cells.create_cell(generation, LIMITS).unwrap();
+        cells.create_cell(generation, PROFILE).unwrap();
     }
     // A second client knows what it did not make itself.
     for view in [&cells, &host.open()] {
@@ -69,7 +69,7 @@ fn slots_and_generations_are_told_both_ways() {
 fn a_worker_that_ended_has_no_pidfd_and_no_link() {
     let host = Machine::new();
     let cells = host.open();
-    cells.create_cell(FIRST, LIMITS).unwrap();
+    cells.create_cell(FIRST, PROFILE).unwrap();
     cells.start_worker(FIRST, &host.version("known")).unwrap();
     assert!(cells.worker_pidfd(FIRST).unwrap().is_some());
     cells.kill_worker(FIRST).unwrap();
@@ -84,12 +84,12 @@ fn a_worker_that_ended_has_no_pidfd_and_no_link() {
 fn a_launcher_that_was_killed_is_started_again_and_what_it_knew_is_forgotten() {
     let host = Machine::new();
     let cells = host.open();
-    cells.create_cell(FIRST, LIMITS).unwrap();
-    cells.create_cell(SECOND, LIMITS).unwrap();
+    cells.create_cell(FIRST, PROFILE).unwrap();
+    cells.create_cell(SECOND, PROFILE).unwrap();
     kill_process(host.launcher(), Signal::KILL).unwrap();
     assert_eq!(cells.cells().unwrap(), []);
     assert_eq!(cells.slot(SECOND).unwrap(), None);
-    cells.create_cell(SECOND, LIMITS).unwrap();
+    cells.create_cell(SECOND, PROFILE).unwrap();
     assert_eq!(cells.slot(SECOND).unwrap(), Some(0));
 }
 
@@ -101,7 +101,7 @@ fn failures_name_what_failed() {
     assert!(matches!(unknown, Err(HostError::Missing { kind: "version", .. })), "{unknown:?}");
     let no_cell = cells.start_worker(FIRST, &host.version("known")).unwrap_err();
     assert!(no_cell.to_string().starts_with("launcher: no such cell"), "{no_cell}");
-    let no_limit = cells.create_cell(FIRST, Limits { pids_max: 0, ..LIMITS }).unwrap_err();
+    let no_limit = cells.create_cell(FIRST, Profile { pids_max: 0, ..PROFILE }).unwrap_err();
     assert_eq!(no_limit.to_string(), "launcher: request refused `a limit is zero`");
 
     let host = Machine::new();
@@ -114,7 +114,7 @@ fn failures_name_what_failed() {
 fn shutting_down_leaves_no_process_and_no_cgroup() {
     let host = Machine::new();
     let cells = host.open();
-    cells.create_cell(FIRST, LIMITS).unwrap();
+    cells.create_cell(FIRST, PROFILE).unwrap();
     cells.start_worker(FIRST, &host.version("known")).unwrap();
     let (launcher, worker) = (host.launcher(), cells.worker_pidfd(FIRST).unwrap().unwrap());
     cells.shutdown().unwrap();

@@ -1,8 +1,8 @@
 //! How a worker comes to be alone: the steps in their order, each one step, one reason, one error variant. They run in
 //! the new process, between clone3(2) and execve(2); the first that fails is told to the launcher and ends the process.
 
-use crate::cgroup::Limits;
-use crate::root::{Layout, RootError, WORKER};
+use crate::protection::{Protection, Protections};
+use crate::root::{Layout, RootError};
 use crate::seccomp::Filters;
 use crate::sys;
 use caps::CapSet;
@@ -19,11 +19,8 @@ use std::ffi::CStr;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddrV4, SocketAddrV6};
 use std::os::fd::{AsFd, BorrowedFd, IntoRawFd, OwnedFd};
-use turnout_launcher_wire::{Failure, Reply};
+use turnout_launcher_wire::{Failure, Profile, Reply};
 
-/// Namespaces made with the process. The network's comes later, see [`StepError::Namespaces`].
-pub const FIRST_NAMESPACES: u64 =
-    (libc::CLONE_NEWNS | libc::CLONE_NEWPID | libc::CLONE_NEWIPC | libc::CLONE_NEWUTS) as u64;
 /// Connections that may wait in a worker's queue; the kernel cuts it to `net.core.somaxconn`.
 const BACKLOG: i32 = 4096;
 /// Descriptors a worker may have open, where the launcher's hard limit lets it: connections, most of all.
@@ -40,6 +37,8 @@ const ENVIRONMENT: &[&CStr] = &[c"ORT_DISABLE_TELEMETRY=1"];
 
 /// What is the same for every cell.
 pub struct Recipe {
+    /// What holds a worker: all there is, outside of tests.
+    pub protections: Protections,
     /// The file system.
     pub layout: Layout,
     /// The allowed calls.
@@ -56,8 +55,8 @@ pub struct Recipe {
 pub struct Worker<'a> {
     /// Its user and group.
     pub uid: u32,
-    /// Its limits.
-    pub limits: Limits,
+    /// What it may use.
+    pub profile: Profile,
     /// Its model, a detached mount.
     pub model: BorrowedFd<'a>,
     /// Its end of the link.
@@ -132,42 +131,81 @@ pub fn errno(error: &(dyn std::error::Error + 'static)) -> i32 {
     own.or_else(|| error.source().map(errno)).unwrap_or(0)
 }
 
+/// Namespaces made with the process. The network's comes later, see [`become_worker`].
+pub fn first_namespaces(protections: &Protections) -> u64 {
+    let made = [
+        (Protection::PidNamespace, libc::CLONE_NEWPID),
+        (Protection::IpcNamespace, libc::CLONE_NEWIPC),
+        (Protection::UtsNamespace, libc::CLONE_NEWUTS),
+    ];
+    let kept = made.into_iter().filter(|(protection, _)| protections.has(*protection));
+    // Mounts are never shared with the host: what follows would change the host's.
+    kept.fold(libc::CLONE_NEWNS, |flags, (_, flag)| flags | flag) as u64
+}
+
 /// Takes all steps; on success the process is the worker and this does not return.
 pub fn become_worker(recipe: &Recipe, worker: &Worker<'_>) -> StepError {
+    let has = |protection| recipe.protections.has(protection);
     let locked = || -> Result<(), StepError> {
         // 1. A socket belongs for ever to the cgroup and network namespace of its making: the cell's and the host's.
         let listener = listener().map_err(StepError::Listener)?;
         // 2. Network only now, so that the listener is the host's; cgroup only now, so that its root is the cell's cgroup.
-        sys::unshare(UnshareFlags::NEWNET | UnshareFlags::NEWCGROUP).map_err(StepError::Namespaces)?;
+        sys::unshare(later_namespaces(&recipe.protections)).map_err(StepError::Namespaces)?;
         // 3. From here on there is no path to the host's files.
-        recipe.layout.enter(Some(worker.model)).map_err(StepError::Root)?;
+        recipe.layout.enter(Some(worker.model), &recipe.protections).map_err(StepError::Root)?;
         // 4. The host's name is none of the worker's business.
-        rustix::system::sethostname(HOSTNAME).map_err(StepError::Hostname)?;
+        if has(Protection::UtsNamespace) {
+            rustix::system::sethostname(HOSTNAME).map_err(StepError::Hostname)?;
+        }
         // 5. Descriptors take their places while anything can still be opened.
         place_descriptors(listener, worker.link).map_err(StepError::Descriptors)?;
         // 6. CPUs: inherited by all threads, and the filter of step 12 denies widening them.
-        pin(worker.limits.cpus).map_err(StepError::Affinity)?;
+        pin(worker.profile.cpus).map_err(StepError::Affinity)?;
         // 7. Limits while raising one is still allowed.
-        set_limits(recipe, worker.limits).map_err(StepError::Limit)?;
+        set_limits(recipe, worker.profile).map_err(StepError::Limit)?;
         // 8. The bounding set first: dropping from it is itself a capability.
-        caps::clear(None, CapSet::Bounding).map_err(StepError::Capabilities)?;
-        // 9. The cell's own user, who owns no file on the host.
-        take_identity(worker.uid).map_err(StepError::Identity)?;
-        // 10. The change of user emptied two sets; no set is left to that.
-        for set in [CapSet::Ambient, CapSet::Inheritable, CapSet::Effective, CapSet::Permitted] {
-            caps::clear(None, set).map_err(StepError::Capabilities)?;
+        if has(Protection::Capabilities) {
+            caps::clear(None, CapSet::Bounding).map_err(StepError::Capabilities)?;
         }
-        rustix::thread::set_no_new_privs(true).map_err(StepError::NoNewPrivileges)?;
+        // 9. The cell's own user, who owns no file on the host.
+        if has(Protection::Identity) {
+            take_identity(worker.uid).map_err(StepError::Identity)?;
+        }
+        // 10. The change of user emptied two sets; no set is left to that.
+        if has(Protection::Capabilities) {
+            for set in [CapSet::Ambient, CapSet::Inheritable, CapSet::Effective, CapSet::Permitted] {
+                caps::clear(None, set).map_err(StepError::Capabilities)?;
+            }
+        }
+        if has(Protection::NoNewPrivileges) {
+            rustix::thread::set_no_new_privs(true).map_err(StepError::NoNewPrivileges)?;
+        }
         // 11. Read and execute what is in the root; no write, no connection, no signal outwards, whatever else fails.
-        restrict_files(recipe.landlock_abi)?;
+        if has(Protection::Landlock) {
+            restrict_files(recipe.landlock_abi)?;
+        }
         sys::reset_signals();
         // 12. Last, because the steps above need calls that a worker may not make.
-        recipe.filters.apply().map_err(StepError::Seccomp)
+        if has(Protection::Seccomp) {
+            recipe.filters.apply().map_err(StepError::Seccomp)?;
+        }
+        Ok(())
     };
     match locked() {
         Err(error) => error,
-        Ok(()) => StepError::Exec(sys::execute(WORKER, NAME, ENVIRONMENT)),
+        Ok(()) => {
+            let program = recipe.layout.program(&recipe.protections);
+            StepError::Exec(sys::execute(&program, NAME, ENVIRONMENT))
+        }
     }
+}
+
+fn later_namespaces(protections: &Protections) -> UnshareFlags {
+    let made = [
+        (Protection::NetworkNamespace, UnshareFlags::NEWNET),
+        (Protection::CgroupNamespace, UnshareFlags::NEWCGROUP),
+    ];
+    made.into_iter().filter(|(protection, _)| protections.has(*protection)).map(|(_, flag)| flag).collect()
 }
 
 /// Dual stack where the host has IPv6, for steered connections of both families. The kernel makes a socket on `::1`
@@ -218,19 +256,19 @@ fn pin(cpus: u64) -> Result<(), Errno> {
     rustix::thread::sched_setaffinity(None, &set)
 }
 
-pub fn set_limits(recipe: &Recipe, limits: Limits) -> Result<(), Errno> {
+pub fn set_limits(recipe: &Recipe, profile: Profile) -> Result<(), Errno> {
     let set = |resource, most: u64| setrlimit(resource, Rlimit { current: Some(most), maximum: Some(most) });
     // Raising a hard limit would take a capability that the launcher need not have.
-    set(
-        Resource::Nofile,
-        getrlimit(Resource::Nofile).maximum.map_or(DESCRIPTORS, |hard| hard.min(DESCRIPTORS)),
-    )?;
+    if recipe.protections.has(Protection::DescriptorLimit) {
+        let hard = getrlimit(Resource::Nofile).maximum;
+        set(Resource::Nofile, hard.map_or(DESCRIPTORS, |hard| hard.min(DESCRIPTORS)))?;
+    }
     set(Resource::Core, 0)?;
-    if !recipe.pids_controller {
-        set(Resource::Nproc, limits.pids_max.into())?;
+    if !recipe.pids_controller && recipe.protections.has(Protection::PidsLimit) {
+        set(Resource::Nproc, profile.pids_max.into())?;
     }
     if !recipe.memory_controller {
-        set(Resource::As, limits.memory_bytes.saturating_add(ADDRESS_SLACK))?;
+        set(Resource::As, profile.memory_bytes.saturating_add(ADDRESS_SLACK))?;
     }
     Ok(())
 }

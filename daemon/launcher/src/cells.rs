@@ -1,8 +1,8 @@
 //! Every cell with its slot, cgroup and worker, and what may be done with it. The table dies with the launcher: nothing
 //! of it is on disk, and the kernel's own state is the cgroups.
 
-use crate::cell::{self, FIRST_NAMESPACES, PARKED, Recipe, StepError, Worker, become_worker};
-use crate::cgroup::{CellGroup, CgroupError, Hierarchy, Limits};
+use crate::cell::{self, PARKED, Recipe, StepError, Worker, become_worker, first_namespaces};
+use crate::cgroup::{CellGroup, CgroupError, Hierarchy};
 use crate::router::{RouterRecipe, become_router};
 use crate::sys::{self, Forked};
 use crate::wait::wait;
@@ -14,7 +14,10 @@ use rustix::process::{Signal, WaitId, WaitIdOptions, pidfd_send_signal, waitid};
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
-use turnout_launcher_wire::{Cell, Failure, MESSAGE_SIZE, ROUTER_CELL, Reply, SLOTS, Shortfall, WorkerState};
+use turnout_launcher_wire::{
+    Cell, Class, Enforcement, Failure, MESSAGE_SIZE, Profile, ROUTER_CELL, Reply, SLOTS, Shortfall,
+    WorkerState,
+};
 
 /// How long a cell may take to build; a path on a dead network mount must not stop the launcher.
 const START_DEADLINE: Duration = Duration::from_secs(10);
@@ -35,6 +38,17 @@ pub enum CellsError {
     /// A limit is zero.
     #[error("a limit is zero")]
     Limits,
+    /// A guaranteed cell names no CPUs.
+    #[error("guaranteed, and no CPU named")]
+    NoCpus,
+    /// A CPU belongs to another guaranteed cell.
+    #[error("CPU {cpu} is generation {owner}'s alone")]
+    Taken {
+        /// The CPU.
+        cpu: u32,
+        /// The other cell.
+        owner: u32,
+    },
     /// The cgroup refused.
     #[error("cgroup")]
     Cgroup(#[from] CgroupError),
@@ -72,7 +86,7 @@ struct Own<'a> {
 
 struct Entry {
     slot: u32,
-    limits: Limits,
+    profile: Profile,
     group: CellGroup,
     process: Process,
 }
@@ -92,16 +106,18 @@ impl Cells {
     ///
     /// # Errors
     /// [`CellsError`].
-    pub fn create(&mut self, generation: u32, limits: Limits) -> Result<Reply, CellsError> {
+    pub fn create(&mut self, generation: u32, profile: Profile) -> Result<Reply, CellsError> {
         if !self.cells.contains_key(&generation) {
-            if limits.memory_bytes == 0 || limits.pids_max == 0 {
+            if profile.memory_bytes == 0 || profile.pids_max == 0 {
                 return Err(CellsError::Limits);
             }
+            self.keep_apart(profile)?;
+            let profile = self.recipe.protections.kept_limits(profile);
             let taken = |slot: &u32| self.cells.values().any(|entry| entry.slot == *slot);
             let slot = (0..SLOTS).find(|slot| !taken(slot)).ok_or(CellsError::Slots)?;
-            let group = self.hierarchy.create_cell(generation, limits)?;
+            let group = self.hierarchy.create_cell(generation, profile)?;
             let process = Process::Not(WorkerState::None);
-            self.cells.insert(generation, Entry { slot, limits, group, process });
+            self.cells.insert(generation, Entry { slot, profile, group, process });
         }
         self.described(generation)
     }
@@ -115,8 +131,8 @@ impl Cells {
             return Err(CellsError::NoCell);
         }
         self.start_once(generation, |own, uid, link| {
-            let worker = Worker { uid, limits: own.entry.limits, model: model.as_fd(), link };
-            launch(&own.entry.group, || become_worker(own.recipe, &worker))
+            let worker = Worker { uid, profile: own.entry.profile, model: model.as_fd(), link };
+            launch(&own, || become_worker(own.recipe, &worker))
         })
     }
 
@@ -127,9 +143,7 @@ impl Cells {
     pub fn start_router(&mut self) -> Result<Started, CellsError> {
         self.renew_router_group()?;
         self.start_once(ROUTER_CELL, |own, uid, link| {
-            launch(&own.entry.group, || {
-                become_router((own.recipe, own.router), own.entry.limits, (uid, link))
-            })
+            launch(&own, || become_router((own.recipe, own.router), own.entry.profile, (uid, link)))
         })
     }
 
@@ -140,7 +154,7 @@ impl Cells {
         entry.reap();
         if matches!(entry.process, Process::Not(state) if state != WorkerState::None) {
             entry.group.remove()?;
-            entry.group = self.hierarchy.create_cell(ROUTER_CELL, entry.limits)?;
+            entry.group = self.hierarchy.create_cell(ROUTER_CELL, entry.profile)?;
         }
         Ok(())
     }
@@ -169,14 +183,14 @@ impl Cells {
     /// # Errors
     /// [`CellsError`].
     pub fn adopt(&mut self, generation: u32) -> Result<Option<Started>, CellsError> {
-        let shortfall = self.shortfall();
+        let enforcement = self.enforcement();
         let entry = self.cells.get_mut(&generation).ok_or(CellsError::NoCell)?;
         entry.reap();
         let Process::Running { pid, pidfd, link } = &entry.process else { return Ok(None) };
         let duplicate = |descriptor: &OwnedFd| fcntl_dupfd_cloexec(descriptor, 0).map_err(process("dup"));
         let descriptors = [duplicate(pidfd)?, duplicate(link)?];
         Ok(Some(Started {
-            reply: Reply::Started { cell: entry.cell(generation), pid: *pid, shortfall },
+            reply: Reply::Started { cell: entry.cell(generation), pid: *pid, enforcement },
             descriptors,
         }))
     }
@@ -253,17 +267,40 @@ impl Cells {
         self.cells.values_mut().for_each(Entry::reap);
     }
 
-    fn shortfall(&self) -> u32 {
+    /// What holds each cell.
+    pub fn enforcement(&self) -> Enforcement {
         let controllers = self.hierarchy.controllers();
-        [
+        let landlock = self.recipe.landlock_abi;
+        let shortfall = [
             (controllers.memory, Shortfall::CgroupMemory),
             (controllers.pids, Shortfall::CgroupPids),
             (controllers.cpuset, Shortfall::CgroupCpuset),
-            (self.recipe.landlock_abi >= 4, Shortfall::Landlock),
+            (controllers.cpu, Shortfall::CgroupCpu),
+            (landlock >= 4, Shortfall::Landlock),
         ]
         .into_iter()
         .filter(|(held, _)| !held)
-        .fold(0, |bits, (_, shortfall)| bits | shortfall as u32)
+        .fold(0, |bits, (_, shortfall)| bits | shortfall as u32);
+        Enforcement { landlock, shortfall }
+    }
+
+    /// The daemon plans CPUs; a plan that gives one to two guaranteed cells is refused here. A worker that has ended
+    /// holds none: the one that replaces it starts before its cell is gone.
+    fn keep_apart(&mut self, profile: Profile) -> Result<(), CellsError> {
+        if profile.class == Class::Burstable {
+            return Ok(());
+        }
+        if profile.cpus == 0 {
+            return Err(CellsError::NoCpus);
+        }
+        self.reap();
+        for (owner, entry) in self.cells.iter().filter(|(_, entry)| entry.holds_cpus()) {
+            let shared = entry.profile.cpus & profile.cpus;
+            if shared != 0 {
+                return Err(CellsError::Taken { cpu: shared.trailing_zeros(), owner: *owner });
+            }
+        }
+        Ok(())
     }
 }
 
@@ -273,7 +310,7 @@ impl CellsError {
         let failure = match self {
             Self::Slots => Failure::Slots,
             Self::NoCell => Failure::NoCell,
-            Self::Limits => Failure::Request,
+            Self::Limits | Self::NoCpus | Self::Taken { .. } => Failure::Request,
             Self::Cgroup(CgroupError::Os { path, .. }) => {
                 let name = path.components().rev().take(2).map(|part| part.as_os_str().to_string_lossy());
                 let name = name.collect::<Vec<_>>().into_iter().rev().collect::<Vec<_>>().join("/");
@@ -293,7 +330,13 @@ impl Entry {
             Process::Running { .. } => WorkerState::Running,
             Process::Not(state) => *state,
         };
-        Cell { generation, slot: self.slot, worker }
+        let Profile { class, cpus, .. } = self.profile;
+        Cell { generation, slot: self.slot, worker, class, cpus }
+    }
+
+    fn holds_cpus(&self) -> bool {
+        let may_run = matches!(self.process, Process::Running { .. } | Process::Not(WorkerState::None));
+        self.profile.class == Class::Guaranteed && may_run
     }
 
     fn reap(&mut self) {
@@ -315,18 +358,20 @@ impl Entry {
 }
 
 /// Makes the process and waits until it is what it should become, or says why not.
-fn launch(group: &CellGroup, become_it: impl FnOnce() -> StepError) -> Result<(u32, OwnedFd), CellsError> {
+fn launch(own: &Own<'_>, become_it: impl FnOnce() -> StepError) -> Result<(u32, OwnedFd), CellsError> {
     let (report, told) = pipe_with(PipeFlags::CLOEXEC).map_err(process("pipe"))?;
     // Above the numbers on which the worker's descriptors are put.
     let told = fcntl_dupfd_cloexec(told, PARKED).map_err(process("dup"))?;
-    let (pid, pidfd) = match sys::clone_into(FIRST_NAMESPACES, group.as_fd()).map_err(process("clone3"))? {
-        Forked::Child => {
-            let error = become_it();
-            let _ = rustix::io::write(&told, &error.reply().encode());
-            sys::exit_now(FAILED)
-        }
-        Forked::Parent { pid, pidfd } => (pid, pidfd),
-    };
+    let namespaces = first_namespaces(&own.recipe.protections);
+    let (pid, pidfd) =
+        match sys::clone_into(namespaces, own.entry.group.as_fd()).map_err(process("clone3"))? {
+            Forked::Child => {
+                let error = become_it();
+                let _ = rustix::io::write(&told, &error.reply().encode());
+                sys::exit_now(FAILED)
+            }
+            Forked::Parent { pid, pidfd } => (pid, pidfd),
+        };
     drop(told);
     // The pipe closes when the child executes the worker.
     let mut reply = [0; MESSAGE_SIZE];

@@ -10,6 +10,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
+use turnout_launcher_wire::{Class, Profile};
 
 /// How long killed processes may take to go.
 const EMPTY_DEADLINE: Duration = Duration::from_secs(5);
@@ -17,6 +18,8 @@ const EMPTY_DEADLINE: Duration = Duration::from_secs(5);
 const REMOVE_PAUSE: Timespec = Timespec { tv_sec: 0, tv_nsec: 1_000_000 };
 /// Magic number of the cgroup2 file system.
 const CGROUP2_MAGIC: i64 = 0x6367_7270;
+/// Share of a CPU against the others' 100, where a guaranteed cell meets the host's own processes on it.
+const WEIGHT_GUARANTEED: &str = "1000";
 const LAUNCHER: &str = "launcher";
 const CELL: &str = "cell-";
 
@@ -40,17 +43,6 @@ pub enum CgroupError {
     },
 }
 
-/// What a cell may use, as asked for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Limits {
-    /// Greatest memory, bytes.
-    pub memory_bytes: u64,
-    /// Most processes and threads.
-    pub pids_max: u32,
-    /// CPUs 0 to 63, one bit each; 0 is all.
-    pub cpus: u64,
-}
-
 /// Which controllers the cells have.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Controllers {
@@ -60,6 +52,8 @@ pub struct Controllers {
     pub pids: bool,
     /// `cpuset.cpus`.
     pub cpuset: bool,
+    /// `cpu.weight`.
+    pub cpu: bool,
 }
 
 /// The instance's cgroup, owned by this process as long as the value lives.
@@ -114,10 +108,10 @@ impl Hierarchy {
     ///
     /// # Errors
     /// [`CgroupError`]; the cgroup then does not exist.
-    pub fn create_cell(&self, generation: u32, limits: Limits) -> Result<CellGroup, CgroupError> {
+    pub fn create_cell(&self, generation: u32, profile: Profile) -> Result<CellGroup, CgroupError> {
         let path = self.path.join(format!("{CELL}{generation}"));
         fs::create_dir(&path).map_err(os(&path))?;
-        self.limit(&path, limits).and_then(|()| CellGroup::open(path.clone())).inspect_err(|_| {
+        self.limit(&path, profile).and_then(|()| CellGroup::open(path.clone())).inspect_err(|_| {
             let _ = fs::remove_dir(&path);
         })
     }
@@ -125,7 +119,7 @@ impl Hierarchy {
     /// Gives the cgroup back as far as the kernel lets: what stays is an empty directory.
     pub fn give_back(&self) {
         let Some(home) = &self.home else { return };
-        for controller in ["-memory", "-pids", "-cpuset"] {
+        for controller in ["-memory", "-pids", "-cpuset", "-cpu"] {
             let _ = write(&self.path.join("cgroup.subtree_control"), controller);
         }
         let _ = write(&home.join("cgroup.procs"), "0");
@@ -133,9 +127,12 @@ impl Hierarchy {
         let _ = fs::remove_dir(&self.path);
     }
 
-    fn limit(&self, path: &Path, limits: Limits) -> Result<(), CgroupError> {
+    fn limit(&self, path: &Path, profile: Profile) -> Result<(), CgroupError> {
         if self.controllers.memory {
-            write(&path.join("memory.max"), &limits.memory_bytes.to_string())?;
+            write(&path.join("memory.max"), &profile.memory_bytes.to_string())?;
+            if profile.class == Class::Guaranteed {
+                write(&path.join("memory.min"), &profile.memory_bytes.to_string())?;
+            }
             write(&path.join("memory.oom.group"), "1")?;
             let swap = path.join("memory.swap.max");
             // A kernel without swap support has no such file.
@@ -144,10 +141,13 @@ impl Hierarchy {
             }
         }
         if self.controllers.pids {
-            write(&path.join("pids.max"), &limits.pids_max.to_string())?;
+            write(&path.join("pids.max"), &profile.pids_max.to_string())?;
         }
-        if self.controllers.cpuset && limits.cpus != 0 {
-            write(&path.join("cpuset.cpus"), &cpu_list(limits.cpus))?;
+        if self.controllers.cpuset && profile.cpus != 0 {
+            write(&path.join("cpuset.cpus"), &cpu_list(profile.cpus))?;
+        }
+        if self.controllers.cpu && profile.class == Class::Guaranteed {
+            write(&path.join("cpu.weight"), WEIGHT_GUARANTEED)?;
         }
         Ok(())
     }
@@ -228,12 +228,12 @@ impl AsFd for CellGroup {
 /// Enables what the parent offers and says what the kernel took: a missing controller is reported with each cell.
 fn enable_controllers(path: &Path) -> Controllers {
     let control = path.join("cgroup.subtree_control");
-    for controller in ["+memory", "+pids", "+cpuset"] {
+    for controller in ["+memory", "+pids", "+cpuset", "+cpu"] {
         let _ = write(&control, controller);
     }
     let enabled = fs::read_to_string(&control).unwrap_or_default();
     let has = |name: &str| enabled.split_ascii_whitespace().any(|enabled| enabled == name);
-    Controllers { memory: has("memory"), pids: has("pids"), cpuset: has("cpuset") }
+    Controllers { memory: has("memory"), pids: has("pids"), cpuset: has("cpuset"), cpu: has("cpu") }
 }
 
 /// The cgroup this process is in, as a directory of the hierarchy that holds `inside`.

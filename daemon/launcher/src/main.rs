@@ -1,78 +1,8 @@
-//! turnout-launcher: builds cells and owns them. A process of its own, so that workers outlive the daemon, and single
-//! threaded, so that a child may do anything between clone3(2) and execve(2).
+//! turnout-launcher with every protection on: the program that is installed.
 
-mod arguments;
-mod cell;
-mod cells;
-mod cgroup;
-mod profile;
-mod root;
-mod router;
-mod seccomp;
-mod serve;
-mod sys;
-mod wait;
-
-use arguments::{Arguments, USAGE};
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use std::error::Error;
-use std::io::Write;
 use std::process::ExitCode;
-
-/// Descriptors the launcher itself needs: three for each cell, the connections, and those of one start.
-const DESCRIPTORS: u64 = 512;
+use turnout_launcher::{Protections, run};
 
 fn main() -> ExitCode {
-    sys::close_from(3);
-    sys::clear_environment();
-    let limited = limit();
-    match limited.and_then(|()| run()) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            let mut text = format!("turnout-launcher: {error}");
-            let mut cause = error.source();
-            while let Some(inner) = cause {
-                text.push_str(&format!(": {inner}"));
-                cause = inner.source();
-            }
-            let _ = writeln!(std::io::stderr(), "{text}");
-            ExitCode::FAILURE
-        }
-    }
-}
-
-fn limit() -> Result<(), Box<dyn Error>> {
-    setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) })?;
-    // The hard limit stays: it is the workers' too.
-    let maximum = getrlimit(Resource::Nofile).maximum;
-    setrlimit(Resource::Nofile, Rlimit { current: Some(DESCRIPTORS), maximum })?;
-    // The terminal's and the daemon's ends are not this process's. Fails where it leads a session already.
-    let _ = rustix::process::setsid();
-    Ok(())
-}
-
-fn run() -> Result<(), Box<dyn Error>> {
-    let Some(arguments) = Arguments::read(lexopt::Parser::from_env())? else {
-        std::io::stdout().write_all(USAGE.as_bytes())?;
-        return Ok(());
-    };
-    let layout = root::Layout::find(&arguments.worker, &arguments.onnxruntime, &arguments.cell_root)?;
-    let filters = seccomp::Filters::compile(&[])?;
-    let router = router::RouterRecipe::new(arguments.router, arguments.cell_root)?;
-    let signals = sys::signal_descriptor(&[libc::SIGTERM, libc::SIGINT])?;
-    let hierarchy = cgroup::Hierarchy::take(&arguments.cgroup)?;
-    let controllers = hierarchy.controllers();
-    let recipe = cell::Recipe {
-        layout,
-        filters,
-        landlock_abi: sys::landlock_abi(),
-        memory_controller: controllers.memory,
-        pids_controller: controllers.pids,
-    };
-    let cells = cells::Cells::new(hierarchy, (recipe, router), arguments.uid_base);
-    let server = serve::Server::bind(&arguments.socket, signals, cells)?;
-    // Whoever started this waits for the line; what is written later goes to standard error alone.
-    let _ = std::io::stdout().write_all(b"ready\n");
-    server.serve()?;
-    Ok(())
+    run(lexopt::Parser::from_env(), Protections::all())
 }

@@ -1,6 +1,7 @@
 //! The file system a worker sees: an almost empty tmpfs with its program, the shared objects it needs, the ONNX Runtime
 //! library, its model and its own entry in `/proc`, all read-only. What exists is found once, at the start.
 
+use crate::protection::{Protection, Protections};
 use crate::sys;
 use rustix::fs::{CWD, Mode, OFlags, mkdirat, openat, symlinkat};
 use rustix::io::Errno;
@@ -9,18 +10,21 @@ use rustix::mount::{
     UnmountFlags, fsconfig_create, fsconfig_set_string, fsmount, fsopen, mount_change, move_mount, open_tree,
     unmount,
 };
+use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 /// The worker's program inside its cell.
-pub const WORKER: &std::ffi::CStr = c"/worker";
+const WORKER: &str = "/worker";
 /// The router's program inside its cell.
 pub const ROUTER: &std::ffi::CStr = c"/router";
 const ONNXRUNTIME: &str = "/lib/libonnxruntime.so";
 const MODEL: &str = "/model";
 /// Room for directories and empty mount points only.
-const TMPFS: [(&str, &str); 3] = [("size", "64k"), ("nr_inodes", "64"), ("mode", "0755")];
+const TMPFS_SIZE: [(&str, &str); 2] = [("size", "64k"), ("nr_inodes", "64")];
+const TMPFS_MODE: [(&str, &str); 1] = [("mode", "0755")];
 /// The source of the worker's own entry in `/proc`.
 const PROC: [(&str, &str); 2] = [("hidepid", "2"), ("subset", "pid")];
 
@@ -83,9 +87,8 @@ impl Layout {
     /// # Errors
     /// [`RootError`] names what is missing.
     pub fn find(worker: &Path, onnxruntime: &Path, cell_root: &Path) -> Result<Self, RootError> {
-        let worker_target = WORKER.to_str().expect("the constant is ASCII");
         let mut binds = vec![
-            Bind::find(worker, worker_target, CODE)?,
+            Bind::find(worker, WORKER, CODE)?,
             Bind::find(onnxruntime, ONNXRUNTIME, CODE)?,
             Bind::find(Path::new(LOADER), LOADER, CODE)?,
             Bind::find(Path::new("/dev/null"), "/dev/null", DEVICE)?,
@@ -115,13 +118,18 @@ impl Layout {
     ///
     /// # Errors
     /// [`RootError`].
-    pub fn enter(&self, model: Option<BorrowedFd<'_>>) -> Result<(), RootError> {
+    pub fn enter(&self, model: Option<BorrowedFd<'_>>, protections: &Protections) -> Result<(), RootError> {
         // Nothing that happens here may reach the host, and no later mount of the host may reach the cell.
         mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)
             .map_err(failed("private", "/"))?;
+        if !protections.has(Protection::Root) {
+            return Ok(());
+        }
         // Sources are taken before the new root covers one of them.
         let sources = self.binds.iter().map(Bind::detach).collect::<Result<Vec<_>, _>>()?;
-        let root = file_system(c"tmpfs", &TMPFS, DATA.difference(MountAttrFlags::MOUNT_ATTR_RDONLY))?;
+        let size = if protections.has(Protection::TmpfsSize) { &TMPFS_SIZE[..] } else { &[] };
+        let options = [size, &TMPFS_MODE].concat();
+        let root = file_system(c"tmpfs", &options, DATA.difference(MountAttrFlags::MOUNT_ATTR_RDONLY))?;
         attach(root.as_fd(), &self.cell_root)?;
         rustix::process::chdir(&self.cell_root).map_err(failed("chdir", self.cell_root.display()))?;
         place_own_proc()?;
@@ -131,12 +139,20 @@ impl Layout {
         if let Some(model) = model {
             place(model, Path::new(MODEL), true)?;
             // The daemon made it so already; a cell does not rest on it.
-            sys::add_mount_attributes(model, DATA.bits().into()).map_err(failed("mount_setattr", MODEL))?;
+            let locked = protections.kept(DATA);
+            sys::add_mount_attributes(model, locked.bits().into()).map_err(failed("mount_setattr", MODEL))?;
         }
         rustix::process::pivot_root(".", ".").map_err(failed("pivot_root", "."))?;
         unmount(".", UnmountFlags::DETACH).map_err(failed("umount", "the old root"))?;
         rustix::process::chdir("/").map_err(failed("chdir", "/"))?;
-        sys::add_mount_attributes(root.as_fd(), LOCKED.bits().into()).map_err(failed("mount_setattr", "/"))
+        let locked = protections.kept(LOCKED);
+        sys::add_mount_attributes(root.as_fd(), locked.bits().into()).map_err(failed("mount_setattr", "/"))
+    }
+
+    /// Where the worker's program lies in the root that was entered.
+    pub fn program(&self, protections: &Protections) -> CString {
+        let path = if protections.has(Protection::Root) { Path::new(WORKER) } else { &self.binds[0].source };
+        CString::new(path.as_os_str().as_bytes()).expect("it came as an argument, which holds no zero byte")
     }
 }
 

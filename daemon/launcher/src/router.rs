@@ -3,7 +3,6 @@
 //! program at the instance's cgroup lets it reach loopback alone.
 
 use crate::cell::{Recipe, StepError, listener, place_descriptors, set_limits, take_identity, whole_root};
-use crate::cgroup::Limits;
 use crate::profile::{Allowed, Rule};
 use crate::root::{Layout, ROUTER};
 use crate::seccomp::Filters;
@@ -18,6 +17,7 @@ use seccompiler::BackendError;
 use std::ffi::CStr;
 use std::os::fd::BorrowedFd;
 use std::path::PathBuf;
+use turnout_launcher_wire::Profile;
 
 const NAME: &CStr = c"turnout-router";
 const CONNECTIONS: &str = "connections to the workers' listeners";
@@ -48,7 +48,7 @@ impl RouterRecipe {
 /// Takes all steps; on success the process is the router and this does not return.
 pub fn become_router(
     (recipe, router): (&Recipe, &RouterRecipe),
-    limits: Limits,
+    profile: Profile,
     (uid, link): (u32, BorrowedFd<'_>),
 ) -> StepError {
     let locked = || -> Result<(), StepError> {
@@ -56,9 +56,9 @@ pub fn become_router(
         // The listener belongs to the cell's cgroup, and so does every socket that the router will make.
         let listener = listener().map_err(StepError::Listener)?;
         sys::unshare(UnshareFlags::NEWCGROUP).map_err(StepError::Namespaces)?;
-        layout.enter(None).map_err(StepError::Root)?;
+        layout.enter(None, &recipe.protections).map_err(StepError::Root)?;
         place_descriptors(listener, link).map_err(StepError::Descriptors)?;
-        set_limits(recipe, limits).map_err(StepError::Limit)?;
+        set_limits(recipe, profile).map_err(StepError::Limit)?;
         caps::clear(None, CapSet::Bounding).map_err(StepError::Capabilities)?;
         take_identity(uid).map_err(StepError::Identity)?;
         for set in [CapSet::Ambient, CapSet::Inheritable, CapSet::Effective, CapSet::Permitted] {

@@ -2,7 +2,6 @@
 //! or the order is answered once and the connection closed.
 
 use crate::cells::{Cells, CellsError, Started};
-use crate::cgroup::Limits;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::Mode;
 use rustix::io::Errno;
@@ -209,9 +208,7 @@ impl Connection {
 fn perform(request: Request, descriptors: &[OwnedFd], cells: &mut Cells) -> Answer {
     match request {
         Request::Hello { .. } => Answer::refused("hello twice"),
-        Request::CreateCell { generation, memory_bytes, pids_max, cpus } => {
-            Answer::of(cells.create(generation, Limits { memory_bytes, pids_max, cpus }))
-        }
+        Request::CreateCell { generation, profile } => Answer::of(cells.create(generation, profile)),
         Request::StartWorker { generation } => match descriptors {
             [model] => Answer::started(cells.start(generation, model)),
             _ => Answer::refused("descriptors"),
@@ -225,6 +222,7 @@ fn perform(request: Request, descriptors: &[OwnedFd], cells: &mut Cells) -> Answ
         Request::KillWorker { generation } => Answer::of(cells.kill(generation)),
         Request::DestroyCell { generation } => Answer::of(cells.destroy(generation)),
         Request::CellAt { index } => Answer::of(cells.at(index)),
+        Request::Enforcement => Answer::of(Ok(Reply::Enforcement(cells.enforcement()))),
         Request::Shutdown => Answer { after: After::Exit, ..Answer::of(cells.end()) },
     }
 }

@@ -169,3 +169,185 @@ fn checked(result: libc::c_long) -> Result<libc::c_long, Errno> {
     }
     Ok(result)
 }
+
+/// Calls that a worker must not be able to make and that no safe crate wraps, for the probe of the launcher's tests.
+#[cfg(feature = "weaken")]
+pub mod probe {
+    use super::{checked, exit_now, ptr};
+    use rustix::io::Errno;
+    use std::ffi::{CStr, c_int, c_long, c_void};
+
+    pub use super::landlock_abi;
+
+    /// One call, with arguments that make it succeed where it is allowed.
+    #[derive(Debug, Clone, Copy)]
+    pub enum Call<'a> {
+        /// A process (clone(2)) in these new namespaces, which ends at once.
+        Clone(c_int),
+        /// The same by clone3(2).
+        Clone3(c_int),
+        /// A process that stays.
+        Fork,
+        /// Kills a thread of this process id (tgkill(2)).
+        Kill(u32),
+        /// Stores a key (add_key(2)).
+        Key,
+        /// Asks for the eBPF programs of the machine (bpf(2)).
+        BpfPrograms,
+        /// Counts what CPU 0 does (perf_event_open(2)).
+        Perf,
+        /// A ring (io_uring_setup(2)).
+        Ring,
+        /// A handler of page faults (userfaultfd(2)).
+        Faults,
+        /// Maps the memory segment of this key (shmget(2), shmat(2)).
+        SharedMemory(c_int),
+        /// Makes a mount writable (mount_setattr(2)).
+        Writable(&'a CStr),
+    }
+
+    /// Makes the call.
+    ///
+    /// # Errors
+    /// The kernel's own.
+    pub fn attempt(call: Call<'_>) -> Result<(), Errno> {
+        match call {
+            Call::Clone(flags) => process(flags, exits),
+            Call::Fork => process(0, stays),
+            Call::Clone3(flags) => process_by_clone3(flags),
+            Call::Kill(pid) => {
+                // SAFETY: the call takes numbers alone.
+                checked(unsafe { libc::syscall(libc::SYS_tgkill, pid, pid, libc::SIGKILL) }).map(drop)
+            }
+            Call::Faults => {
+                const USER_MODE_ONLY: c_int = 1;
+                // SAFETY: the call takes numbers alone; the new descriptor stays open until the process ends.
+                checked(unsafe { libc::syscall(libc::SYS_userfaultfd, USER_MODE_ONLY) }).map(drop)
+            }
+            Call::Key => add_key(),
+            Call::BpfPrograms => bpf_programs(),
+            Call::Perf => perf(),
+            Call::Ring => {
+                let mut parameters = [0_u32; 30];
+                // SAFETY: `parameters` has the size of io_uring_params and outlives the call.
+                checked(unsafe { libc::syscall(libc::SYS_io_uring_setup, 1, parameters.as_mut_ptr()) })
+                    .map(drop)
+            }
+            Call::SharedMemory(key) => attach(key),
+            Call::Writable(path) => writable(path),
+        }
+    }
+
+    /// Makes a memory segment that root alone may read; its id.
+    ///
+    /// # Errors
+    /// The kernel's own.
+    pub fn share_memory(key: c_int) -> Result<c_int, Errno> {
+        // SAFETY: the call takes numbers alone.
+        let id = unsafe { libc::shmget(key, 4096, libc::IPC_CREAT | libc::IPC_EXCL | 0o600) };
+        checked(id.into()).map(|_| id)
+    }
+
+    /// Removes a memory segment.
+    pub fn unshare_memory(id: c_int) {
+        // SAFETY: IPC_RMID reads no buffer.
+        unsafe { libc::shmctl(id, libc::IPC_RMID, ptr::null_mut()) };
+    }
+
+    fn exits() -> ! {
+        exit_now(0)
+    }
+
+    fn stays() -> ! {
+        loop {
+            let hour = libc::timespec { tv_sec: 3600, tv_nsec: 0 };
+            // SAFETY: `hour` outlives the call; a null remainder is not written.
+            unsafe { libc::nanosleep(&raw const hour, ptr::null_mut()) };
+        }
+    }
+
+    fn process(flags: c_int, child: fn() -> !) -> Result<(), Errno> {
+        let flags = flags | libc::SIGCHLD;
+        // SAFETY: without CLONE_VM and with a null stack this is a fork; the child calls nothing that takes a lock.
+        let pid = unsafe { libc::syscall(libc::SYS_clone, flags, 0_usize, 0_usize, 0_usize, 0_usize) };
+        if checked(pid)? == 0 { child() } else { Ok(()) }
+    }
+
+    fn process_by_clone3(flags: c_int) -> Result<(), Errno> {
+        // SAFETY: an all-zero clone_args asks for nothing.
+        let mut arguments: libc::clone_args = unsafe { std::mem::zeroed() };
+        arguments.flags = flags as u64;
+        arguments.exit_signal = libc::SIGCHLD as u64;
+        // SAFETY: a fork, as above; `arguments` outlives the call, which reads its stated size.
+        let pid =
+            unsafe { libc::syscall(libc::SYS_clone3, &raw mut arguments, size_of::<libc::clone_args>()) };
+        if checked(pid)? == 0 { exits() } else { Ok(()) }
+    }
+
+    fn add_key() -> Result<(), Errno> {
+        const PROCESS_KEYRING: c_long = -2;
+        let (kind, name, value) = (c"user".as_ptr(), c"turnout-probe".as_ptr(), c"x".as_ptr());
+        // SAFETY: all three are NUL-terminated literals; one byte of the last is read.
+        checked(unsafe { libc::syscall(libc::SYS_add_key, kind, name, value, 1_usize, PROCESS_KEYRING) })
+            .map(drop)
+    }
+
+    fn bpf_programs() -> Result<(), Errno> {
+        const PROGRAM_AFTER: c_int = 11;
+        let mut attributes = [0_u32; 3];
+        let size = size_of_val(&attributes);
+        // SAFETY: `attributes` is live, exclusive and of the stated size.
+        let answer = unsafe { libc::syscall(libc::SYS_bpf, PROGRAM_AFTER, attributes.as_mut_ptr(), size) };
+        match checked(answer) {
+            // There is none: the question was answered.
+            Err(Errno::NOENT) | Ok(_) => Ok(()),
+            Err(errno) => Err(errno),
+        }
+    }
+
+    fn perf() -> Result<(), Errno> {
+        const SOFTWARE: u32 = 1;
+        const SIZE: u32 = 64;
+        let mut attributes = [0_u32; 16];
+        (attributes[0], attributes[1]) = (SOFTWARE, SIZE);
+        let (every_process, cpu, no_group) = (-1, 0, -1);
+        // SAFETY: `attributes` is live and of the size that its second field states.
+        let descriptor = unsafe {
+            libc::syscall(
+                libc::SYS_perf_event_open,
+                attributes.as_ptr(),
+                every_process,
+                cpu,
+                no_group,
+                0_usize,
+            )
+        };
+        checked(descriptor).map(drop)
+    }
+
+    fn attach(key: c_int) -> Result<(), Errno> {
+        // SAFETY: the call takes numbers alone.
+        let id = unsafe { libc::shmget(key, 0, 0) };
+        checked(id.into())?;
+        // SAFETY: with a null address the kernel chooses a free place; nobody reads or writes it.
+        let place = unsafe { libc::shmat(id, ptr::null::<c_void>(), libc::SHM_RDONLY) };
+        checked(if place.addr() == usize::MAX { -1 } else { 0 }).map(drop)
+    }
+
+    fn writable(path: &CStr) -> Result<(), Errno> {
+        let change =
+            libc::mount_attr { attr_set: 0, attr_clr: libc::MOUNT_ATTR_RDONLY, propagation: 0, userns_fd: 0 };
+        // SAFETY: the path is NUL-terminated and `change` outlives the call, which reads its stated size.
+        let result = unsafe {
+            libc::syscall(
+                libc::SYS_mount_setattr,
+                libc::AT_FDCWD,
+                path.as_ptr(),
+                0,
+                &raw const change,
+                size_of::<libc::mount_attr>(),
+            )
+        };
+        checked(result).map(drop)
+    }
+}

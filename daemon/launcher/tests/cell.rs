@@ -15,8 +15,8 @@ use std::net::{SocketAddr, TcpStream};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt;
 use turnout_launcher_wire::{
-    Cell, Failure, MESSAGE_SIZE, ROUTER_CELL, Reply, Request, SLOTS, Shortfall, WIRE_VERSION, WorkerState,
-    detail_text,
+    Cell, Class, Failure, MESSAGE_SIZE, Profile, ROUTER_CELL, Reply, Request, SLOTS, Shortfall, WIRE_VERSION,
+    WorkerState, detail_text,
 };
 
 const GENERATION: u32 = 7;
@@ -155,9 +155,10 @@ fn what_the_host_cannot_enforce_is_said() {
         ("memory", Shortfall::CgroupMemory),
         ("pids", Shortfall::CgroupPids),
         ("cpuset", Shortfall::CgroupCpuset),
+        ("cpu", Shortfall::CgroupCpu),
     ] {
         assert_eq!(
-            started.shortfall & bit as u32 == 0,
+            started.enforcement.shortfall & bit as u32 == 0,
             enabled.split_whitespace().any(|name| name == controller)
         );
     }
@@ -224,7 +225,7 @@ fn how_a_worker_ended_is_kept_until_its_cell_is_destroyed() {
         let worker = client.started(GENERATION, &launcher.model());
         worker.tell(order);
         ends(&worker.pidfd);
-        let cell = Cell { generation: GENERATION, slot: 0, worker: expected };
+        let cell = cell_with(expected);
         assert_eq!(client.ask(Request::CellAt { index: 0 }), Reply::Cell(cell));
         assert_eq!(client.ask(Request::Adopt { generation: GENERATION }), Reply::Cell(cell));
         client.done(Request::KillWorker { generation: GENERATION });
@@ -242,7 +243,7 @@ fn memory_and_threads_have_their_limits() {
     assert_eq!(threads, limits().1 - 1, "the first thread counts");
     worker.tell("hog");
     // A cgroup kills; without one the allocation fails and the worker says how far it came, MiB.
-    if worker.shortfall & Shortfall::CgroupMemory as u32 == 0 {
+    if worker.enforcement.shortfall & Shortfall::CgroupMemory as u32 == 0 {
         ends(&worker.pidfd);
     } else {
         let taken: u64 = worker.hear().parse().unwrap();
@@ -263,7 +264,7 @@ fn a_kill_is_complete_and_destroying_leaves_nothing() {
     assert_eq!(fs::read_to_string(cell.join("cgroup.procs")).unwrap(), "");
     assert!(!fs::exists(format!("/proc/{}", worker.pid)).unwrap());
     ends(&worker.pidfd);
-    let killed = Cell { generation: GENERATION, slot: 0, worker: WorkerState::Killed(9) };
+    let killed = cell_with(WorkerState::Killed(9));
     assert_eq!(client.ask(Request::CellAt { index: 0 }), Reply::Cell(killed));
     for _ in 0..2 {
         client.done(Request::DestroyCell { generation: GENERATION });
@@ -286,6 +287,30 @@ fn a_step_that_fails_is_named_and_leaves_nothing_half_done() {
     let procs = fs::read_to_string(launcher.cgroup.join(format!("cell-{GENERATION}/cgroup.procs"))).unwrap();
     assert_eq!(procs, "");
     assert!(client.start(GENERATION, &launcher.model()).is_ok());
+}
+
+#[test]
+fn no_cpu_is_given_to_two_guaranteed_cells_that_can_run() {
+    let launcher = Launcher::start();
+    let mut client = launcher.client();
+    let (memory_bytes, pids_max) = limits();
+    let creation = |generation, class, cpus| {
+        let profile = Profile { class, memory_bytes, pids_max, cpus };
+        Request::CreateCell { generation, profile }
+    };
+    let refused = |reply: Reply, why: &str| match reply {
+        Reply::Failed { failure: Failure::Request, detail, .. } => assert_eq!(detail_text(&detail), why),
+        other => panic!("{other:?}"),
+    };
+    refused(client.ask(creation(1, Class::Guaranteed, 0)), "guaranteed, and no CPU named");
+    assert!(matches!(client.ask(creation(1, Class::Guaranteed, 1)), Reply::Cell(_)));
+    refused(client.ask(creation(2, Class::Guaranteed, 0b11)), "CPU 0 is generation 1's alone");
+    assert!(matches!(client.ask(creation(2, Class::Burstable, 0b11)), Reply::Cell(_)));
+    let worker = client.start(1, &launcher.model()).unwrap();
+    assert_eq!(worker.hear(), "hello");
+    refused(client.ask(creation(3, Class::Guaranteed, 1)), "CPU 0 is generation 1's alone");
+    client.done(Request::KillWorker { generation: 1 });
+    assert!(matches!(client.ask(creation(3, Class::Guaranteed, 1)), Reply::Cell(_)), "the dead hold none");
 }
 
 #[test]
@@ -380,6 +405,10 @@ fn shutting_down_ends_all_cells_and_removes_the_cgroup() {
     ends(&worker.pidfd);
     launcher.ended();
     assert!(!launcher.socket.exists() && !launcher.cgroup.exists());
+}
+
+fn cell_with(worker: WorkerState) -> Cell {
+    Cell { generation: GENERATION, slot: 0, worker, class: Class::Burstable, cpus: 1 }
 }
 
 /// Waits for the end of a process.

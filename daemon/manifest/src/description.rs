@@ -8,6 +8,7 @@ use crate::document::{Node, Place, Reader};
 use crate::ids::{ModelName, Version};
 use crate::manifest::{FileEntry, Manifest, Runtime, SCHEMA};
 use crate::problem::Problems;
+use crate::profile::Class;
 use crate::section::{self, MEMORY_DEFAULT, Sections, THREADS_DEFAULT};
 use crate::yaml;
 use std::collections::BTreeMap;
@@ -49,7 +50,13 @@ impl Description {
         Self {
             model,
             version,
-            runtime: Runtime { model_file, threads: THREADS_DEFAULT, memory_bytes: MEMORY_DEFAULT },
+            runtime: Runtime {
+                model_file,
+                threads: THREADS_DEFAULT,
+                memory_bytes: MEMORY_DEFAULT,
+                class: Class::default(),
+                require: Vec::new(),
+            },
             contract: Contract { inputs: vec![tensor("input", 4)], outputs: vec![tensor("output", 2)] },
             assertions: vec![Assertion {
                 name: "finite".to_owned(),
@@ -98,11 +105,12 @@ impl Description {
         writeln!(out, "{VERSION}\nversion: {}", scalar(self.version.as_str()))?;
         writeln!(out, "\nruntime:\n{MODEL_FILE}\n  model_file: {}", scalar(&self.runtime.model_file))?;
         writeln!(out, "{THREADS}\n  threads: {}", self.runtime.threads)?;
-        writeln!(
-            out,
-            "{MEMORY}\n  memory: {}\n\n{CONTRACT}\ncontract:",
-            memory_text(self.runtime.memory_bytes)
-        )?;
+        writeln!(out, "{MEMORY}\n  memory: {}", memory_text(self.runtime.memory_bytes))?;
+        writeln!(out, "{CLASS}\n  class: {}", self.runtime.class)?;
+        let require: Vec<String> =
+            self.runtime.require.iter().map(|requirement| scalar(&requirement.to_string())).collect();
+        writeln!(out, "{REQUIRE}\n  require: [{}]", require.join(", "))?;
+        writeln!(out, "\n{CONTRACT}\ncontract:")?;
         for (side, tensors) in [("inputs", &self.contract.inputs), ("outputs", &self.contract.outputs)] {
             writeln!(out, "  {side}:")?;
             for tensor in tensors {
@@ -131,6 +139,11 @@ const VERSION: &str = "# Label of this version: 1 to 64 of a-z A-Z 0-9 . + - _";
 const MODEL_FILE: &str = "  # The ONNX file, relative to this folder.";
 const THREADS: &str = "  # Serving threads, each with its own CPU and its own session: 1 to 64.";
 const MEMORY: &str = "  # Greatest memory of a worker: 16MiB to 1TiB.";
+const CLASS: &str =
+    "  # burstable: takes what others leave. guaranteed: a core of its own for each thread, memory reserved.";
+const REQUIRE: &str =
+    "  # What must hold its cell; where a host cannot, the release is refused instead of weakened:
+  # seccomp, cgroup, landlock>=4, memory, pids, cpuset, cpu";
 const CONTRACT: &str = "\
 # Every input and output of the model; a request that does not fit is refused.
 # datatype: BOOL UINT8 UINT16 UINT32 UINT64 INT8 INT16 INT32 INT64 FP32 FP64 BYTES
@@ -211,14 +224,17 @@ fn read(reader: &mut Reader, root: &Node) -> Option<Description> {
 }
 
 fn read_runtime(reader: &mut Reader, place: &Place<'_>) -> Option<Runtime> {
-    let group = reader.group(place, &["model_file", "threads", "memory"])?;
+    let group = reader.group(place, &["model_file", "threads", "memory", "class", "require"])?;
     let model_file = group.require(reader, "model_file").and_then(|place| reader.text(&place));
     let threads = group.get("threads").and_then(|place| reader.integer(&place));
     let memory = group.get("memory").and_then(|place| read_memory(reader, &place));
+    let (class, require) = section::read_profile(reader, &group);
     Some(Runtime {
         model_file: model_file?,
         threads: threads.unwrap_or(THREADS_DEFAULT),
         memory_bytes: memory.unwrap_or(MEMORY_DEFAULT),
+        class,
+        require,
     })
 }
 
@@ -247,6 +263,7 @@ fn memory_text(bytes: u64) -> String {
 mod tests {
     use super::*;
     use crate::contract::Decimal;
+    use crate::profile::Requirement;
     use proptest::prelude::*;
 
     #[test]
@@ -284,6 +301,8 @@ mod tests {
             model_file in "[a-z \"#:é'-]{1,8}",
             threads in 1..=64u32,
             memory_bytes in (16u64 << 20)..=(1 << 40),
+            class in prop::sample::select(vec![Class::Burstable, Class::Guaranteed]),
+            require in prop::sample::subsequence(vec![Requirement::Landlock(4), Requirement::Memory, Requirement::Cpuset], 0..=3),
             name in "\\PC{1,8}",
             maximum in proptest::option::of(any_decimal()),
             tolerance in "0\\.[0-9]{1,4}",
@@ -295,7 +314,7 @@ mod tests {
             Description {
                 model: model.parse().unwrap(),
                 version: version.parse().unwrap(),
-                runtime: Runtime { model_file, threads, memory_bytes },
+                runtime: Runtime { model_file, threads, memory_bytes, class, require },
                 contract: Contract { inputs: vec![tensor.clone()], outputs: vec![tensor] },
                 assertions: vec![Assertion { name: name.clone(), output: name, check }],
                 baseline,

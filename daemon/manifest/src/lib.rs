@@ -20,6 +20,7 @@ pub mod manifest;
 pub mod oms;
 pub mod plan;
 pub mod problem;
+pub mod profile;
 pub mod section;
 pub mod strategy;
 mod strict_json;

@@ -8,6 +8,7 @@ use crate::digest::Sha256;
 use crate::document::{Node, Place, Reader};
 use crate::ids::{ModelName, Version, VersionRef};
 use crate::problem::{Problem, Problems};
+use crate::profile::{Class, Requirement};
 use crate::section::{self, FILES_MAX, MEMORY_DEFAULT, Sections, THREADS_DEFAULT, all};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -34,6 +35,12 @@ pub struct Runtime {
     pub threads: u32,
     /// Greatest memory of the worker, bytes.
     pub memory_bytes: u64,
+    /// How its cell shares the machine.
+    #[serde(default, skip_serializing_if = "Class::is_burstable")]
+    pub class: Class,
+    /// What must hold its cell; where a host cannot, the release is refused.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub require: Vec<Requirement>,
 }
 
 /// A checked manifest. Its canonical JSON is what is signed; the digest of that JSON names the version's content.
@@ -159,15 +166,18 @@ fn read(reader: &mut Reader, root: &Node) -> Option<Manifest> {
 }
 
 fn read_runtime(reader: &mut Reader, place: &Place<'_>) -> Option<Runtime> {
-    let group = reader.group(place, &["model_file", "threads", "memory_bytes"])?;
+    let group = reader.group(place, &["model_file", "threads", "memory_bytes", "class", "require"])?;
     let model_file = group.require(reader, "model_file").and_then(|place| reader.text(&place));
     let threads = group.require(reader, "threads").and_then(|place| reader.integer(&place));
     let memory_bytes = group.require(reader, "memory_bytes").and_then(|place| reader.integer(&place));
+    let (class, require) = section::read_profile(reader, &group);
     // A part that could not be read has left its problem behind; the others can be checked all the same.
     Some(Runtime {
         model_file: model_file?,
         threads: threads.unwrap_or(THREADS_DEFAULT),
         memory_bytes: memory_bytes.unwrap_or(MEMORY_DEFAULT),
+        class,
+        require,
     })
 }
 

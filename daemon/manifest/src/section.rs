@@ -7,6 +7,7 @@ use crate::document::{Group, Place, Reader, deceptive, printable};
 use crate::ids::{ModelName, Version};
 use crate::manifest::{FileEntry, Runtime};
 use crate::problem::Problems;
+use crate::profile::{self, Class, REQUIREMENTS_MAX, Requirement};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Serving threads where a description does not say.
@@ -163,6 +164,17 @@ fn read_texts(reader: &mut Reader, place: Option<Place<'_>>) -> Option<BTreeMap<
     all(read).map(|entries| entries.into_iter().collect())
 }
 
+/// Both have a default; what could not be read has left its problem behind.
+pub(crate) fn read_profile(reader: &mut Reader, group: &Group<'_>) -> (Class, Vec<Requirement>) {
+    let class = group.get("class").and_then(|place| reader.choice(&place, &Class::NAMES));
+    let require = group.get("require").and_then(|place| {
+        let items = reader.list(&place, REQUIREMENTS_MAX)?;
+        let remedy = "write seccomp, cgroup, landlock>=4, memory, pids, cpuset or cpu";
+        all(items.iter().map(|item| reader.parsed(item, remedy)))
+    });
+    (class.unwrap_or_default(), require.unwrap_or_default())
+}
+
 pub(crate) fn check_runtime(runtime: &Runtime, problems: &mut Problems) {
     if !(1..=THREADS_MAX).contains(&runtime.threads) {
         let what = format!("{} threads", runtime.threads);
@@ -172,6 +184,7 @@ pub(crate) fn check_runtime(runtime: &Runtime, problems: &mut Problems) {
         let what = format!("a memory of {} bytes", runtime.memory_bytes);
         problems.push("runtime.memory", what, "write 16 MiB to 1 TiB");
     }
+    profile::check(&runtime.require, problems);
     if let Some(reason) = hostile(&runtime.model_file) {
         let what = format!("`{}` {reason}", printable(&runtime.model_file));
         problems.push("runtime.model_file", what, "write a plain relative path with `/`");

@@ -76,8 +76,19 @@ pub struct LiveVersion {
     pub asked: Percent,
     /// Why it has this share, for people.
     pub why: String,
+    /// What was asked for its cell and what holds it; `None` when the release that made it is not in memory any more.
+    pub cell: Option<CellStatus>,
     /// What the kernel saw of it in the last window, or in the last second outside a release.
     pub seen: Seen,
+}
+
+/// What a cell was asked to be, and what makes it so. Texts for people, as the journal has them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CellStatus {
+    /// Its class, memory, processes and CPUs.
+    pub asked: String,
+    /// What holds it and what this host could not enforce; `None` while no worker was started in it.
+    pub enforced: Option<String>,
 }
 
 /// What a version is to its model.

@@ -58,8 +58,11 @@ struct Raw {
     launcher: Option<PathBuf>,
     /// The ONNX Runtime library. Default `../lib/turnout/libonnxruntime.so` from the folder of `turnoutd`.
     onnxruntime: Option<PathBuf>,
-    /// CPUs that workers may run on, 0 to 63. Default all.
+    /// CPUs that burstable workers may run on, 0 to 63. Default all that are not in `exclusive_cpus`.
     worker_cpus: Option<Vec<u32>>,
+    /// CPUs set aside for versions with `class: guaranteed`, 0 to 63; name every CPU of a core, and cores for two
+    /// versions of a model: during a release both run. Default none.
+    exclusive_cpus: Option<Vec<u32>>,
     /// Seconds a worker may take to load and warm up. Default 120.
     ready_seconds: Option<u64>,
     /// Seconds a retired worker may take to answer what it has. Default 30.
@@ -127,8 +130,10 @@ pub struct Config {
     pub launcher: PathBuf,
     /// The ONNX Runtime library.
     pub onnxruntime: PathBuf,
-    /// CPUs workers may run on, one bit each; 0 is all.
+    /// CPUs burstable workers may run on, one bit each; 0 is all that are not set aside.
     pub worker_cpus: u64,
+    /// CPUs set aside for guaranteed workers, one bit each.
+    pub exclusive_cpus: u64,
     /// How long a worker may take to load and warm up.
     pub ready: Duration,
     /// How long a retired worker may take to answer what it has.
@@ -202,7 +207,12 @@ impl Config {
         let mut problems = Vec::new();
         let ports = ports(raw.ports.as_deref().unwrap_or("8700-8799"), &mut problems);
         let model_ports = model_ports(&raw.models, &mut problems);
-        let worker_cpus = cpus(raw.worker_cpus.as_deref().unwrap_or_default(), &mut problems);
+        let worker_cpus = cpus("worker_cpus", raw.worker_cpus, &mut problems);
+        let exclusive_cpus = cpus("exclusive_cpus", raw.exclusive_cpus, &mut problems);
+        if worker_cpus & exclusive_cpus != 0 {
+            let both = turnout_engine::cpus::shown(worker_cpus & exclusive_cpus);
+            problems.push(format!("CPU {both} is in worker_cpus and in exclusive_cpus: take it out of one"));
+        }
         let worker_uid_base = raw.worker_uid_base.unwrap_or(61_000);
         if !(1000..=u32::MAX - 1000).contains(&worker_uid_base) {
             problems.push(format!(
@@ -243,6 +253,7 @@ impl Config {
             worker_uid_base,
             worker_cpus,
             log,
+            exclusive_cpus,
         })
     }
 
@@ -334,13 +345,13 @@ fn check_content(domains: &[String], formats: &[String], problems: &mut Vec<Stri
     }
 }
 
-fn cpus(list: &[u32], problems: &mut Vec<String>) -> u64 {
+fn cpus(key: &str, list: Option<Vec<u32>>, problems: &mut Vec<String>) -> u64 {
     let mut mask = 0;
-    for &cpu in list {
+    for cpu in list.unwrap_or_default() {
         if cpu < 64 {
             mask |= 1 << cpu;
         } else {
-            problems.push(format!("worker_cpus: CPU {cpu} is beyond the first 64"));
+            problems.push(format!("{key}: CPU {cpu} is beyond the first 64"));
         }
     }
     mask
@@ -362,6 +373,16 @@ mod tests {
         let text = "ports = \"x\"\nworker_uid_base = 3\nstate = \"here\"\nworker_cpus = [64]\nlog = \"warm\"\nallowed_domains = [\"\"]\nallowed_formats = [\"zip\"]\n[models.\"a/b\"]\nport = 1\n";
         let Err(ConfigError::Values(problems)) = Config::parse(text) else { panic!("accepted") };
         assert_eq!(problems.len(), 8, "{problems:?}");
+    }
+
+    #[test]
+    fn a_cpu_is_shared_or_set_aside_and_not_both() {
+        let Err(ConfigError::Values(problems)) =
+            Config::parse("worker_cpus = [0, 2]\nexclusive_cpus = [2, 3]\n")
+        else {
+            panic!("accepted")
+        };
+        assert_eq!(problems, ["CPU 2 is in worker_cpus and in exclusive_cpus: take it out of one"]);
     }
 
     #[test]

@@ -5,6 +5,7 @@ use crate::chain;
 use crate::config::Config;
 use crate::evidence::{self, snapshot_name};
 use crate::intake::Intake;
+use crate::profile;
 use crate::router_link::RouterLink;
 use crate::supervise::Workers;
 use std::sync::Arc;
@@ -12,7 +13,7 @@ use std::time::{Duration, Instant};
 use turnout_engine::record::Target;
 use turnout_engine::{Progress, Release, Step};
 use turnout_host::Host;
-use turnout_host::cells::{Limits, StartedWorker};
+use turnout_host::cells::StartedWorker;
 use turnout_host::store::StoredName;
 use turnout_host::traffic::{Route, Spread};
 use turnout_host::volume::StoreKind;
@@ -22,8 +23,6 @@ use turnout_manifest::{Generation, Manifest, ModelName, Percent};
 use turnout_protocol::router::{Arm, PortRoute, Split};
 use turnout_protocol::worker::Assignment;
 
-/// Most processes and threads in a cell: the worker's own and those of its runtime.
-const PIDS_MAX: u32 = 256;
 /// How long an idle connection of a retired version is left open: long enough for a client that is about to use it.
 const IDLE_RETIRED: Duration = Duration::from_millis(1000);
 /// The same for a version that is thrown out.
@@ -123,14 +122,11 @@ impl Executor {
     }
 
     fn create_cell(&self, release: &Release, generation: Generation) -> Result<String, String> {
-        let manifest = self.manifest(release)?;
-        let limits = Limits {
-            memory_bytes: manifest.runtime.memory_bytes,
-            pids_max: PIDS_MAX,
-            cpus: self.config.worker_cpus,
-        };
-        self.host.create_cell(generation, limits).map_err(|error| chain(&error))?;
-        Ok(format!("memory {} MiB", limits.memory_bytes / (1024 * 1024)))
+        let stored = stored(&release.planned.model, version_of(release, generation));
+        let manifest = self.intake.stored_manifest(&stored)?;
+        let profile = profile::of(&manifest.runtime, &self.config, self.host.as_ref())?;
+        self.host.create_cell(generation, profile).map_err(|error| chain(&error))?;
+        Ok(profile::asked(profile))
     }
 
     fn start_worker(&self, release: &Release, generation: Generation) -> Result<String, String> {
@@ -325,11 +321,7 @@ impl Executor {
 
 /// A started process, with what the host could not enforce on it.
 fn described(started: &StartedWorker) -> String {
-    let shortfalls = match started.shortfalls.as_slice() {
-        [] => String::new(),
-        some => format!("; not enforced: {}", some.join(", ")),
-    };
-    format!("pid {}{shortfalls}", started.pid)
+    format!("pid {}; {}", started.pid, profile::enforced(started.enforcement))
 }
 
 fn port_route(release: &Release, split: Split) -> PortRoute {

@@ -4,7 +4,7 @@ use crate::access::{Need, Peer};
 use crate::driver::{Denial, Input};
 use crate::intake::Intake;
 use crate::view::{Daemon, View, release_status};
-use crate::{chain, metrics, ports, view};
+use crate::{chain, metrics, ports, profile, view};
 use axum::Json;
 use axum::extract::rejection::{BytesRejection, PathRejection};
 use axum::extract::{Extension, Path, State};
@@ -19,10 +19,11 @@ use turnout_engine::advance::{Start, Wish};
 use turnout_engine::record::Kind;
 use turnout_engine::{Event, Record, Refusal};
 use turnout_host::Host;
+use turnout_host::store::StoredName;
 use turnout_journal::Journal;
 use turnout_manifest::key::{PrivateKey, PublicKey};
 use turnout_manifest::trust::TRUST_SCHEMA;
-use turnout_manifest::{ModelName, Plan, ReleaseId};
+use turnout_manifest::{ModelName, Plan, ReleaseId, Sha256, VersionRef};
 use turnout_protocol::control::{
     AddTrust, DryRun, Intervene, ReleaseStatus, Releases, SCHEMA, StartRelease, Status, StoredVersion, Trust,
     TrustedKey, Versions,
@@ -132,6 +133,23 @@ impl Desk {
         self.driver.send(input).map_err(|_| Failure(stopping()))
     }
 
+    /// Refuses a version that requires what this host cannot enforce, before anything happens. The step that makes the
+    /// cell asks again: a host may change.
+    async fn enforceable(&self, peer: Peer, version: &VersionRef, digest: Sha256) -> Result<(), Failure> {
+        let (host, intake) = (Arc::clone(&self.host), Arc::clone(&self.intake));
+        let name = StoredName { model: version.model.clone(), digest };
+        let asked = tokio::task::spawn_blocking(move || {
+            // What cannot be read or asked here is for the release's own steps to say.
+            let require = intake.stored_manifest(&name).ok()?.runtime.require;
+            let enforcement = if require.is_empty() { None } else { host.enforcement().ok() };
+            profile::demanded(&require, enforcement?).err()
+        });
+        let Some(why) = asked.await.ok().flatten() else { return Ok(()) };
+        let refused = problem(ErrorCode::Refused, why)
+            .hint("`turnoutctl doctor` shows what this host lacks; `runtime.require` is in the version's turnout.yaml");
+        Err(self.refuse(peer, &format!("release {version}"), refused).await)
+    }
+
     fn last_release(&self, model: &ModelName) -> Option<ReleaseStatus> {
         let view = self.view();
         let id = view.world.models.get(model)?.last?;
@@ -220,7 +238,7 @@ pub async fn versions(State(desk): State<Desk>) -> Json<Versions> {
         view.world.models.get(model).and_then(|m| m.live.as_ref()).is_some_and(|live| live.digest == digest)
     };
     let versions = view.world.versions.iter().map(|((model, version), stored)| StoredVersion {
-        version: turnout_manifest::VersionRef { model: model.clone(), version: version.clone() },
+        version: VersionRef { model: model.clone(), version: version.clone() },
         digest: stored.digest,
         bytes: stored.bytes,
         imported_ms: stored.at_ms,
@@ -292,6 +310,7 @@ pub async fn start_release(
         refused.details = problems.iter().map(ToString::to_string).collect();
         return Err(desk.refuse(peer, &format!("release {version}"), refused).await);
     }
+    desk.enforceable(peer, &request.version, stored.digest).await?;
     if request.dry_run {
         let to = view.world.next_generation();
         let steps = turnout_engine::plan::steps(&plan, live.map(|live| live.generation), to);

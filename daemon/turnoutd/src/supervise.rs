@@ -1,6 +1,7 @@
 //! Links to the workers: what they say becomes events, what the daemon has to say goes out. One thread a worker waits
 //! on its link and its pidfd; a worker that lies can only end its own release.
 
+use crate::pace::{MESSAGES_PER_SECOND, Pace};
 use rustix::event::{PollFd, PollFlags, poll};
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
@@ -12,6 +13,9 @@ use turnout_host::cells::WorkerState;
 use turnout_manifest::Generation;
 use turnout_protocol::frame::{self, FrameError};
 use turnout_protocol::worker::{Assignment, Counts, FromWorker, LINK_VERSION, ToWorker};
+
+/// Longest reason of a worker that is kept, in characters: it goes into the journal.
+const REASON_MAX: usize = 1000;
 
 /// What the daemon can ask of workers. The second implementation, in tests, needs no process.
 pub trait Workers: Send + Sync {
@@ -118,6 +122,7 @@ impl Workers for LinkedWorkers {
             host: Arc::clone(&self.host),
             events: Arc::clone(&self.events),
             shared: Arc::clone(&self.shared),
+            pace: Pace::default(),
         };
         let spawned =
             std::thread::Builder::new().name(format!("link-{generation}")).spawn(move || listener.run());
@@ -172,10 +177,11 @@ struct Listener {
     host: Arc<dyn Host>,
     events: Sink,
     shared: Arc<Shared>,
+    pace: Pace,
 }
 
 impl Listener {
-    fn run(self) {
+    fn run(mut self) {
         let mut linked = true;
         loop {
             let mut waited = vec![PollFd::new(&self.pidfd, PollFlags::IN)];
@@ -188,7 +194,7 @@ impl Listener {
             let ended = !waited[0].revents().is_empty();
             let spoke = waited.get(1).is_some_and(|link| !link.revents().is_empty());
             if spoke {
-                linked = self.hear();
+                linked = if self.pace.allows(Instant::now()) { self.hear() } else { self.silence() };
             } else if ended {
                 return self.end();
             }
@@ -204,7 +210,7 @@ impl Listener {
             // It has counted nothing yet.
             Ok(FromWorker::Hello { .. }) => self.count(Counts::default()),
             Ok(FromWorker::Ready { load_ms }) => self.ready(Ok(format!("ready after {load_ms} ms"))),
-            Ok(FromWorker::Failed { reason }) => self.ready(Err(reason)),
+            Ok(FromWorker::Failed { reason }) => self.ready(Err(kept(&reason))),
             Ok(FromWorker::Counts(counts)) => self.count(counts),
             Err(FrameError::Io(error)) if error.kind() == std::io::ErrorKind::WouldBlock => {}
             Err(FrameError::Closed | FrameError::Io(_)) => return false,
@@ -217,6 +223,13 @@ impl Listener {
 
     fn count(&self, counts: Counts) {
         self.shared.update(self.generation, |known| known.counts = Some(counts));
+    }
+
+    /// A worker that floods its link is not heard any more. False, as after the link's end.
+    fn silence(&self) -> bool {
+        let why = format!("more than {MESSAGES_PER_SECOND} messages in a second");
+        (self.events)(Event::Silenced { generation: self.generation, why });
+        false
     }
 
     fn ready(&self, outcome: Result<String, String>) {
@@ -244,6 +257,11 @@ impl Listener {
             Some(WorkerState::Running | WorkerState::None) | None => "its process is gone".to_owned(),
         }
     }
+}
+
+/// A worker's words, as long as a person reads and on one line.
+fn kept(reason: &str) -> String {
+    reason.chars().take(REASON_MAX).map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
 
 /// The name of a signal, signal(7).

@@ -127,6 +127,9 @@ fn say(record: &Record) {
         Record::WorkerDied { model, generation, why } => {
             tracing::error!(%model, %generation, "worker died: {why}")
         }
+        Record::WorkerSilenced { model, generation, why } => {
+            tracing::warn!(%model, %generation, "worker is not listened to any more: {why}")
+        }
         Record::Archive(record) => tell_kept(record),
     }
 }

@@ -11,8 +11,8 @@ use turnout_engine::world::{Judged, Model};
 use turnout_engine::{Figures, Progress, Release, Step, Verdict, World};
 use turnout_manifest::{Generation, ModelName, Percent};
 use turnout_protocol::control::{
-    JournalHead, LiveVersion, ModelStatus, ReleaseState, ReleaseStatus, Role, SCHEMA, Seen, Status, Timings,
-    WindowStatus,
+    CellStatus, JournalHead, LiveVersion, ModelStatus, ReleaseState, ReleaseStatus, Role, SCHEMA, Seen,
+    Status, Timings, WindowStatus,
 };
 use turnout_protocol::report::{Report, StepReport};
 use turnout_protocol::router::Stats;
@@ -191,8 +191,24 @@ impl View {
             worker: worker.to_owned(),
             asked,
             why,
+            cell: self.cell(target.generation),
             seen: seen.map(|(over, figures)| seen_of(figures, over.as_millis(), 0)).unwrap_or_default(),
         }
+    }
+}
+
+impl View {
+    /// What was asked for the cell of a start, and what holds it, as the journal has it; `None` when the release that
+    /// made it is not in memory any more.
+    fn cell(&self, generation: Generation) -> Option<CellStatus> {
+        let logged = || self.world.releases.values().rev().flat_map(|release| &release.log);
+        let detail = |step: Step| {
+            let done = logged().find(|logged| logged.step == step && !logged.undo)?;
+            done.outcome.as_ref()?.as_ref().ok()
+        };
+        let asked = detail(Step::CreateCell(generation))?.clone();
+        let started = detail(Step::StartWorker(generation)).and_then(|detail| detail.split_once("; "));
+        Some(CellStatus { asked, enforced: started.map(|(_, enforced)| enforced.to_owned()) })
     }
 }
 

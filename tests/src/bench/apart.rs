@@ -15,7 +15,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use turnout_host::cells::{Cells, Limits};
+use turnout_host::cells::{Cells, Class, Profile};
 use turnout_host::linux_cells::{CellsConfig, LinuxCells};
 use turnout_host::mounts::detached_tree;
 use turnout_host::store::StoredName;
@@ -27,7 +27,9 @@ use turnout_protocol::worker::{Assignment, FromWorker, LISTENER_FD, ToWorker};
 const WORKER_UIDS: u32 = 62_000;
 /// Longest wait for a worker's word.
 const DEADLINE: Timespec = Timespec { tv_sec: 20, tv_nsec: 0 };
-const LIMITS: Limits = Limits { memory_bytes: 1 << 30, pids_max: 64, cpus: 0 };
+/// What its cells may use.
+pub const PROFILE: Profile =
+    Profile { class: Class::Burstable, memory_bytes: 1 << 30, pids_max: 64, cpus: 0 };
 
 /// Runs `work` on a thread with a network and mounts of its own, in a fresh folder and cgroup of this name; what it
 /// starts lives in them too. Afterwards, or by the next run, all of it is cleared.
@@ -127,8 +129,16 @@ impl<'a> Place<'a> {
     /// # Errors
     /// When it does not get ready, with its reason.
     pub fn serve(&self, generation: Generation) -> Result<Worker> {
+        self.serve_in(generation, PROFILE)
+    }
+
+    /// The same, in a cell of this profile.
+    ///
+    /// # Errors
+    /// When it does not get ready, with its reason.
+    pub fn serve_in(&self, generation: Generation, profile: Profile) -> Result<Worker> {
         let name = StoredName { model: "digits".parse()?, digest: Sha256::of(b"digits") };
-        self.cells.create_cell(generation, LIMITS)?;
+        self.cells.create_cell(generation, profile)?;
         let started = self.cells.start_worker(generation, &name)?;
         let linked = self.cells.link(generation)?.context("the worker has ended")?;
         ensure!(matches!(hear(&linked.link)?, FromWorker::Hello { .. }), "the worker did not say hello");

@@ -2,13 +2,18 @@
 
 use crate::HostError;
 use crate::archive::Inside;
-use crate::cells::{Limits, StartedWorker, WorkerState};
+use crate::cells::{Class, Enforcement, Profile, StartedWorker, WorkerLink, WorkerState};
 use crate::store::{Evidence, ImportOutcome, Incoming, SnapshotInfo, StoredName};
 use crate::traffic::{Route, Sample, Spread};
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+use rustix::pipe::{PipeFlags, pipe_with};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, ErrorKind, Read};
 use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
 use turnout_manifest::manifest::FileEntry;
 use turnout_manifest::{Generation, ModelName, Percent, Sha256};
 
@@ -28,10 +33,18 @@ pub(super) struct StoredVersion {
 #[derive(Debug, Clone)]
 pub(super) struct Cell {
     pub(super) worker: WorkerState,
+    pub(super) profile: Profile,
+}
+
+impl Cell {
+    fn holds_cpus(&self) -> bool {
+        let may_run = matches!(self.worker, WorkerState::None | WorkerState::Running);
+        self.profile.class == Class::Guaranteed && may_run
+    }
 }
 
 /// Everything that a daemon finds and leaves.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub(super) struct Machine {
     pub(super) versions: BTreeMap<StoredName, StoredVersion>,
     pub(super) snapshots: Vec<SnapshotInfo>,
@@ -47,6 +60,55 @@ pub(super) struct Machine {
     pub(super) claims: BTreeSet<SocketAddr>,
     pub(super) router: bool,
     pub(super) router_admitted: bool,
+    pub(super) links: BTreeMap<Generation, Arc<Link>>,
+    pub(super) enforcement: Enforcement,
+}
+
+impl Default for Machine {
+    /// Empty, on a kernel that can enforce everything.
+    fn default() -> Self {
+        Self {
+            versions: BTreeMap::new(),
+            snapshots: Vec::new(),
+            pointers: BTreeMap::new(),
+            cells: BTreeMap::new(),
+            occupied: BTreeSet::new(),
+            admitted: BTreeMap::new(),
+            routes: BTreeMap::new(),
+            samples: BTreeMap::new(),
+            claims: BTreeSet::new(),
+            router: false,
+            router_admitted: false,
+            kept: BTreeMap::new(),
+            mounts: BTreeMap::new(),
+            store_bytes: None,
+            links: BTreeMap::new(),
+            enforcement: Enforcement { landlock: 7, shortfall: 0 },
+        }
+    }
+}
+
+/// Real descriptors for a worker that a test plays.
+#[derive(Debug)]
+pub(super) struct Link {
+    socket: OwnedFd,
+    /// In place of a pidfd: readable once the other end, which is the worker's life, is closed.
+    end: OwnedFd,
+    life: Mutex<Option<OwnedFd>>,
+}
+
+impl Link {
+    /// A link, and the worker's end of it.
+    pub(super) fn new() -> Result<(Self, OwnedFd), Errno> {
+        let flags = SocketFlags::CLOEXEC;
+        let (socket, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?;
+        let (end, life) = pipe_with(PipeFlags::CLOEXEC)?;
+        Ok((Self { socket, end, life: Mutex::new(Some(life)) }, theirs))
+    }
+
+    pub(super) fn descriptors(&self) -> io::Result<WorkerLink> {
+        Ok(WorkerLink { link: self.socket.try_clone()?, pidfd: self.end.try_clone()? })
+    }
 }
 
 impl Machine {
@@ -109,17 +171,27 @@ impl Machine {
         Ok(made)
     }
 
-    pub(super) fn create_cell(&mut self, generation: Generation, limits: Limits) -> Result<(), HostError> {
+    pub(super) fn exclusive_cpus(&self) -> Vec<(Generation, u64)> {
+        let holders = self.cells.iter().filter(|(_, cell)| cell.holds_cpus());
+        holders.map(|(generation, cell)| (*generation, cell.profile.cpus)).collect()
+    }
+
+    pub(super) fn create_cell(&mut self, generation: Generation, profile: Profile) -> Result<(), HostError> {
         if self.cells.contains_key(&generation) {
             return Ok(());
         }
-        if limits.memory_bytes == 0 || limits.pids_max == 0 {
+        if profile.memory_bytes == 0 || profile.pids_max == 0 {
             return Err(launcher("limits are not possible", generation));
+        }
+        let taken = |(_, cpus): &(Generation, u64)| cpus & profile.cpus != 0;
+        let guaranteed = profile.class == Class::Guaranteed;
+        if guaranteed && (profile.cpus == 0 || self.exclusive_cpus().iter().any(taken)) {
+            return Err(launcher("CPUs are not its own", generation));
         }
         if self.cells.len() >= SLOTS {
             return Err(launcher("no slot is free", generation));
         }
-        self.cells.insert(generation, Cell { worker: WorkerState::None });
+        self.cells.insert(generation, Cell { worker: WorkerState::None, profile });
         Ok(())
     }
 
@@ -133,7 +205,7 @@ impl Machine {
         if cell.worker != WorkerState::Running {
             cell.worker = WorkerState::Running;
         }
-        Ok(StartedWorker { pid: 1000 + generation.0, shortfalls: Vec::new() })
+        Ok(StartedWorker { pid: 1000 + generation.0, enforcement: self.enforcement })
     }
 
     /// The listener goes with its process, and the kernel takes a closed socket out of its maps.
@@ -142,6 +214,9 @@ impl Machine {
         {
             cell.worker = state;
             self.admitted.remove(&generation);
+            if let Some(link) = self.links.get(&generation) {
+                link.life.lock().unwrap_or_else(PoisonError::into_inner).take();
+            }
         }
     }
 

@@ -1,7 +1,9 @@
 //! The bytes of a message: a kind, then its fields, little-endian, then zeros to [`MESSAGE_SIZE`]. Decoding is strict:
 //! every byte that a kind does not use must be zero, so each message has one encoding.
 
-use crate::{Cell, DETAIL_MAX, Failure, MESSAGE_SIZE, Reply, Request, SLOTS, WorkerState};
+use crate::{
+    Cell, Class, DETAIL_MAX, Enforcement, Failure, MESSAGE_SIZE, Profile, Reply, Request, SLOTS, WorkerState,
+};
 
 /// Why bytes are not a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -47,8 +49,9 @@ impl Request {
         let mut out = Writer::new();
         match *self {
             Self::Hello { version } => out.u32(1).u32(version),
-            Self::CreateCell { generation, memory_bytes, pids_max, cpus } => {
-                out.u32(2).u32(generation).u64(memory_bytes).u32(pids_max).u64(cpus)
+            Self::CreateCell { generation, profile } => {
+                let Profile { class, memory_bytes, pids_max, cpus } = profile;
+                out.u32(2).u32(generation).u64(memory_bytes).u32(pids_max).u64(cpus).u32(class as u32)
             }
             Self::StartWorker { generation } => out.u32(3).u32(generation),
             Self::Adopt { generation } => out.u32(4).u32(generation),
@@ -57,6 +60,7 @@ impl Request {
             Self::CellAt { index } => out.u32(7).u32(index),
             Self::Shutdown => out.u32(8),
             Self::StartRouter => out.u32(9),
+            Self::Enforcement => out.u32(10),
         };
         out.bytes
     }
@@ -69,12 +73,11 @@ impl Request {
         let mut fields = Reader::new(bytes)?;
         let request = match fields.u32() {
             1 => Self::Hello { version: fields.u32() },
-            2 => Self::CreateCell {
-                generation: fields.u32(),
-                memory_bytes: fields.u64(),
-                pids_max: fields.u32(),
-                cpus: fields.u64(),
-            },
+            2 => {
+                let (generation, memory_bytes, pids_max) = (fields.u32(), fields.u64(), fields.u32());
+                let (cpus, class) = (fields.u64(), fields.class()?);
+                Self::CreateCell { generation, profile: Profile { class, memory_bytes, pids_max, cpus } }
+            }
             3 => Self::StartWorker { generation: fields.u32() },
             4 => Self::Adopt { generation: fields.u32() },
             5 => Self::KillWorker { generation: fields.u32() },
@@ -82,6 +85,7 @@ impl Request {
             7 => Self::CellAt { index: fields.u32() },
             8 => Self::Shutdown,
             9 => Self::StartRouter,
+            10 => Self::Enforcement,
             kind => return Err(WireError::Kind(kind)),
         };
         fields.end()?;
@@ -101,7 +105,12 @@ impl Reply {
         match self {
             Self::Done => out.u32(1),
             Self::Cell(cell) => out.u32(2).cell(cell),
-            Self::Started { cell, pid, shortfall } => out.u32(3).cell(cell).u32(*pid).u32(*shortfall),
+            Self::Started { cell, pid, enforcement } => {
+                out.u32(3).cell(cell).u32(*pid).u32(enforcement.landlock).u32(enforcement.shortfall)
+            }
+            Self::Enforcement(Enforcement { landlock, shortfall }) => {
+                out.u32(5).u32(*landlock).u32(*shortfall)
+            }
             Self::Failed { failure, errno, detail } => {
                 out.u32(4).u32(*failure as u32).take(&errno.to_le_bytes()).take(detail)
             }
@@ -118,7 +127,8 @@ impl Reply {
         let reply = match fields.u32() {
             1 => Self::Done,
             2 => Self::Cell(fields.cell()?),
-            3 => Self::Started { cell: fields.cell()?, pid: fields.u32(), shortfall: fields.u32() },
+            3 => Self::Started { cell: fields.cell()?, pid: fields.u32(), enforcement: fields.enforcement() },
+            5 => Self::Enforcement(fields.enforcement()),
             4 => {
                 let failure = fields.failure()?;
                 let errno = i32::from_le_bytes(fields.take());
@@ -166,7 +176,8 @@ impl Writer {
             WorkerState::Exited(code) => (2, code),
             WorkerState::Killed(signal) => (3, signal),
         };
-        self.u32(cell.generation).u32(cell.slot).u32(state).u32(u32::from(value))
+        self.u32(cell.generation).u32(cell.slot).u32(state).u32(u32::from(value));
+        self.u32(cell.class as u32).u64(cell.cpus)
     }
 }
 
@@ -211,7 +222,19 @@ impl<'a> Reader<'a> {
             (3, signal) => WorkerState::Killed(signal),
             _ => return Err(WireError::Field("worker")),
         };
-        Ok(Cell { generation, slot, worker })
+        Ok(Cell { generation, slot, worker, class: self.class()?, cpus: self.u64() })
+    }
+
+    fn class(&mut self) -> Result<Class, WireError> {
+        match self.u32() {
+            0 => Ok(Class::Burstable),
+            1 => Ok(Class::Guaranteed),
+            _ => Err(WireError::Field("class")),
+        }
+    }
+
+    fn enforcement(&mut self) -> Enforcement {
+        Enforcement { landlock: self.u32(), shortfall: self.u32() }
     }
 
     fn failure(&mut self) -> Result<Failure, WireError> {
@@ -244,17 +267,29 @@ mod tests {
     fn requests() -> impl Strategy<Value = Request> {
         prop_oneof![
             any::<u32>().prop_map(|version| Request::Hello { version }),
-            any::<(u32, u64, u32, u64)>().prop_map(|(generation, memory_bytes, pids_max, cpus)| {
-                Request::CreateCell { generation, memory_bytes, pids_max, cpus }
-            }),
+            (any::<(u32, u64, u32, u64)>(), classes()).prop_map(
+                |((generation, memory_bytes, pids_max, cpus), class)| Request::CreateCell {
+                    generation,
+                    profile: Profile { class, memory_bytes, pids_max, cpus }
+                }
+            ),
             any::<u32>().prop_map(|generation| Request::StartWorker { generation }),
             any::<u32>().prop_map(|generation| Request::Adopt { generation }),
             any::<u32>().prop_map(|generation| Request::KillWorker { generation }),
             any::<u32>().prop_map(|generation| Request::DestroyCell { generation }),
             any::<u32>().prop_map(|index| Request::CellAt { index }),
             Just(Request::Shutdown),
+            Just(Request::Enforcement),
             Just(Request::StartRouter),
         ]
+    }
+
+    fn classes() -> impl Strategy<Value = Class> {
+        prop::sample::select(vec![Class::Burstable, Class::Guaranteed])
+    }
+
+    fn enforcements() -> impl Strategy<Value = Enforcement> {
+        any::<(u32, u32)>().prop_map(|(landlock, shortfall)| Enforcement { landlock, shortfall })
     }
 
     fn cells() -> impl Strategy<Value = Cell> {
@@ -264,11 +299,9 @@ mod tests {
             any::<u8>().prop_map(WorkerState::Exited),
             any::<u8>().prop_map(WorkerState::Killed),
         ];
-        (any::<u32>(), 0..SLOTS, worker).prop_map(|(generation, slot, worker)| Cell {
-            generation,
-            slot,
-            worker,
-        })
+        (any::<u32>(), 0..SLOTS, worker, classes(), any::<u64>()).prop_map(
+            |(generation, slot, worker, class, cpus)| Cell { generation, slot, worker, class, cpus },
+        )
     }
 
     fn failures() -> impl Strategy<Value = Failure> {
@@ -280,11 +313,12 @@ mod tests {
         prop_oneof![
             Just(Reply::Done),
             cells().prop_map(Reply::Cell),
-            (cells(), any::<u32>(), any::<u32>()).prop_map(|(cell, pid, shortfall)| Reply::Started {
+            (cells(), any::<u32>(), enforcements()).prop_map(|(cell, pid, enforcement)| Reply::Started {
                 cell,
                 pid,
-                shortfall
+                enforcement
             }),
+            enforcements().prop_map(Reply::Enforcement),
             (failures(), any::<i32>(), ".{0,60}")
                 .prop_map(|(failure, errno, text)| Reply::failed(failure, errno, &text)),
         ]

@@ -11,7 +11,7 @@ pub use transport::{DESCRIPTORS_MAX, Received, TransportError, receive, send};
 /// Size of every request and every reply, bytes.
 pub const MESSAGE_SIZE: usize = 64;
 /// Version of this list; the first request of a connection must be [`Request::Hello`] with it.
-pub const WIRE_VERSION: u32 = 1;
+pub const WIRE_VERSION: u32 = 2;
 /// Most cells at one time. A slot, 0 to 63, is also the index of a version in the eBPF maps.
 pub const SLOTS: u32 = 64;
 /// The name of the router's cell: no worker's generation. There is one router for an instance.
@@ -32,12 +32,8 @@ pub enum Request {
     CreateCell {
         /// The worker's generation: the cell's name.
         generation: u32,
-        /// Greatest memory, bytes.
-        memory_bytes: u64,
-        /// Most processes and threads.
-        pids_max: u32,
-        /// CPUs 0 to 63 it may run on, one bit each; 0 is all.
-        cpus: u64,
+        /// What it may use.
+        profile: Profile,
     },
     /// Starts the worker in its cell, any but [`ROUTER_CELL`]. One descriptor in: the model's files as a detached, read-only mount
     /// (open_tree(2), mount_setattr(2)). Answer: [`Reply::Started`] with two descriptors out: pidfd, daemon's end of the link.
@@ -72,6 +68,8 @@ pub enum Request {
     },
     /// Kills all cells, removes the cgroups and exits. Answer: [`Reply::Done`].
     Shutdown,
+    /// What this host can hold a cell to. Answer: [`Reply::Enforcement`].
+    Enforcement,
 }
 
 /// What the launcher answers.
@@ -87,9 +85,11 @@ pub enum Reply {
         cell: Cell,
         /// Its process id in the launcher's namespace.
         pid: u32,
-        /// What could not be enforced: bits of [`Shortfall`].
-        shortfall: u32,
+        /// What holds it.
+        enforcement: Enforcement,
     },
+    /// What holds every cell on this host.
+    Enforcement(Enforcement),
     /// It failed; nothing is half done.
     Failed {
         /// What failed.
@@ -101,6 +101,39 @@ pub enum Reply {
     },
 }
 
+/// What a cell may use, and how far it is its own. Namespaces, root, capabilities, Landlock and the list of calls are
+/// the same in every profile; user and group follow from the slot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Profile {
+    /// How it shares the machine.
+    pub class: Class,
+    /// Greatest memory, bytes; a guaranteed cell has it reserved.
+    pub memory_bytes: u64,
+    /// Most processes and threads.
+    pub pids_max: u32,
+    /// CPUs 0 to 63 it may run on, one bit each; 0 is all. A guaranteed cell names them and shares them with no other.
+    pub cpus: u64,
+}
+
+/// How a cell shares the machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Class {
+    /// It takes what others leave.
+    Burstable = 0,
+    /// Its CPUs are no other cell's and its memory is reserved.
+    Guaranteed = 1,
+}
+
+/// What a host can hold a cell to, beyond what every cell has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Enforcement {
+    /// The kernel's Landlock ABI, 0 for none.
+    pub landlock: u32,
+    /// What could not be enforced: bits of [`Shortfall`].
+    pub shortfall: u32,
+}
+
 /// One cell.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Cell {
@@ -110,6 +143,10 @@ pub struct Cell {
     pub slot: u32,
     /// What its worker does.
     pub worker: WorkerState,
+    /// How it shares the machine.
+    pub class: Class,
+    /// CPUs it may run on, as in [`Profile`].
+    pub cpus: u64,
 }
 
 /// What a cell's worker does.
@@ -137,6 +174,8 @@ pub enum Shortfall {
     CgroupCpuset = 4,
     /// Landlock absent or older than ABI 4.
     Landlock = 8,
+    /// No cgroup cpu controller: cells share a CPU evenly, whatever their class.
+    CgroupCpu = 16,
 }
 
 /// What a request failed at.

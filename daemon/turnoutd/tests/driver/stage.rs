@@ -18,6 +18,7 @@ use turnout_engine::advance::{Start, Wish};
 use turnout_engine::record::{End, Kind};
 use turnout_engine::world::Model;
 use turnout_engine::{Event, Progress, Release};
+use turnout_host::cells::WorkerState;
 use turnout_host::fake::FakeHost;
 use turnout_host::histogram;
 use turnout_host::store::{Incoming, Store, StoredName};
@@ -27,13 +28,17 @@ use turnout_manifest::envelope::{Envelope, MANIFEST_TYPE};
 use turnout_manifest::key::PrivateKey;
 use turnout_manifest::manifest::FileEntry;
 use turnout_manifest::plan::{Objectives, OnBreach, Strategy, Windows};
+use turnout_manifest::profile::{Class, Requirement};
 use turnout_manifest::trust::TrustedKey;
 use turnout_manifest::{Description, Generation, ModelName, Percent, Plan, Sha256, TrustStore};
+use turnout_protocol::frame;
+use turnout_protocol::worker::ToWorker;
 use turnoutd::config::Config;
 use turnoutd::driver::{Denial, Driver, Input, Parts, Spawn};
 use turnoutd::executor::Executor;
 use turnoutd::intake::Intake;
 use turnoutd::recover::replay;
+use turnoutd::supervise::{LinkedWorkers, Workers};
 use turnoutd::view::{Publisher, View};
 
 pub const PORT: u16 = 8700;
@@ -89,14 +94,20 @@ static SIGNED: LazyLock<Signed> = LazyLock::new(|| {
     let mut trust = TrustStore::default();
     trust.add(TrustedKey::new("ci", key.public_key(), &["*".to_owned()]).unwrap()).unwrap();
     let (host, mut digests, mut bundles) = (FakeHost::default(), BTreeMap::new(), BTreeMap::new());
-    for version in ["1", "2", "3"] {
+    for version in ["1", "2", "3", "demanding", "guaranteed"] {
         let content = format!("weights of version {version}");
         let file = FileEntry {
             path: "model.onnx".into(),
             size: content.len() as u64,
             sha256: Sha256::of(content.as_bytes()),
         };
-        let description = Description::template(model(), version.parse().unwrap(), "model.onnx".to_owned());
+        let mut description =
+            Description::template(model(), version.parse().unwrap(), "model.onnx".to_owned());
+        match version {
+            "demanding" => description.runtime.require = vec![Requirement::Landlock(4), Requirement::Memory],
+            "guaranteed" => description.runtime.class = Class::Guaranteed,
+            _ => {}
+        }
         let manifest = description.into_manifest(vec![file]).unwrap();
         let payload = manifest.to_canonical().unwrap();
         let digest = Sha256::of(&payload);
@@ -156,6 +167,8 @@ pub struct Stage {
     pub folder: TempDir,
     pub host: Arc<FakeHost>,
     pub workers: Arc<FakeWorkers>,
+    /// Workers are spoken to over real links: tests play them.
+    pub linked: bool,
     pub router: Arc<FakeRouter>,
     pub config: Arc<Config>,
     pub freezer: Arc<Freezer>,
@@ -167,7 +180,14 @@ pub struct Stage {
 }
 
 impl Stage {
-    /// A machine with three versions in its store, and no daemon yet.
+    /// The same machine with this in its configuration too.
+    pub fn configured(self, lines: &str) -> Self {
+        let path = self.folder.path().display();
+        let text = format!("state = \"{path}\"\nruntime = \"{path}\"\nready_seconds = 1\n{lines}");
+        Self { config: Arc::new(Config::parse(&text).unwrap()), ..self }
+    }
+
+    /// A machine with its versions in its store, and no daemon yet.
     pub fn fresh() -> Self {
         Self::on(SIGNED.host.clone(), &JournalFiles::new())
     }
@@ -180,6 +200,21 @@ impl Stage {
     /// A machine on which version 1 is live and its daemon runs.
     pub fn live() -> Self {
         let mut stage = Self::on(LIVE.0.clone(), &LIVE.1);
+        stage.open();
+        stage
+    }
+
+    /// As [`Stage::live`], with real links. The live version's worker is honest: it leaves when it is told to.
+    pub fn linked() -> Self {
+        let mut stage = Self { linked: true, ..Self::on(LIVE.0.clone(), &LIVE.1) };
+        let (link, host) = (stage.host.link_to(V1).unwrap(), Arc::clone(&stage.host));
+        std::thread::spawn(move || {
+            while let Ok(order) = frame::receive::<ToWorker>(&link) {
+                if matches!(order, ToWorker::Drain { .. }) {
+                    return host.end_worker(V1, WorkerState::Exited(0));
+                }
+            }
+        });
         stage.open();
         stage
     }
@@ -200,6 +235,7 @@ impl Stage {
             workers: Arc::new(FakeWorkers::new(Arc::clone(&host))),
             router: Arc::new(FakeRouter::new(Arc::clone(&host))),
             config: Arc::new(Config::parse(&text).unwrap()),
+            linked: false,
             freezer: Arc::default(),
             loads: BTreeMap::new(),
             mourning: false,
@@ -221,9 +257,17 @@ impl Stage {
         self.workers.attach(sender.clone());
         self.router.attach(sender.clone());
         let (publisher, views) = Publisher::new();
+        let workers: Arc<dyn Workers> = match self.linked {
+            false => self.workers.clone(),
+            true => {
+                let inbox = Mutex::new(sender.clone());
+                let sink = move |event| drop(inbox.lock().unwrap().send(Input::Event(event)));
+                Arc::new(LinkedWorkers::new(host.clone(), Arc::new(sink)))
+            }
+        };
         let executor = Executor {
             host,
-            workers: self.workers.clone(),
+            workers,
             router: self.router.clone(),
             journal: Arc::clone(&journal),
             intake: Arc::clone(&intake),

@@ -1,14 +1,18 @@
 //! A worker for the tests of the cell: it does on request, over its link, what a hostile model would try, and reports
-//! what came of it, one `name=value` a line.
+//! what came of it.
+
+mod attacks;
 
 use nix::sched::CloneFlags;
 use nix::sys::socket::{MsgFlags, SockFlag, accept4, recv, send};
 use rustix::io::Errno;
 use rustix::mount::MountFlags;
 use rustix::net::{AddressFamily, SocketType, socket};
+use rustix::process::{PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
 use rustix::thread::CpuSet;
 use std::fs;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 const LISTENER: i32 = 3;
@@ -16,8 +20,11 @@ const LINK: i32 = 4;
 const CHUNK: usize = 16 << 20;
 
 fn main() {
+    if std::env::args().any(|argument| argument == attacks::BECOME) {
+        return say(&attacks::became());
+    }
     say("hello");
-    let mut request = [0; 64];
+    let mut request = [0; 512];
     loop {
         let length = recv(LINK, &mut request, MsgFlags::empty()).expect("the launcher holds the other end");
         let request = String::from_utf8_lossy(&request[..length]);
@@ -28,6 +35,10 @@ fn main() {
             ("hog", _) => say(&hog()),
             ("threads", most) => say(&threads(most.parse().expect("the test sends a number"))),
             ("greet", _) => greet(),
+            ("attack", attack) => {
+                let (name, argument) = attack.split_once(' ').unwrap_or((attack, ""));
+                say(&attacks::run(name, argument));
+            }
             _ => return,
         }
     }
@@ -35,6 +46,12 @@ fn main() {
 
 fn say(text: &str) {
     send(LINK, text.as_bytes(), MsgFlags::empty()).expect("the launcher holds the other end");
+}
+
+/// The link, to be asked about itself.
+fn link() -> OwnedFd {
+    let own = pidfd_open(rustix::process::getpid(), PidfdFlags::empty()).expect("this process runs");
+    pidfd_getfd(own, LINK, PidfdGetfdFlags::empty()).expect("the link is open")
 }
 
 /// Takes one connection, which waits in the queue by now, and writes into it.
@@ -132,7 +149,7 @@ fn attempts() -> Vec<(&'static str, io::Result<()>)> {
 /// Takes memory until there is none, or far more than any limit of the tests; MiB.
 fn hog() -> String {
     let mut held: Vec<Vec<u8>> = Vec::new();
-    while held.len() < 256 {
+    while held.len() < 64 {
         let mut chunk = Vec::new();
         if chunk.try_reserve_exact(CHUNK).is_err() {
             break;

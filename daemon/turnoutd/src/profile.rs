@@ -1,0 +1,165 @@
+//! From what a version asks for and what this host can enforce to the profile of its cell, and both in words.
+
+use crate::chain;
+use crate::config::Config;
+use std::path::Path;
+use turnout_engine::cpus::{Topology, shown};
+use turnout_host::cells::{Class, Enforcement, Profile, Shortfall};
+use turnout_host::{Host, topology};
+use turnout_manifest::manifest::Runtime;
+use turnout_manifest::profile::{Class as Asked, Requirement};
+
+/// Most processes and threads in a cell: the worker's own and those of its runtime.
+const PIDS_MAX: u32 = 256;
+/// Where the kernel says what its CPUs are like.
+const SYSTEM: &str = "/sys/devices/system";
+
+/// The profile of a new cell for this version.
+///
+/// # Errors
+/// Why there can be none on this host now, for people.
+pub fn of(runtime: &Runtime, config: &Config, host: &dyn Host) -> Result<Profile, String> {
+    if !runtime.require.is_empty() {
+        demanded(&runtime.require, host.enforcement().map_err(|error| chain(&error))?)?;
+    }
+    let (class, cpus) = match runtime.class {
+        Asked::Burstable => (Class::Burstable, shared(config)?),
+        Asked::Guaranteed => {
+            let holders = host.exclusive_cpus().map_err(|error| chain(&error))?;
+            let placed = machine()?.place(runtime.threads, config.exclusive_cpus, &holders);
+            (Class::Guaranteed, placed.map_err(|error| error.to_string())?)
+        }
+    };
+    Ok(Profile { class, memory_bytes: runtime.memory_bytes, pids_max: PIDS_MAX, cpus })
+}
+
+/// Whether this host can hold a cell to all that is demanded.
+///
+/// # Errors
+/// What it cannot, and why, for people.
+pub fn demanded(require: &[Requirement], enforcement: Enforcement) -> Result<(), String> {
+    let lacking = require.iter().filter_map(|requirement| {
+        let why = lack(*requirement, enforcement)?;
+        Some(format!("`{requirement}` ({why})"))
+    });
+    let lacking: Vec<String> = lacking.collect();
+    if lacking.is_empty() {
+        return Ok(());
+    }
+    Err(format!("the version requires what this host cannot enforce: {}", lacking.join(", ")))
+}
+
+fn lack(requirement: Requirement, enforcement: Enforcement) -> Option<String> {
+    let controller = |shortfall: Shortfall, name: &str| {
+        let lacks = enforcement.shortfall & shortfall as u32 != 0;
+        lacks.then(|| format!("no cgroup v2 {name} controller is delegated"))
+    };
+    match requirement {
+        // No launcher runs without them.
+        Requirement::Seccomp | Requirement::Cgroup => None,
+        Requirement::Landlock(_) if enforcement.landlock == 0 => {
+            Some("the kernel has no Landlock".to_owned())
+        }
+        Requirement::Landlock(abi) => {
+            (enforcement.landlock < abi).then(|| format!("the kernel has ABI {}", enforcement.landlock))
+        }
+        Requirement::Memory => controller(Shortfall::CgroupMemory, "memory"),
+        Requirement::Pids => controller(Shortfall::CgroupPids, "pids"),
+        Requirement::Cpuset => controller(Shortfall::CgroupCpuset, "cpuset"),
+        Requirement::Cpu => controller(Shortfall::CgroupCpu, "cpu"),
+    }
+}
+
+/// The CPUs of burstable cells: those that are configured, or all that are not set aside; 0 is all.
+fn shared(config: &Config) -> Result<u64, String> {
+    if config.worker_cpus != 0 || config.exclusive_cpus == 0 {
+        return Ok(config.worker_cpus);
+    }
+    match machine()?.all() & !config.exclusive_cpus {
+        0 => Err("`exclusive_cpus` leaves no CPU to burstable versions: set fewer aside".to_owned()),
+        cpus => Ok(cpus),
+    }
+}
+
+fn machine() -> Result<Topology, String> {
+    let lists = topology::read(Path::new(SYSTEM)).map_err(|error| chain(&error))?;
+    Topology::read(&lists.siblings, &lists.nodes).map_err(|error| error.to_string())
+}
+
+/// A profile in words: what was asked of the host.
+pub fn asked(profile: Profile) -> String {
+    let class = match profile.class {
+        Class::Burstable => "burstable",
+        Class::Guaranteed => "guaranteed",
+    };
+    let cpus =
+        if profile.cpus == 0 { "every CPU".to_owned() } else { format!("CPU {}", shown(profile.cpus)) };
+    let memory = profile.memory_bytes / (1024 * 1024);
+    format!("{class}, memory {memory} MiB, {} processes, {cpus}", profile.pids_max)
+}
+
+/// What holds a cell, in words, and what does not.
+pub fn enforced(enforcement: Enforcement) -> String {
+    let lacks = |shortfall: Shortfall| enforcement.shortfall & shortfall as u32 != 0;
+    let mut held = vec!["seccomp".to_owned(), "cgroup".to_owned()];
+    if enforcement.landlock > 0 {
+        held.push(format!("Landlock ABI {}", enforcement.landlock));
+    }
+    let mut not = Vec::new();
+    for (shortfall, by_controller, otherwise) in [
+        (Shortfall::CgroupMemory, "memory", "the worker's address space is limited instead"),
+        (Shortfall::CgroupPids, "pids", "the processes of the worker's user are limited instead"),
+        (Shortfall::CgroupCpuset, "cpuset", "CPU affinity alone, held by seccomp"),
+        (Shortfall::CgroupCpu, "cpu", "cells share a CPU evenly"),
+    ] {
+        if lacks(shortfall) {
+            not.push(format!("no cgroup {by_controller} controller: {otherwise}"));
+        } else {
+            held.push(format!("cgroup {by_controller}"));
+        }
+    }
+    if lacks(Shortfall::Landlock) {
+        not.push("Landlock absent or older than ABI 4: network namespace and seccomp alone".to_owned());
+    }
+    let not = if not.is_empty() { String::new() } else { format!("; not enforced: {}", not.join(", ")) };
+    format!("enforced: {}{not}", held.join(", "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FULL: Enforcement = Enforcement { landlock: 7, shortfall: 0 };
+    /// A host with v1 controllers.
+    const BARE: Enforcement = Enforcement { landlock: 2, shortfall: 1 | 2 | 4 | 8 | 16 };
+
+    #[test]
+    fn each_demand_is_met_or_refused_with_its_reason() {
+        for (demand, why) in [
+            ("memory", "no cgroup v2 memory controller is delegated"),
+            ("pids", "no cgroup v2 pids controller is delegated"),
+            ("cpuset", "no cgroup v2 cpuset controller is delegated"),
+            ("cpu", "no cgroup v2 cpu controller is delegated"),
+            ("landlock>=4", "the kernel has ABI 2"),
+        ] {
+            let require = [demand.parse().unwrap()];
+            assert_eq!(demanded(&require, FULL), Ok(()), "{demand}");
+            let refused = demanded(&require, BARE).unwrap_err();
+            assert!(refused.ends_with(&format!("`{demand}` ({why})")), "{refused}");
+        }
+        let always = [Requirement::Seccomp, Requirement::Cgroup, Requirement::Landlock(2)];
+        assert_eq!(demanded(&always, BARE), Ok(()));
+        let none = Enforcement { landlock: 0, ..BARE };
+        assert!(demanded(&[Requirement::Landlock(1)], none).unwrap_err().contains("no Landlock"));
+    }
+
+    #[test]
+    fn what_holds_a_cell_and_what_does_not_is_told() {
+        assert_eq!(
+            enforced(FULL),
+            "enforced: seccomp, cgroup, Landlock ABI 7, cgroup memory, cgroup pids, cgroup cpuset, cgroup cpu"
+        );
+        assert_eq!(enforced(BARE).matches(" controller: ").count(), 4);
+        assert!(enforced(BARE).contains("Landlock ABI 2; not enforced: no cgroup memory controller"));
+    }
+}
