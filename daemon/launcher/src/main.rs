@@ -5,6 +5,7 @@ mod arguments;
 mod cell;
 mod cells;
 mod cgroup;
+mod manager;
 mod profile;
 mod root;
 mod router;
@@ -14,6 +15,8 @@ mod sys;
 mod wait;
 
 use arguments::{Arguments, USAGE};
+use manager::Starter;
+use rustix::fs::Mode;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::error::Error;
 use std::io::Write;
@@ -23,10 +26,10 @@ use std::process::ExitCode;
 const DESCRIPTORS: u64 = 512;
 
 fn main() -> ExitCode {
-    sys::close_from(3);
+    let starter = Starter::from_environment();
     sys::clear_environment();
     let limited = limit();
-    match limited.and_then(|()| run()) {
+    match limited.and_then(|()| run(starter)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             let mut text = format!("turnout-launcher: {error}");
@@ -46,12 +49,14 @@ fn limit() -> Result<(), Box<dyn Error>> {
     // The hard limit stays: it is the workers' too.
     let maximum = getrlimit(Resource::Nofile).maximum;
     setrlimit(Resource::Nofile, Rlimit { current: Some(DESCRIPTORS), maximum })?;
+    // Folders of a cell's root are for the worker's user, whatever mask this was started with.
+    rustix::process::umask(Mode::from_raw_mode(0o022));
     // The terminal's and the daemon's ends are not this process's. Fails where it leads a session already.
     let _ = rustix::process::setsid();
     Ok(())
 }
 
-fn run() -> Result<(), Box<dyn Error>> {
+fn run(mut starter: Starter) -> Result<(), Box<dyn Error>> {
     let Some(arguments) = Arguments::read(lexopt::Parser::from_env())? else {
         std::io::stdout().write_all(USAGE.as_bytes())?;
         return Ok(());
@@ -70,9 +75,11 @@ fn run() -> Result<(), Box<dyn Error>> {
         pids_controller: controllers.pids,
     };
     let cells = cells::Cells::new(hierarchy, (recipe, router), arguments.uid_base);
-    let server = serve::Server::bind(&arguments.socket, signals, cells)?;
-    // Whoever started this waits for the line; what is written later goes to standard error alone.
-    let _ = std::io::stdout().write_all(b"ready\n");
+    let server = match starter.socket.take() {
+        Some(socket) => serve::Server::take_over(socket, signals, cells)?,
+        None => serve::Server::bind(&arguments.socket, signals, cells)?,
+    };
+    starter.tell_ready()?;
     server.serve()?;
     Ok(())
 }
