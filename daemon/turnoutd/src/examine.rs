@@ -23,6 +23,7 @@ fn findings(config: &Config) -> Vec<Finding> {
         worker: &config.worker,
         launcher: &config.launcher,
         onnxruntime: &config.onnxruntime,
+        launcher_unit: config.launcher_unit.as_deref(),
     })
 }
 

@@ -128,7 +128,7 @@ impl Executor {
         let limits = Limits {
             memory_bytes: manifest.runtime.memory_bytes,
             pids_max: PIDS_MAX,
-            cpus: self.config.worker_cpus,
+            cpus: self.config.live.get().worker_cpus,
         };
         self.host.create_cell(generation, limits).map_err(|error| chain(&error))?;
         Ok(format!("memory {} MiB", limits.memory_bytes / (1024 * 1024)))
@@ -293,8 +293,11 @@ impl Executor {
     /// way still reach it, and it exits when nothing is left or the time is over.
     fn drain(&self, release: &Release, generation: Generation) -> Result<String, String> {
         let thrown_out = release.progress == Progress::Backward;
-        let (idle, limit) =
-            if thrown_out { (IDLE_THROWN_OUT, DRAIN_THROWN_OUT) } else { (IDLE_RETIRED, self.config.drain) };
+        let (idle, limit) = if thrown_out {
+            (IDLE_THROWN_OUT, DRAIN_THROWN_OUT)
+        } else {
+            (IDLE_RETIRED, self.config.live.get().drain)
+        };
         let begun = Instant::now();
         self.workers.expect_end(generation);
         self.workers.drain(generation, idle);

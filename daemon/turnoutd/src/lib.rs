@@ -3,6 +3,7 @@
 
 pub mod access;
 pub mod api;
+pub mod arguments;
 pub mod audit;
 pub mod bundle;
 pub mod config;
@@ -16,10 +17,12 @@ pub mod handlers;
 pub mod intake;
 pub mod log_rate;
 pub mod metrics;
+pub mod notify;
 pub mod ports;
 pub mod recover;
 pub mod router_link;
 pub mod serve;
+pub mod settings;
 pub mod status_line;
 pub mod supervise;
 pub mod telemetry;

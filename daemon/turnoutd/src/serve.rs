@@ -10,7 +10,7 @@ use crate::recover::{RecoverError, replay};
 use crate::router_link::LinkedRouter;
 use crate::supervise::{LinkedWorkers, Sink};
 use crate::view::{Daemon, Publisher};
-use crate::{api, evidence, examine, now_ms, telemetry};
+use crate::{api, evidence, examine, notify, now_ms, settings, telemetry};
 use std::io;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
@@ -80,6 +80,7 @@ impl ServeError {
 /// # Errors
 /// What kept it from starting.
 pub fn run(config: Config) -> Result<(), ServeError> {
+    let given = notify::inherited_socket().map_err(|source| control_socket(&config, source))?;
     telemetry::init(config.log);
     let config = Arc::new(config);
     folder(&config.state, 0o700)?;
@@ -93,11 +94,9 @@ pub fn run(config: Config) -> Result<(), ServeError> {
     let world = replay(&journal).map_err(ServeError::Recover)?;
     let host: Arc<dyn Host> = Arc::new(LinuxHost::open(host_config(&config)?).map_err(ServeError::Host)?);
     let group = config.group.as_deref().and_then(|name| id_of(name, "/etc/group"));
-    let socket = api::bind(&config.socket, group).map_err(|source| ServeError::Os {
-        what: "control socket",
-        path: config.socket.clone(),
-        source,
-    })?;
+    let socket = given
+        .map_or_else(|| api::bind(&config.socket, group), Ok)
+        .map_err(|source| control_socket(&config, source))?;
     let intake =
         Intake::open(Arc::clone(&host), config.state.join("trust.json")).map_err(ServeError::Intake)?;
     let (sender, inbox) = mpsc::channel();
@@ -126,7 +125,9 @@ pub fn run(config: Config) -> Result<(), ServeError> {
     let readers = readers(&config);
     let daemon = Arc::new(Daemon { started_ms: now_ms(), degraded: OnceLock::new(), readers, config });
     let desk = Desk { driver: sender, views, daemon, intake, host, journal };
-    let looping = std::thread::Builder::new().name("driver".into()).spawn(move || driver.run());
+    let mut heart = notify::Heartbeat::from_environment();
+    let looping =
+        std::thread::Builder::new().name("driver".into()).spawn(move || driver.run(|| heart.beat()));
     let looping =
         looping.map_err(|source| ServeError::Os { what: "thread", path: "driver".into(), source })?;
     examine_beside(&desk);
@@ -149,29 +150,46 @@ fn examine_beside(desk: &Desk) {
     });
 }
 
+/// Reads the configuration again, at SIGHUP.
+fn reload(config: &Config) {
+    notify::reloading();
+    settings::reload_and_tell(config);
+    notify::ready();
+}
+
+fn control_socket(config: &Config, source: io::Error) -> ServeError {
+    ServeError::Os { what: "control socket", path: config.socket.clone(), source }
+}
+
 /// The door, until a signal; then the loop is told to stop.
 fn serve(socket: UnixListener, desk: Desk) -> Result<(), ServeError> {
     let failed = |source| ServeError::Os { what: "runtime", path: "tokio".into(), source };
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().map_err(failed)?;
-    let driver = desk.driver.clone();
+    let (driver, config) = (desk.driver.clone(), Arc::clone(&desk.daemon.config));
     runtime.block_on(async {
         let listener = tokio::net::UnixListener::from_std(socket).map_err(failed)?;
         let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
         let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
+        let mut hangup = signal(SignalKind::hangup()).map_err(failed)?;
         let (stop, stopped) = watch::channel(false);
         let mut views = desk.views.clone();
         tokio::spawn(telemetry::tell_status(std::env::var_os("NOTIFY_SOCKET"), desk.views.clone()));
         let door = tokio::spawn(async move {
             // Before the loop has published for the first time, it would answer that nothing is stored or live.
             if views.changed().await.is_ok() {
+                notify::ready();
                 api::serve(listener, desk, stopped).await;
             }
         });
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
+        loop {
+            tokio::select! {
+                _ = terminate.recv() => break,
+                _ = interrupt.recv() => break,
+                _ = hangup.recv() => reload(&config),
+            }
         }
+        notify::stopping();
         tracing::info!("stopping; workers and routes stay");
         let _ = stop.send(true);
         let _ = door.await;
@@ -226,6 +244,7 @@ fn host_config(config: &Config) -> Result<HostConfig, ServeError> {
         cells: CellsConfig {
             socket: config.runtime.join("launcher.sock"),
             launcher: config.launcher.clone(),
+            unit: config.launcher_unit.clone(),
             cgroup,
             worker: config.worker.clone(),
             onnxruntime: config.onnxruntime.clone(),

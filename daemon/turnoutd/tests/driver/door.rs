@@ -69,7 +69,7 @@ impl Door {
             journal: running.journal,
         };
         let driver = running.driver;
-        let looping = std::thread::spawn(move || driver.run());
+        let looping = std::thread::spawn(move || driver.run(|| {}));
         let runtime =
             tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let (stop, stopped) = watch::channel(false);
