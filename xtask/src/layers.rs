@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 /// Crate of this workspace and the crates of this workspace it may use. A crate without a row fails.
-const EDGES: [(&str, &[&str]); 16] = [
+const EDGES: [(&str, &[&str]); 17] = [
     ("turnout-manifest", &[]),
     ("turnout-inference", &[]),
     ("turnout-journal", &[]),
@@ -37,6 +37,7 @@ const EDGES: [(&str, &[&str]); 16] = [
             "turnout-protocol",
         ],
     ),
+    ("turnout-manuals", &["turnout-manifest", "turnout-protocol"]),
     ("xtask", &[]),
 ];
 
@@ -44,7 +45,7 @@ const EDGES: [(&str, &[&str]); 16] = [
 const FENCED: [(&str, &[&str]); 3] = [
     ("aya", &["turnout-host"]),
     ("ort", &["turnout-worker", "turnout-scenarios"]),
-    ("clap", &["turnoutd", "turnout-export", "turnoutctl", "turnout-scenarios", "xtask"]),
+    ("clap", &["turnoutd", "turnout-export", "turnoutctl", "turnout-manuals", "turnout-scenarios", "xtask"]),
 ];
 
 /// Crates that must not reach an async runtime, not even through others.

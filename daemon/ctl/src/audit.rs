@@ -1,8 +1,9 @@
 //! `turnoutctl audit ...`: the journal's records, their verification with and without the daemon, and the snapshots.
 
 use crate::args::AuditCommand;
+use crate::args::Output;
 use crate::error::{Exit, Failure};
-use crate::render::{BAD, DIM, GOOD, Output, STRONG, Screen, Table, count, safe, styled, time, words};
+use crate::render::{BAD, DIM, GOOD, STRONG, Screen, Table, count, safe, styled, time, words};
 use rustix::mount::{MountFlags, UnmountFlags, mount_bind, mount_remount, unmount};
 use serde_json::Value;
 use std::path::Path;

@@ -1,6 +1,7 @@
 //! How values become text: aligned tables, colours that are never the only signal, durations and times for people;
 //! and JSON from the same values. Which columns a command shows is the command's own.
 
+use crate::args::Output;
 use anstyle::{AnsiColor, Style};
 use serde::Serialize;
 use std::fmt::Write as _;
@@ -19,17 +20,6 @@ pub const DIM: Style = Style::new().dimmed();
 pub const STRONG: Style = Style::new().bold();
 /// As it is.
 pub const PLAIN: Style = Style::new();
-
-/// Form of what a command prints.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-pub enum Output {
-    /// For people.
-    Text,
-    /// One JSON value with a `schema`.
-    Json,
-    /// One JSON value per line.
-    Ndjson,
-}
 
 /// Where commands print to.
 pub struct Screen {
