@@ -4,12 +4,14 @@
 mod onnxruntime;
 mod packages;
 mod prometheus;
+mod rpmlint;
 mod tools;
 
 use anyhow::{Context, Result};
 use std::path::Path;
 
 pub use onnxruntime::library as onnxruntime_library;
+pub use rpmlint::program as rpmlint;
 
 /// Something a verb cannot do without.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -26,6 +28,10 @@ pub enum Need {
     RustComponents,
     /// The checker of licences, bans and advisories.
     CargoDeny,
+    /// What makes and checks packages, from Debian's own archive.
+    PackagingPackages,
+    /// The checker of .rpm files, which Debian does not have.
+    Rpmlint,
 }
 
 impl Need {
@@ -35,6 +41,9 @@ impl Need {
     pub const BUILD: [Self; 3] = [Self::DebianPackages, Self::BpfLinker, Self::OnnxRuntime];
     /// What the tests need.
     pub const TEST: [Self; 4] = [Self::DebianPackages, Self::BpfLinker, Self::OnnxRuntime, Self::Prometheus];
+    /// What making packages needs.
+    pub const DIST: [Self; 5] =
+        [Self::DebianPackages, Self::BpfLinker, Self::OnnxRuntime, Self::PackagingPackages, Self::Rpmlint];
     /// What the checks need on top.
     pub const ALL: [Self; 6] = [
         Self::DebianPackages,
@@ -53,28 +62,34 @@ impl Need {
             Self::Prometheus => "Prometheus",
             Self::RustComponents => "clippy and rustfmt",
             Self::CargoDeny => "cargo-deny",
+            Self::PackagingPackages => "Debian packages for packaging",
+            Self::Rpmlint => "rpmlint",
         }
     }
 
     fn look(self, root: &Path) -> Result<State> {
         match self {
-            Self::DebianPackages => packages::look(root),
+            Self::DebianPackages => packages::look(root, packages::BUILD),
             Self::BpfLinker => tools::look(root, &tools::BPF_LINKER),
             Self::OnnxRuntime => onnxruntime::look(root),
             Self::Prometheus => prometheus::look(root),
             Self::RustComponents => tools::look_components(root),
             Self::CargoDeny => tools::look(root, &tools::CARGO_DENY),
+            Self::PackagingPackages => packages::look(root, packages::PACKAGING),
+            Self::Rpmlint => rpmlint::look(root),
         }
     }
 
     fn install(self, root: &Path) -> Result<()> {
         match self {
-            Self::DebianPackages => packages::install(root),
+            Self::DebianPackages => packages::install(root, packages::BUILD),
             Self::BpfLinker => tools::install(root, &tools::BPF_LINKER),
             Self::OnnxRuntime => onnxruntime::install(root),
             Self::Prometheus => prometheus::install(root),
             Self::RustComponents => tools::install_components(root),
             Self::CargoDeny => tools::install(root, &tools::CARGO_DENY),
+            Self::PackagingPackages => packages::install(root, packages::PACKAGING),
+            Self::Rpmlint => rpmlint::install(root),
         }
     }
 }
