@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 /// Crate of this workspace and the crates of this workspace it may use. A crate without a row fails.
-const EDGES: [(&str, &[&str]); 17] = [
+const EDGES: [(&str, &[&str]); 18] = [
     ("turnout-manifest", &[]),
     ("turnout-inference", &[]),
     ("turnout-onnx", &["turnout-manifest"]),
@@ -38,6 +38,7 @@ const EDGES: [(&str, &[&str]); 17] = [
             "turnout-protocol",
         ],
     ),
+    ("turnout-manuals", &["turnout-manifest", "turnout-onnx", "turnout-protocol"]),
     ("xtask", &[]),
 ];
 
@@ -45,7 +46,7 @@ const EDGES: [(&str, &[&str]); 17] = [
 const FENCED: [(&str, &[&str]); 3] = [
     ("aya", &["turnout-host"]),
     ("ort", &["turnout-worker", "turnout-scenarios"]),
-    ("clap", &["turnoutd", "turnout-export", "turnoutctl", "turnout-scenarios", "xtask"]),
+    ("clap", &["turnoutd", "turnout-export", "turnoutctl", "turnout-manuals", "turnout-scenarios", "xtask"]),
 ];
 
 /// Features that only tests may enable: they take protections away, or put something false in the place of the host.

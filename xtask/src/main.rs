@@ -5,6 +5,7 @@ mod bench;
 mod check;
 mod command;
 mod demo;
+mod dist;
 mod ebpf;
 mod layers;
 mod setup;
@@ -47,6 +48,8 @@ enum Verb {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         rest: Vec<String>,
     },
+    /// Set up, build and make the .deb and the .rpm, in `target/dist`; each is checked
+    Dist(dist::Arguments),
     /// Set up, build and measure
     Bench {
         /// Passed on to the benchmarks
@@ -74,6 +77,7 @@ fn run(verb: Verb) -> Result<()> {
         Verb::Layers => layers::run(&root),
         Verb::Test { rest } => test::run(&root, &rest),
         Verb::Demo { rest } => demo::run(&root, &rest),
+        Verb::Dist(arguments) => dist::run(&root, &arguments),
         Verb::Bench { rest } => bench::run(&root, &rest),
     }
 }

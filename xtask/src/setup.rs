@@ -5,12 +5,14 @@ mod model_signing;
 mod onnxruntime;
 mod packages;
 mod prometheus;
+mod rpmlint;
 mod tools;
 
 use anyhow::{Context, Result};
 use std::path::Path;
 
 pub use onnxruntime::library as onnxruntime_library;
+pub use rpmlint::program as rpmlint;
 
 /// Something a verb cannot do without.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -29,6 +31,10 @@ pub enum Need {
     CargoDeny,
     /// The reference implementation of OpenSSF Model Signing.
     ModelSigning,
+    /// What makes and checks packages, from Debian's own archive.
+    PackagingPackages,
+    /// The checker of .rpm files, which Debian does not have.
+    Rpmlint,
 }
 
 impl Need {
@@ -39,6 +45,9 @@ impl Need {
     /// What the tests need.
     pub const TEST: [Self; 5] =
         [Self::DebianPackages, Self::BpfLinker, Self::OnnxRuntime, Self::Prometheus, Self::ModelSigning];
+    /// What making packages needs.
+    pub const DIST: [Self; 5] =
+        [Self::DebianPackages, Self::BpfLinker, Self::OnnxRuntime, Self::PackagingPackages, Self::Rpmlint];
     /// What the tests and the checks need.
     pub const ALL: [Self; 7] = [
         Self::DebianPackages,
@@ -59,30 +68,36 @@ impl Need {
             Self::RustComponents => "clippy and rustfmt",
             Self::CargoDeny => "cargo-deny",
             Self::ModelSigning => "model-signing",
+            Self::PackagingPackages => "Debian packages for packaging",
+            Self::Rpmlint => "rpmlint",
         }
     }
 
     fn look(self, root: &Path) -> Result<State> {
         match self {
-            Self::DebianPackages => packages::look(root),
+            Self::DebianPackages => packages::look(root, packages::BUILD),
             Self::BpfLinker => tools::look(root, &tools::BPF_LINKER),
             Self::OnnxRuntime => onnxruntime::look(root),
             Self::Prometheus => prometheus::look(root),
             Self::RustComponents => tools::look_components(root),
             Self::CargoDeny => tools::look(root, &tools::CARGO_DENY),
             Self::ModelSigning => model_signing::look(root),
+            Self::PackagingPackages => packages::look(root, packages::PACKAGING),
+            Self::Rpmlint => rpmlint::look(root),
         }
     }
 
     fn install(self, root: &Path) -> Result<()> {
         match self {
-            Self::DebianPackages => packages::install(root),
+            Self::DebianPackages => packages::install(root, packages::BUILD),
             Self::BpfLinker => tools::install(root, &tools::BPF_LINKER),
             Self::OnnxRuntime => onnxruntime::install(root),
             Self::Prometheus => prometheus::install(root),
             Self::RustComponents => tools::install_components(root),
             Self::CargoDeny => tools::install(root, &tools::CARGO_DENY),
             Self::ModelSigning => model_signing::install(root),
+            Self::PackagingPackages => packages::install(root, packages::PACKAGING),
+            Self::Rpmlint => rpmlint::install(root),
         }
     }
 }

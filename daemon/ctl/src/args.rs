@@ -1,10 +1,11 @@
-//! The command line. The doc comments here are the help; what a command does lives in its noun's file.
+//! The command line. The doc comments here are the help and the manual pages; what a command does lives in its noun's file.
 
+// Its place is said, because the manuals take this file in from elsewhere.
+#[path = "args/snapshots.rs"]
 mod snapshots;
 
 pub use snapshots::{Since, SnapshotCommand, SnapshotsArguments, StoreCommand};
 
-use crate::render::Output;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -176,6 +177,17 @@ pub struct ReportArguments {
     /// Write it to this file instead of standard output
     #[arg(short = 'o', long = "file", value_name = "FILE")]
     pub file: Option<PathBuf>,
+}
+
+/// Form of what a command prints.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Output {
+    /// For people.
+    Text,
+    /// One JSON value with a `schema`.
+    Json,
+    /// One JSON value per line.
+    Ndjson,
 }
 
 /// Form of a report.

@@ -2,8 +2,9 @@
 //! left to `snapshots.rs`.
 
 use crate::args::AuditCommand;
+use crate::args::Output;
 use crate::error::{Exit, Failure};
-use crate::render::{DIM, GOOD, Output, STRONG, Screen, count, safe, time};
+use crate::render::{DIM, GOOD, STRONG, Screen, count, safe, time};
 use serde_json::Value;
 use std::path::Path;
 use turnout_journal::JournalError;

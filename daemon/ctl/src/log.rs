@@ -2,8 +2,9 @@
 //! journal lies and what the caller may see. Evidence is `audit log`: anybody can write to the systemd journal.
 
 use crate::args::LogArguments;
+use crate::args::Output;
 use crate::error::{Exit, Failure};
-use crate::render::{BAD, DIM, Output, PLAIN, STRONG, Screen, WARN, safe, time};
+use crate::render::{BAD, DIM, PLAIN, STRONG, Screen, WARN, safe, time};
 use anstyle::Style;
 use serde::Serialize;
 use serde_json::Value;

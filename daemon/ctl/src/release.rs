@@ -1,10 +1,10 @@
 //! `turnoutctl release ...` and `turnoutctl rollback`: start and steer releases, and wait for their end.
 
-use crate::args::{InterveneArguments, ReleaseCommand, StartArguments};
+use crate::args::{InterveneArguments, Output, ReleaseCommand, StartArguments};
 use crate::error::{Exit, Failure};
 use crate::manifest::problems;
 use crate::render::{
-    BAD, DIM, GOOD, Output, STRONG, Screen, Table, WARN, duration_ms, figure, safe, styled, time, words,
+    BAD, DIM, GOOD, STRONG, Screen, Table, WARN, duration_ms, figure, safe, styled, time, words,
 };
 use crate::updates::Updates;
 use crate::watch::{self, Frame};

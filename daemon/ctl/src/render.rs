@@ -1,6 +1,7 @@
 //! How values become text: aligned tables, colours that are never the only signal, durations and times for people;
 //! and JSON from the same values. Which columns a command shows is the command's own.
 
+use crate::args::Output;
 use anstyle::{AnsiColor, Style};
 use serde::Serialize;
 use std::fmt::Write as _;
@@ -19,17 +20,6 @@ pub const DIM: Style = Style::new().dimmed();
 pub const STRONG: Style = Style::new().bold();
 /// As it is.
 pub const PLAIN: Style = Style::new();
-
-/// Form of what a command prints.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-pub enum Output {
-    /// For people.
-    Text,
-    /// One JSON value with a `schema`.
-    Json,
-    /// One JSON value per line.
-    Ndjson,
-}
 
 /// Where commands print to.
 pub struct Screen {
@@ -207,23 +197,6 @@ pub fn bytes(count: u64) -> String {
     }
 }
 
-/// Reads a size in binary units: `16GiB`, `512 MiB`.
-///
-/// # Errors
-/// What such a size looks like.
-pub fn parse_bytes(text: &str) -> Result<u64, String> {
-    let refused = || format!("`{text}` is not a size such as `512MiB`, `16GiB` or `2TiB`");
-    let digits = text.find(|c: char| !c.is_ascii_digit()).ok_or_else(refused)?;
-    let (number, unit) = text.split_at(digits);
-    let unit: u64 = match unit.trim_start() {
-        "MiB" => 1 << 20,
-        "GiB" => 1 << 30,
-        "TiB" => 1 << 40,
-        _ => return Err(refused()),
-    };
-    number.parse::<u64>().ok().and_then(|number| number.checked_mul(unit)).ok_or_else(refused)
-}
-
 /// A share in thousandths of a percent as a figure: `25 %`, `24.6 %`.
 pub fn share(thousandths: u32) -> String {
     Percent::from_thousandths(thousandths.min(100_000)).map(|share| share.to_string()).unwrap_or_default()
@@ -284,14 +257,6 @@ mod tests {
         table.row(vec![words("longer"), figure("1000"), styled(GOOD, "fine")]);
         let plain = anstream::adapter::strip_str(&table.text()).to_string();
         assert_eq!(plain, "NAME    SIZE  NOTE\na          1\nlonger  1000  fine\n");
-    }
-
-    #[test]
-    fn sizes_need_a_binary_unit() {
-        assert_eq!((parse_bytes("512MiB"), parse_bytes("2 TiB")), (Ok(512 << 20), Ok(2 << 40)));
-        for bad in ["", "16", "GiB", "16GB", "-1GiB", "1.5GiB", "16777216TiB"] {
-            assert!(parse_bytes(bad).is_err(), "{bad:?}");
-        }
     }
 
     #[test]

@@ -1,13 +1,12 @@
 //! `turnoutctl report`: everything about one release as text, JSON or one HTML page, all from the same value.
 
-use crate::args::{ReportArguments, ReportFormat};
+use crate::args::{Output, ReportArguments, ReportFormat};
 use crate::error::{Exit, Failure};
 use crate::files;
 use crate::html;
 use crate::release;
 use crate::render::{
-    BAD, DIM, GOOD, Output, STRONG, Screen, Table, WARN, duration_ms, figure, pretty, safe, styled, time,
-    words,
+    BAD, DIM, GOOD, STRONG, Screen, Table, WARN, duration_ms, figure, pretty, safe, styled, time, words,
 };
 use crate::watch;
 use turnout_manifest::Plan;

@@ -1,16 +1,17 @@
 //! `turnout-export`: reads the journal and gives every record to a sink, in order and at least once. It needs no
 //! right but to read the journal's folder; it never writes there. `turnout-export metrics` serves what the daemon counts.
 
+mod arguments;
 mod cursor;
 mod events;
 mod metrics;
 mod sink;
 mod subjects;
 
-use clap::{Parser, Subcommand, ValueEnum};
+use arguments::{Arguments, Command, To};
+use clap::Parser;
 use cursor::{Cursor, CursorError};
 use sink::{Sink, SinkError, event};
-use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 use subjects::Subjects;
@@ -18,41 +19,6 @@ use turnout_journal::{JournalError, Reader};
 
 /// How often a journal that has nothing new is looked at again: its writer cannot wake another user's process.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
-
-/// Takes the records of Turnout's journal elsewhere, in order, each at least once.
-///
-/// Every record carries `event_id`, the log's id and the record's number: a receiver that keeps the ids it has seen has
-/// each record exactly once.
-#[derive(Parser)]
-#[command(version, args_conflicts_with_subcommands = true)]
-struct Arguments {
-    #[command(subcommand)]
-    command: Option<Command>,
-    /// Folder of the journal's segments; may be a read-only copy, such as an audit snapshot.
-    #[arg(long, value_name = "DIR", default_value = "/var/lib/turnout/journal")]
-    journal: PathBuf,
-    /// Where to: one JSON document a line on standard output, or the systemd journal.
-    #[arg(long, default_value = "stdout")]
-    to: To,
-    /// File that keeps the place between runs; without it every run begins at the first record. After a power cut, what
-    /// journald may not have had on disk yet is given again.
-    #[arg(long, value_name = "FILE")]
-    cursor: Option<PathBuf>,
-    /// Wait for new records instead of ending at the last.
-    #[arg(long)]
-    follow: bool,
-}
-
-#[derive(Subcommand)]
-enum Command {
-    Metrics(metrics::Arguments),
-}
-
-#[derive(Clone, Copy, ValueEnum)]
-enum To {
-    Stdout,
-    Journald,
-}
 
 /// Why an export ended early.
 #[derive(Debug, thiserror::Error)]

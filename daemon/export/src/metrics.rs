@@ -1,8 +1,8 @@
 //! `turnout-export metrics`: gives the daemon's metrics to Prometheus over TCP, so that no process with rights speaks to
 //! the network. However many ask, the daemon is asked once a second at most.
 
+use crate::arguments::MetricsArguments;
 use bytes::Bytes;
-use clap::Args;
 use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::header::{CONTENT_TYPE, HeaderValue};
@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Mutex, Semaphore};
 use tokio::time::timeout;
-use turnout_protocol::client::{Client, DEFAULT_SOCKET};
+use turnout_protocol::client::Client;
 
 /// Most connections at one time; the others wait to be accepted.
 const CONNECTIONS_MAX: usize = 64;
@@ -36,22 +36,6 @@ const FRESH: Duration = Duration::from_secs(1);
 
 const TEXT: HeaderValue = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
 
-/// Serve the daemon's metrics to Prometheus at `/metrics`.
-///
-/// Needs no right but to open the control socket. Whoever can reach the address can read the metrics.
-#[derive(Args)]
-pub struct Arguments {
-    /// Address and port to listen on.
-    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:9464")]
-    listen: SocketAddr,
-    /// Control socket of the daemon.
-    #[arg(long, env = "TURNOUT_SOCKET", value_name = "PATH", default_value = DEFAULT_SOCKET)]
-    socket: PathBuf,
-    /// Cursor of an export of the journal, to tell how far it is; may be repeated.
-    #[arg(long, value_name = "FILE")]
-    cursor: Vec<PathBuf>,
-}
-
 /// Why metrics are not served.
 #[derive(Debug, thiserror::Error)]
 pub enum MetricsError {
@@ -67,7 +51,7 @@ pub enum MetricsError {
 ///
 /// # Errors
 /// [`MetricsError`].
-pub fn run(arguments: Arguments) -> Result<(), MetricsError> {
+pub fn run(arguments: MetricsArguments) -> Result<(), MetricsError> {
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(MetricsError::Runtime)?;
     runtime.block_on(async {

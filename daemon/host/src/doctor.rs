@@ -46,6 +46,8 @@ pub struct Places<'a> {
     pub launcher: &'a Path,
     /// The ONNX Runtime library.
     pub onnxruntime: &'a Path,
+    /// The unit that runs the launcher, where it is a service: it makes cells, and this process's rights are not its.
+    pub launcher_unit: Option<&'a str>,
 }
 
 /// Examines the host. Without root most requirements cannot be tried, which is then what is found.

@@ -31,6 +31,8 @@ pub struct CellsConfig {
     pub socket: PathBuf,
     /// Its program.
     pub launcher: PathBuf,
+    /// The unit that runs it, where the service manager does: one that does not answer is then not started from here.
+    pub unit: Option<String>,
     /// The instance's cgroup2 directory.
     pub cgroup: PathBuf,
     /// The worker's program.
@@ -159,6 +161,9 @@ impl LauncherClient {
     fn reach_or_start(&self, state: &mut State) -> Result<OwnedFd, HostError> {
         let failed = || HostError::os("connect", self.config.socket.display());
         match reach(&self.config.socket) {
+            Err(errno @ (Errno::NOENT | Errno::CONNREFUSED)) if self.config.unit.is_some() => {
+                Err(self.not_running(errno))
+            }
             Err(Errno::NOENT | Errno::CONNREFUSED) => {
                 state.started = self.start(state.started.take())?;
                 reach(&self.config.socket).map_err(failed())
@@ -204,6 +209,15 @@ impl LauncherClient {
             detail: log,
             source: None,
         })
+    }
+
+    fn not_running(&self, errno: Errno) -> HostError {
+        let unit = self.config.unit.as_deref().unwrap_or_default();
+        HostError::Launcher {
+            failure: "does not answer; see".into(),
+            detail: format!("`systemctl status {unit}`"),
+            source: Some(errno.into()),
+        }
     }
 
     fn lost(&self, error: TransportError) -> HostError {

@@ -20,6 +20,7 @@ fn findings(folder: &Path) -> Vec<Finding> {
         worker: Path::new("/bin/sh"),
         launcher: &folder.join("no-launcher"),
         onnxruntime: Path::new("/etc/passwd"),
+        launcher_unit: None,
     })
 }
 

@@ -133,8 +133,14 @@ fn child() {
     std::env::var(REFUSED).unwrap_or_default().split_whitespace().for_each(refuse);
     let (worker, launcher) = (state.join("worker"), state.join("launcher"));
     let onnxruntime = state.join("onnxruntime");
-    let places =
-        Places { state, cgroup: None, worker: &worker, launcher: &launcher, onnxruntime: &onnxruntime };
+    let places = Places {
+        state,
+        cgroup: None,
+        worker: &worker,
+        launcher: &launcher,
+        launcher_unit: None,
+        onnxruntime: &onnxruntime,
+    };
     for Finding { name, standing, found, why, remedy } in examine(&places) {
         assert!(!found.is_empty() && !why.is_empty() && !remedy.is_empty(), "{name}");
         println!("{MARK}{name}\t{standing:?}\t{}", found.replace(['\n', '\t'], " "));

@@ -144,6 +144,7 @@ impl Machine {
         let config = CellsConfig {
             socket: directory.path().join("launcher.sock"),
             launcher: programs().join("turnout-launcher"),
+            unit: None,
             cgroup: hierarchy.join(format!("{PREFIX}{}-{number}", std::process::id())),
             worker: programs().join("examples/inside"),
             onnxruntime: library,

@@ -11,7 +11,8 @@ Usage: turnout-launcher --socket PATH --cgroup DIR --worker PATH --onnxruntime P
 
 Builds the cells of Turnout's workers and owns them. Started by its service, or by turnoutd where there is none.
 
-  --socket PATH        Unix socket (SOCK_SEQPACKET) to serve; made 0600, an old one is replaced
+  --socket PATH        Unix socket (SOCK_SEQPACKET) to serve; made 0600, an old one is replaced; not used where the
+                       service manager hands one over
   --cgroup DIR         cgroup2 directory of this instance; made when missing
   --worker PATH        turnout-worker
   --onnxruntime PATH   libonnxruntime.so

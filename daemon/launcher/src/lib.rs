@@ -5,6 +5,7 @@ mod arguments;
 mod cell;
 mod cells;
 mod cgroup;
+mod manager;
 mod profile;
 mod protection;
 mod root;
@@ -21,6 +22,8 @@ pub use protection::Protections;
 pub use sys::probe;
 
 use arguments::{Arguments, USAGE};
+use manager::Starter;
+use rustix::fs::Mode;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::error::Error;
 use std::io::Write;
@@ -34,10 +37,10 @@ const DESCRIPTORS: u64 = 512;
 
 /// The whole life of a launcher with this command line, beginning with the first lines of `main`.
 pub fn run(parser: lexopt::Parser, protections: Protections) -> ExitCode {
-    sys::close_from(3);
+    let starter = Starter::from_environment();
     sys::clear_environment();
     let limited = limit();
-    match limited.and_then(|()| serve(parser, protections)) {
+    match limited.and_then(|()| serve(parser, protections, starter)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             let mut text = format!("turnout-launcher: {error}");
@@ -57,12 +60,18 @@ fn limit() -> Result<(), Box<dyn Error>> {
     // The hard limit stays: it is the workers' too.
     let maximum = getrlimit(Resource::Nofile).maximum;
     setrlimit(Resource::Nofile, Rlimit { current: Some(DESCRIPTORS), maximum })?;
+    // Folders of a cell's root are for the worker's user, whatever mask this was started with.
+    rustix::process::umask(Mode::from_raw_mode(0o022));
     // The terminal's and the daemon's ends are not this process's. Fails where it leads a session already.
     let _ = rustix::process::setsid();
     Ok(())
 }
 
-fn serve(parser: lexopt::Parser, protections: Protections) -> Result<(), Box<dyn Error>> {
+fn serve(
+    parser: lexopt::Parser,
+    protections: Protections,
+    mut starter: Starter,
+) -> Result<(), Box<dyn Error>> {
     let Some(arguments) = Arguments::read(parser)? else {
         std::io::stdout().write_all(USAGE.as_bytes())?;
         return Ok(());
@@ -82,9 +91,12 @@ fn serve(parser: lexopt::Parser, protections: Protections) -> Result<(), Box<dyn
         pids_controller: controllers.pids,
     };
     let cells = cells::Cells::new(hierarchy, (recipe, router), arguments.uid_base);
-    let server = serve::Server::bind(&arguments.socket, signals, cells)?;
-    // Whoever started this waits for the line; what is written later goes to standard error alone.
-    let _ = std::io::stdout().write_all(b"ready\n");
+    let server = match starter.socket.take() {
+        Some(socket) => serve::Server::take_over(socket, signals, cells)?,
+        None => serve::Server::bind(&arguments.socket, signals, cells)?,
+    };
+    // What is written later goes to standard error alone.
+    starter.tell_ready()?;
     server.serve()?;
     Ok(())
 }

@@ -20,7 +20,8 @@ const BACKLOG: i32 = 16;
 /// The launcher's door.
 pub struct Server {
     listener: OwnedFd,
-    path: PathBuf,
+    /// Where it was bound; a socket that was handed over is its owner's to remove.
+    path: Option<PathBuf>,
     signals: OwnedFd,
     connections: Vec<Connection>,
     cells: Cells,
@@ -63,7 +64,24 @@ impl Server {
         rustix::process::umask(before);
         bound?;
         listen(&listener, BACKLOG)?;
-        Ok(Self { listener, path: path.to_owned(), signals, connections: Vec::new(), cells })
+        Ok(Self { listener, path: Some(path.to_owned()), signals, connections: Vec::new(), cells })
+    }
+
+    /// Takes a listening socket over that the service manager holds open.
+    ///
+    /// # Errors
+    /// The kernel's own, for what is no such socket.
+    pub fn take_over(listener: OwnedFd, signals: OwnedFd, cells: Cells) -> io::Result<Self> {
+        rustix::io::ioctl_fionbio(&listener, true)?;
+        if !sockopt::socket_acceptconn(&listener)?
+            || sockopt::socket_type(&listener)? != SocketType::SEQPACKET
+        {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                "what was handed over is not the launcher's socket",
+            ));
+        }
+        Ok(Self { listener, path: None, signals, connections: Vec::new(), cells })
     }
 
     /// Serves until it is told to shut down, by a request or a signal.
@@ -85,7 +103,9 @@ impl Server {
                 self.accept().map_err(ServeError::Accept)?;
             }
         }
-        let _ = std::fs::remove_file(&self.path);
+        if let Some(path) = &self.path {
+            let _ = std::fs::remove_file(path);
+        }
         Ok(())
     }
 

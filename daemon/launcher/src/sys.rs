@@ -23,6 +23,16 @@ pub enum Forked {
     },
 }
 
+/// A descriptor that the service manager handed over, closed at the next execve(2). For the first lines of `main`.
+pub fn handed_over(number: u32) -> OwnedFd {
+    let number = number.cast_signed();
+    // SAFETY: the environment says that this number was opened for this process, and nothing else owns it.
+    let descriptor = unsafe { OwnedFd::from_raw_fd(number) };
+    // SAFETY: F_SETFD reads no memory; a number that is not open gives EBADF, which the first use meets again.
+    unsafe { libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC) };
+    descriptor
+}
+
 /// Closes every descriptor from `first` on (close_range(2)). For the first lines of `main`, before anything is opened.
 pub fn close_from(first: u32) {
     // SAFETY: nothing in this process owns a descriptor yet, so none is closed behind its owner's back.

@@ -2,10 +2,12 @@
 //! [`Config`] or all problems at once out. The doc comments of `Raw` are the manual.
 
 use crate::audit_http::AuditHttp;
+use crate::settings::{Live, Settings};
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 use turnout_manifest::ModelName;
 use turnout_protocol::worker::FORMATS;
@@ -34,38 +36,45 @@ struct Raw {
     state: Option<PathBuf>,
     /// Sockets, pointers and eBPF pins; may be lost at a reboot. Default `/run/turnout`.
     runtime: Option<PathBuf>,
-    /// The control socket. Default `<runtime>/control.sock`.
+    /// The control socket; one that the service manager hands over comes first. Default `control.sock` in `runtime`,
+    /// such as `/run/turnout/control.sock`.
     socket: Option<PathBuf>,
-    /// Group that may use the control socket. Default `turnout`, where it exists.
+    /// Group that may use the control socket; where the service manager opens it, the socket unit says so.
+    /// Default `turnout`, where it exists.
     group: Option<String>,
     /// Users of that group that may only read, such as a program that serves metrics. Default `turnout-export`, where
-    /// it exists.
+    /// it exists, such as `["turnout-export"]`.
     readers: Option<Vec<String>>,
-    /// Size of the store's image where `state` is not on Btrfs. Default a quarter of the free space, at most 8 GiB.
+    /// Size of the store's image where `state` is not on Btrfs. Default a quarter of the free
+    /// space, at most 8 GiB; such as `4294967296`.
     store_image_bytes: Option<u64>,
-    /// The cgroup2 directory below which all cells lie. Default `turnout` in the mounted cgroup2 tree.
+    /// The cgroup2 directory below which all cells lie. Where a service runs the launcher,
+    /// it is that service's. Default `turnout` in the mounted cgroup2 tree, such as `/sys/fs/cgroup/turnout`.
     cgroup: Option<PathBuf>,
     /// Addresses on which models are served, one or a list of up to four; `::` is every address of the host.
     /// Default `127.0.0.1`.
     listen: Option<OneOrMore<IpAddr>>,
     /// Ports given to models in turn. Default `8700-8799`.
     ports: Option<String>,
-    /// First uid of the cells; 64 are used. Default 61000.
+    /// First uid of the cells; 64 are used. Where a service runs the launcher, its unit says so too. Default `61000`.
     worker_uid_base: Option<u32>,
-    /// The worker's binary. Default beside `turnoutd`.
+    /// The worker's binary. Default beside `turnoutd`, or else in `../lib/turnout` from there, such as
+    /// `/usr/lib/turnout/turnout-worker`.
     worker: Option<PathBuf>,
-    /// The launcher's binary. Default beside `turnoutd`.
+    /// The launcher's binary; not used where a service runs it. Default beside `turnoutd`, or else
+    /// in `../lib/turnout` from there, such as `/usr/lib/turnout/turnout-launcher`.
     launcher: Option<PathBuf>,
-    /// The ONNX Runtime library. Default `../lib/turnout/libonnxruntime.so` from the folder of `turnoutd`.
+    /// The ONNX Runtime library. Default beside `turnoutd`, or else in `../lib/turnout` from there, such as
+    /// `/usr/lib/turnout/libonnxruntime.so`.
     onnxruntime: Option<PathBuf>,
-    /// CPUs that burstable workers may run on, 0 to 63. Default all that are not in `exclusive_cpus`.
+    /// CPUs that burstable workers may run on, 0 to 63. Default all that are not in `exclusive_cpus`; such as `[2, 3]`.
     worker_cpus: Option<Vec<u32>>,
     /// CPUs set aside for versions with `class: guaranteed`, 0 to 63; name every CPU of a core, and cores for two
-    /// versions of a model: during a release both run. Default none.
+    /// versions of a model: during a release both run. Default none; such as `[4, 5, 6, 7]`.
     exclusive_cpus: Option<Vec<u32>>,
-    /// Seconds a worker may take to load and warm up. Default 120.
+    /// Seconds a worker may take to load and warm up. Default `120`.
     ready_seconds: Option<u64>,
-    /// Seconds a retired worker may take to answer what it has. Default 30.
+    /// Seconds a retired worker may take to answer what it has. Default `30`.
     drain_seconds: Option<u64>,
     /// How much the daemon logs: `error`, `warn`, `info`, `debug` or `trace`. Default `info`.
     log: Option<String>,
@@ -95,13 +104,15 @@ enum OneOrMore<T> {
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 struct RawModel {
-    /// Its public port. Default the next free one of `ports`.
+    /// Its public port. Default the next free one of `ports`, such as `8700`.
     port: Option<u16>,
 }
 
 /// A checked configuration.
 #[derive(Debug, Clone)]
 pub struct Config {
+    /// The file it was read from.
+    pub file: Option<PathBuf>,
     /// Journal, trust store and store image.
     pub state: PathBuf,
     /// Sockets, pointers and pins.
@@ -118,10 +129,6 @@ pub struct Config {
     pub cgroup: Option<PathBuf>,
     /// Addresses on which models are served, 1 to 4.
     pub listen: Vec<IpAddr>,
-    /// First and last port for models.
-    pub ports: (u16, u16),
-    /// Ports fixed for single models.
-    pub model_ports: BTreeMap<ModelName, u16>,
     /// First uid of the cells.
     pub worker_uid_base: u32,
     /// The worker's binary.
@@ -130,14 +137,8 @@ pub struct Config {
     pub launcher: PathBuf,
     /// The ONNX Runtime library.
     pub onnxruntime: PathBuf,
-    /// CPUs burstable workers may run on, one bit each; 0 is all that are not set aside.
-    pub worker_cpus: u64,
     /// CPUs set aside for guaranteed workers, one bit each.
     pub exclusive_cpus: u64,
-    /// How long a worker may take to load and warm up.
-    pub ready: Duration,
-    /// How long a retired worker may take to answer what it has.
-    pub drain: Duration,
     /// How much the daemon logs.
     pub log: tracing::Level,
     /// Retention, and care of the store.
@@ -150,6 +151,10 @@ pub struct Config {
     pub allowed_domains: Vec<String>,
     /// Formats that run code when they are loaded, allowed all the same.
     pub allowed_formats: Vec<String>,
+    /// The unit that runs the launcher, when the service manager does: the daemon then never starts one.
+    pub launcher_unit: Option<String>,
+    /// What a reload replaces.
+    pub live: Arc<Live>,
 }
 
 /// Why a configuration was refused.
@@ -191,10 +196,11 @@ impl Config {
             return Err(ConfigError::TooLarge(path.to_owned()));
         }
         let text = std::fs::read_to_string(path).map_err(read)?;
-        Self::parse(&text).map_err(|error| match error {
+        let parsed = Self::parse(&text).map_err(|error| match error {
             ConfigError::Parse { message, .. } => ConfigError::Parse { path: path.to_owned(), message },
             other => other,
-        })
+        })?;
+        Ok(Self { file: Some(path.to_owned()), ..parsed })
     }
 
     /// Checks the text of a configuration; the empty text gives the defaults.
@@ -239,22 +245,33 @@ impl Config {
             store_image_bytes: raw.store_image_bytes,
             cgroup: raw.cgroup,
             listen,
-            worker: raw.worker.unwrap_or_else(|| beside("turnout-worker")),
-            launcher: raw.launcher.unwrap_or_else(|| beside("turnout-launcher")),
-            onnxruntime: raw.onnxruntime.unwrap_or_else(|| beside("../lib/turnout/libonnxruntime.so")),
-            ready: Duration::from_secs(raw.ready_seconds.unwrap_or(120).clamp(1, 3600)),
-            drain: Duration::from_secs(raw.drain_seconds.unwrap_or(30).clamp(1, 3600)),
+            worker: raw.worker.unwrap_or_else(|| installed("turnout-worker")),
+            launcher: raw.launcher.unwrap_or_else(|| installed("turnout-launcher")),
+            onnxruntime: raw.onnxruntime.unwrap_or_else(|| installed("libonnxruntime.so")),
+            live: Arc::new(Live::new(Settings {
+                ports,
+                model_ports,
+                worker_cpus,
+                ready: Duration::from_secs(raw.ready_seconds.unwrap_or(120).clamp(1, 3600)),
+                drain: Duration::from_secs(raw.drain_seconds.unwrap_or(30).clamp(1, 3600)),
+            })),
+            file: None,
+            launcher_unit: None,
             allowed_domains: raw.allowed_domains,
             allowed_formats: raw.allowed_formats,
             state,
             runtime,
-            ports,
-            model_ports,
             worker_uid_base,
-            worker_cpus,
             log,
             exclusive_cpus,
         })
+    }
+
+    /// The launcher is a service of its own, which owns this cgroup; the last part of its path names the unit.
+    #[must_use]
+    pub fn with_launcher_service(self, cgroup: PathBuf) -> Self {
+        let unit = cgroup.file_name().map(|name| name.to_string_lossy().into_owned());
+        Self { launcher_unit: unit, cgroup: Some(cgroup), ..self }
     }
 
     /// The public addresses of a model with this port.
@@ -263,10 +280,12 @@ impl Config {
     }
 }
 
-/// A file in the folder of this program.
-fn beside(name: &str) -> PathBuf {
+/// A file beside this program, as cargo builds it, or else in the package's own folder.
+fn installed(name: &str) -> PathBuf {
     let program = std::env::current_exe().unwrap_or_else(|_| PathBuf::from("/usr/bin/turnoutd"));
-    program.parent().unwrap_or(Path::new("/usr/bin")).join(name)
+    let folder = program.parent().unwrap_or(Path::new("/usr/bin"));
+    let beside = folder.join(name);
+    if beside.exists() { beside } else { folder.join("../lib/turnout").join(name) }
 }
 
 fn absolute(key: &str, path: PathBuf, problems: &mut Vec<String>) -> PathBuf {
@@ -365,7 +384,22 @@ mod tests {
     fn an_empty_file_gives_the_defaults() {
         let config = Config::parse("").unwrap();
         assert_eq!(config.socket, Path::new("/run/turnout/control.sock"));
-        assert_eq!(config.ports, (8700, 8799));
+        assert_eq!(config.live.get().ports, (8700, 8799));
+    }
+
+    #[test]
+    fn the_file_of_the_packages_gives_the_defaults_and_every_key_in_it_is_one() {
+        let shipped = include_str!("../../../packaging/turnout.toml");
+        let (found, defaults) = (Config::parse(shipped).unwrap(), Config::parse("").unwrap());
+        assert_eq!(format!("{found:?}"), format!("{defaults:?}"));
+        let uncommented = |line: &str| match line.strip_prefix('#') {
+            Some(rest) if !rest.starts_with(' ') => rest.replace("NAME", "fraud"),
+            _ => line.to_owned(),
+        };
+        let all: Vec<_> = shipped.lines().map(uncommented).collect();
+        let parsed = Config::parse(&all.join("\n")).unwrap();
+        assert_eq!(parsed.live.get().model_ports.len(), 1);
+        assert_eq!((parsed.state, parsed.listen), (defaults.state, defaults.listen));
     }
 
     #[test]

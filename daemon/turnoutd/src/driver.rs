@@ -96,11 +96,14 @@ impl Driver {
         }
     }
 
-    /// [Recovers](Self::recover), then loops until told to stop.
-    pub fn run(mut self) {
+    /// [Recovers](Self::recover), then loops until told to stop. `turned` is called after each turn, at least once in
+    /// [`LOOK_EVERY`]: it is the proof that the loop is alive.
+    pub fn run(mut self, mut turned: impl FnMut()) {
         self.recover();
         self.timers.arm(Timer::Look, Instant::now());
-        while self.turn(None) {}
+        while self.turn(None) {
+            turned();
+        }
     }
 
     /// Takes up to one input and everything that follows from it. False after [`Input::Stop`]. `limit` bounds the wait
@@ -237,7 +240,7 @@ impl Driver {
                 return;
             }
             Step::AwaitReady(generation) => {
-                let deadline = Instant::now() + self.parts.executor.config.ready;
+                let deadline = Instant::now() + self.parts.executor.config.live.get().ready;
                 self.timers.arm(Timer::ReadyDeadline(generation), deadline);
             }
             _ => {}
@@ -283,7 +286,7 @@ impl Driver {
                 let _ = self.decide(&event);
             }
             Timer::ReadyDeadline(generation) => {
-                let seconds = self.parts.executor.config.ready.as_secs();
+                let seconds = self.parts.executor.config.live.get().ready.as_secs();
                 let outcome = Err(format!("worker was not ready within {seconds} s"));
                 let _ = self.decide(&Event::Ready { generation, outcome });
             }

@@ -41,6 +41,7 @@ fn found(config: &Config) -> Vec<Finding> {
         worker: &config.worker,
         launcher: &config.launcher,
         onnxruntime: &config.onnxruntime,
+        launcher_unit: config.launcher_unit.as_deref(),
     })
 }
 

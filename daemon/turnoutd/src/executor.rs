@@ -290,8 +290,11 @@ impl Executor {
     /// way still reach it, and it exits when nothing is left or the time is over.
     fn drain(&self, release: &Release, generation: Generation) -> Result<String, String> {
         let thrown_out = release.progress == Progress::Backward;
-        let (idle, limit) =
-            if thrown_out { (IDLE_THROWN_OUT, DRAIN_THROWN_OUT) } else { (IDLE_RETIRED, self.config.drain) };
+        let (idle, limit) = if thrown_out {
+            (IDLE_THROWN_OUT, DRAIN_THROWN_OUT)
+        } else {
+            (IDLE_RETIRED, self.config.live.get().drain)
+        };
         let begun = Instant::now();
         self.workers.expect_end(generation);
         self.workers.drain(generation, idle);

@@ -3,6 +3,7 @@
 
 pub mod access;
 pub mod api;
+pub mod arguments;
 pub mod audit;
 pub mod audit_http;
 pub mod bundle;
@@ -22,12 +23,14 @@ pub mod intake;
 pub mod keeping;
 pub mod log_rate;
 pub mod metrics;
+pub mod notify;
 pub mod pace;
 pub mod ports;
 pub mod profile;
 pub mod recover;
 pub mod router_link;
 pub mod serve;
+pub mod settings;
 pub mod snapshots;
 pub mod status_line;
 pub mod storage;

@@ -12,7 +12,7 @@ use turnout_protocol::error::{ErrorCode, Problem};
 /// # Errors
 /// When the port, or every port of the range, belongs to another process.
 pub fn port_for(model: &ModelName, desk: &Desk) -> Result<u16, Problem> {
-    let config = &desk.daemon.config;
+    let config = desk.daemon.config.live.get();
     let view = desk.view();
     let had = view.world.models.get(model).map(|model| model.port);
     if let Some(port) = config.model_ports.get(model).copied().or(had) {

@@ -72,8 +72,9 @@ fn lack(requirement: Requirement, enforcement: Enforcement) -> Option<String> {
 
 /// The CPUs of burstable cells: those that are configured, or all that are not set aside; 0 is all.
 fn shared(config: &Config) -> Result<u64, String> {
-    if config.worker_cpus != 0 || config.exclusive_cpus == 0 {
-        return Ok(config.worker_cpus);
+    let chosen = config.live.get().worker_cpus;
+    if chosen != 0 || config.exclusive_cpus == 0 {
+        return Ok(chosen);
     }
     match machine()?.all() & !config.exclusive_cpus {
         0 => Err("`exclusive_cpus` leaves no CPU to burstable versions: set fewer aside".to_owned()),

@@ -12,7 +12,7 @@ use crate::recover::{RecoverError, replay};
 use crate::router_link::LinkedRouter;
 use crate::supervise::{LinkedWorkers, Sink};
 use crate::view::{Daemon, Publisher};
-use crate::{api, audit_http, evidence, examine, host_key, keeping, now_ms, telemetry};
+use crate::{api, audit_http, evidence, examine, host_key, keeping, notify, now_ms, settings, telemetry};
 use std::io;
 use std::net::TcpListener;
 use std::os::unix::net::UnixListener;
@@ -89,6 +89,7 @@ impl ServeError {
 /// # Errors
 /// What kept it from starting.
 pub fn run(config: Config) -> Result<(), ServeError> {
+    let given = notify::inherited_socket().map_err(|source| control_socket(&config, source))?;
     telemetry::init(config.log);
     let config = Arc::new(config);
     folder(&config.state, 0o700)?;
@@ -101,7 +102,7 @@ pub fn run(config: Config) -> Result<(), ServeError> {
     }
     let world = replay(&journal).map_err(ServeError::Recover)?;
     let host: Arc<dyn Host> = Arc::new(LinuxHost::open(host_config(&config)?).map_err(ServeError::Host)?);
-    let socket = open_door(&config)?;
+    let socket = open_door(&config, given)?;
     let view = config.audit_http.map(open_view).transpose()?;
     let intake =
         Intake::open(Arc::clone(&host), config.state.join("trust.json")).map_err(ServeError::Intake)?;
@@ -135,7 +136,9 @@ pub fn run(config: Config) -> Result<(), ServeError> {
     let daemon = Arc::new(Daemon { started_ms: now_ms(), degraded: OnceLock::new(), readers, config });
     let host_key = Arc::new(host_key);
     let desk = Desk { driver: sender, views, daemon, intake, host, journal, host_key };
-    let looping = std::thread::Builder::new().name("driver".into()).spawn(move || driver.run());
+    let mut heart = notify::Heartbeat::from_environment();
+    let looping =
+        std::thread::Builder::new().name("driver".into()).spawn(move || driver.run(|| heart.beat()));
     let looping =
         looping.map_err(|source| ServeError::Os { what: "thread", path: "driver".into(), source })?;
     if key_is_new {
@@ -162,17 +165,28 @@ fn examine_beside(desk: &Desk) {
     });
 }
 
-/// The control socket, for its group.
-fn open_door(config: &Config) -> Result<UnixListener, ServeError> {
-    let failed = |source| ServeError::Os { what: "control socket", path: config.socket.clone(), source };
+/// The control socket: the one that the service manager hands over, or one for its group.
+fn open_door(config: &Config, given: Option<UnixListener>) -> Result<UnixListener, ServeError> {
     let group = config.group.as_deref().and_then(|name| id_of(name, "/etc/group"));
-    api::bind(&config.socket, group).map_err(failed)
+    let socket = given.map_or_else(|| api::bind(&config.socket, group), Ok);
+    socket.map_err(|source| control_socket(config, source))
 }
 
 /// The port of the view of snapshots.
 fn open_view(view: AuditHttp) -> Result<(AuditHttp, TcpListener), ServeError> {
     let failed = |source| ServeError::Os { what: "port", path: view.listen.to_string().into(), source };
     audit_http::bind(&view).map(|listener| (view, listener)).map_err(failed)
+}
+
+/// Reads the configuration again, at SIGHUP.
+fn reload(config: &Config) {
+    notify::reloading();
+    settings::reload_and_tell(config);
+    notify::ready();
+}
+
+fn control_socket(config: &Config, source: io::Error) -> ServeError {
+    ServeError::Os { what: "control socket", path: config.socket.clone(), source }
 }
 
 /// The door, until a signal; then the loop is told to stop.
@@ -183,11 +197,12 @@ fn serve(
     let failed = |source| ServeError::Os { what: "runtime", path: "tokio".into(), source };
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().map_err(failed)?;
-    let driver = desk.driver.clone();
+    let (driver, config) = (desk.driver.clone(), Arc::clone(&desk.daemon.config));
     runtime.block_on(async {
         let listener = tokio::net::UnixListener::from_std(socket).map_err(failed)?;
         let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
         let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
+        let mut hangup = signal(SignalKind::hangup()).map_err(failed)?;
         let (stop, stopped) = watch::channel(false);
         let showing =
             view.map(|view| tokio::spawn(audit_http::keep(view, Arc::clone(&desk.host), stopped.clone())));
@@ -198,15 +213,20 @@ fn serve(
             if views.changed().await.is_ok() {
                 let caring = tokio::spawn(keeping::look_after(desk.clone(), stopped.clone()));
                 let host = Arc::clone(&desk.host);
+                notify::ready();
                 api::serve(listener, desk, stopped).await;
                 caring.abort();
                 host.stop_scrub();
             }
         });
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
+        loop {
+            tokio::select! {
+                _ = terminate.recv() => break,
+                _ = interrupt.recv() => break,
+                _ = hangup.recv() => reload(&config),
+            }
         }
+        notify::stopping();
         tracing::info!("stopping; workers and routes stay");
         let _ = stop.send(true);
         let _ = door.await;
@@ -265,6 +285,7 @@ fn host_config(config: &Config) -> Result<HostConfig, ServeError> {
         cells: CellsConfig {
             socket: config.runtime.join("launcher.sock"),
             launcher: config.launcher.clone(),
+            unit: config.launcher_unit.clone(),
             cgroup,
             worker: config.worker.clone(),
             onnxruntime: config.onnxruntime.clone(),

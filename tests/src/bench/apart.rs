@@ -102,6 +102,7 @@ impl<'a> Place<'a> {
         let config = CellsConfig {
             socket: remains.folder.join("launcher.sock"),
             launcher: programs.join("turnout-launcher"),
+            unit: None,
             cgroup: remains.cgroup.clone(),
             worker: programs.join("turnout-worker"),
             onnxruntime: onnxruntime.to_owned(),

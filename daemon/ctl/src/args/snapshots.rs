@@ -1,7 +1,6 @@
 //! The commands about snapshots and the store. The doc comments here are the help.
 
 use super::parse_time;
-use crate::render::parse_bytes;
 use clap::{Args, Subcommand};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -131,9 +130,31 @@ fn parse_since(text: &str) -> Result<Since, String> {
     u64::try_from(moment.as_millisecond()).map(Since::At).map_err(|_| format!("`{text}` is before 1970"))
 }
 
+/// A size in binary units: `16GiB`, `512 MiB`.
+fn parse_bytes(text: &str) -> Result<u64, String> {
+    let refused = || format!("`{text}` is not a size such as `512MiB`, `16GiB` or `2TiB`");
+    let digits = text.find(|c: char| !c.is_ascii_digit()).ok_or_else(refused)?;
+    let (number, unit) = text.split_at(digits);
+    let unit: u64 = match unit.trim_start() {
+        "MiB" => 1 << 20,
+        "GiB" => 1 << 30,
+        "TiB" => 1 << 40,
+        _ => return Err(refused()),
+    };
+    number.parse::<u64>().ok().and_then(|number| number.checked_mul(unit)).ok_or_else(refused)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn sizes_need_a_binary_unit() {
+        assert_eq!((parse_bytes("512MiB"), parse_bytes("2 TiB")), (Ok(512 << 20), Ok(2 << 40)));
+        for bad in ["", "16", "GiB", "16GB", "-1GiB", "1.5GiB", "16777216TiB"] {
+            assert!(parse_bytes(bad).is_err(), "{bad:?}");
+        }
+    }
 
     #[test]
     fn a_moment_is_a_time_ago_or_a_date() {

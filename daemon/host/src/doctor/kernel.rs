@@ -20,23 +20,28 @@ const OLDEST: (u32, u32) = (6, 1);
 /// From this Landlock version on, a worker's TCP is walled in too.
 const LANDLOCK_TCP: u32 = 4;
 
-const NEEDED: [(CapabilitySet, &str); 7] = [
+/// What the daemon itself needs. SYS_ADMIN includes BPF.
+const NEEDED: [(CapabilitySet, &str); 3] = [
     (CapabilitySet::SYS_ADMIN, "CAP_SYS_ADMIN"),
     (CapabilitySet::NET_ADMIN, "CAP_NET_ADMIN"),
-    (CapabilitySet::BPF, "CAP_BPF"),
     (CapabilitySet::SYS_PTRACE, "CAP_SYS_PTRACE"),
+];
+/// What a launcher that it starts would need on top.
+const NEEDED_BY_LAUNCHER: [(CapabilitySet, &str); 3] = [
     (CapabilitySet::SYS_CHROOT, "CAP_SYS_CHROOT"),
     (CapabilitySet::SETUID, "CAP_SETUID"),
     (CapabilitySet::SETGID, "CAP_SETGID"),
 ];
 
-pub fn rights(_: &Places<'_>) -> Outcome {
+pub fn rights(places: &Places<'_>) -> Outcome {
     let held = match capabilities(None) {
         Ok(sets) => sets.effective,
         Err(error) => return missing(format!("capget: {error}")),
     };
+    let launchers = NEEDED_BY_LAUNCHER.into_iter().filter(|_| places.launcher_unit.is_none());
     let lacking: Vec<&str> = NEEDED
         .into_iter()
+        .chain(launchers)
         .filter(|(capability, _)| !held.contains(*capability))
         .map(|(_, name)| name)
         .collect();
@@ -59,7 +64,10 @@ pub fn release(_: &Places<'_>) -> Outcome {
     }
 }
 
-pub fn namespaces(_: &Places<'_>) -> Outcome {
+pub fn namespaces(places: &Places<'_>) -> Outcome {
+    if let Some(unit) = places.launcher_unit {
+        return ok(format!("made by `{unit}`, and not to be made by this process"));
+    }
     let kinds = CloneFlags::CLONE_NEWPID
         | CloneFlags::CLONE_NEWNET
         | CloneFlags::CLONE_NEWIPC

@@ -87,7 +87,7 @@ impl Door {
             host_key: Arc::new(PrivateKey::generate().unwrap()),
         };
         let driver = running.driver;
-        let looping = std::thread::spawn(move || driver.run());
+        let looping = std::thread::spawn(move || driver.run(|| {}));
         let runtime =
             tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let (stop, stopped) = watch::channel(false);

@@ -1,0 +1,42 @@
+//! The command line. The doc comments here are the help and the manual page.
+
+use clap::{Parser, Subcommand};
+use std::path::PathBuf;
+
+/// Moves live inference traffic from one version of a model to another: verified, audited, rolled back on its own.
+#[derive(Parser)]
+#[command(name = "turnoutd", version)]
+pub struct Arguments {
+    /// The configuration; without it, every setting has its default.
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// The launcher is a service of its own that owns this cgroup: use it, and never start another.
+    #[arg(long, value_name = "CGROUP")]
+    pub launcher_service: Option<PathBuf>,
+    /// What to do instead of serving.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+}
+
+/// What the daemon's program does besides serving.
+#[derive(Subcommand)]
+pub enum Command {
+    /// Examine whether this host is ready, and change nothing.
+    Doctor {
+        /// `json` for programs.
+        #[arg(long, default_value = "text", value_parser = ["text", "json"])]
+        output: String,
+    },
+    /// End every worker and the launcher, and take routes, programs, pins and mounts away. Versions, journal and evidence stay.
+    Dismantle,
+    /// Serve snapshots over HTTP: started by the daemon, with the port as standard input and the folder as output.
+    #[command(hide = true)]
+    ServeSnapshots {
+        /// The user to become.
+        #[arg(long)]
+        uid: u32,
+        /// The daemon, without which it ends.
+        #[arg(long)]
+        parent: i32,
+    },
+}

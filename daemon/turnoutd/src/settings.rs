@@ -1,0 +1,167 @@
+//! The part of the configuration that a reload puts in force at once. Everything else waits for a restart, and the
+//! reload says so; a file that is refused changes nothing.
+
+use crate::config::{Config, ConfigError};
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+use turnout_manifest::ModelName;
+
+/// What can change while the daemon runs; each counts from the next time it is asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settings {
+    /// First and last port for models: for models that have none yet.
+    pub ports: (u16, u16),
+    /// Ports fixed for single models: from their next release.
+    pub model_ports: BTreeMap<ModelName, u16>,
+    /// CPUs workers may run on, one bit each, 0 is all: for workers started from now on.
+    pub worker_cpus: u64,
+    /// How long a worker may take to load and warm up.
+    pub ready: Duration,
+    /// How long a retired worker may take to answer what it has.
+    pub drain: Duration,
+}
+
+/// The settings in force.
+#[derive(Debug)]
+pub struct Live(RwLock<Arc<Settings>>);
+
+/// What a reload did.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Reloaded {
+    /// Keys whose new values are in force.
+    pub changed: Vec<&'static str>,
+    /// Keys whose new values wait for a restart.
+    pub waiting: Vec<&'static str>,
+}
+
+impl Live {
+    /// These are in force.
+    pub fn new(settings: Settings) -> Self {
+        Self(RwLock::new(Arc::new(settings)))
+    }
+
+    /// What is in force now.
+    pub fn get(&self) -> Arc<Settings> {
+        Arc::clone(&self.0.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn set(&self, settings: Arc<Settings>) {
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = settings;
+    }
+}
+
+/// Reads the configuration's file again, and puts in force what can be.
+///
+/// # Errors
+/// [`ConfigError`]: what was in force stays.
+pub fn reload(config: &Config) -> Result<Reloaded, ConfigError> {
+    let file = config.file.as_deref();
+    let read = file.map_or_else(|| Config::parse(""), Config::read)?;
+    let (old, new) = (config.live.get(), read.live.get());
+    let reloaded = Reloaded { changed: differing(&old, &new), waiting: waiting(config, &read) };
+    config.live.set(new);
+    Ok(reloaded)
+}
+
+fn differing(old: &Settings, new: &Settings) -> Vec<&'static str> {
+    let Settings { ports, model_ports, worker_cpus, ready, drain } = old;
+    keys([
+        ("ports", *ports != new.ports),
+        ("models", *model_ports != new.model_ports),
+        ("worker_cpus", *worker_cpus != new.worker_cpus),
+        ("ready_seconds", *ready != new.ready),
+        ("drain_seconds", *drain != new.drain),
+    ])
+}
+
+fn waiting(old: &Config, new: &Config) -> Vec<&'static str> {
+    // Where the launcher is a service, its unit says which cgroup it is, and not the file.
+    let cgroup = old.launcher_unit.is_none() && old.cgroup != new.cgroup;
+    keys([
+        ("state", old.state != new.state),
+        ("runtime", old.runtime != new.runtime),
+        ("socket", old.socket != new.socket),
+        ("group", old.group != new.group),
+        ("store_image_bytes", old.store_image_bytes != new.store_image_bytes),
+        ("cgroup", cgroup),
+        ("readers", old.readers != new.readers),
+        ("listen", old.listen != new.listen),
+        ("log", old.log != new.log),
+        ("exclusive_cpus", old.exclusive_cpus != new.exclusive_cpus),
+        ("allowed_domains", old.allowed_domains != new.allowed_domains),
+        ("allowed_formats", old.allowed_formats != new.allowed_formats),
+        ("store, retention", old.keep != new.keep),
+        ("audit.http", old.audit_http != new.audit_http),
+        ("worker_uid_base", old.worker_uid_base != new.worker_uid_base),
+        ("worker", old.worker != new.worker),
+        ("launcher", old.launcher != new.launcher),
+        ("onnxruntime", old.onnxruntime != new.onnxruntime),
+    ])
+}
+
+fn keys<const COUNT: usize>(compared: [(&'static str, bool); COUNT]) -> Vec<&'static str> {
+    compared.into_iter().filter_map(|(key, differs)| differs.then_some(key)).collect()
+}
+
+/// The same, told in the log.
+pub fn reload_and_tell(config: &Config) {
+    let file = config.file.as_deref().unwrap_or(Path::new("(none)")).display().to_string();
+    match reload(config) {
+        Ok(Reloaded { changed, waiting }) => {
+            tracing::info!(%file, changed = changed.join(", "), "configuration read again");
+            if !waiting.is_empty() {
+                tracing::warn!("these keys take effect at a restart: {}", waiting.join(", "));
+            }
+        }
+        Err(error) => tracing::error!("configuration not changed: {}", crate::chain(&error)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(text: &str) -> (tempfile::TempDir, Config) {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("turnout.toml");
+        std::fs::write(&file, text).unwrap();
+        let config = Config::read(&file).unwrap();
+        (folder, config)
+    }
+
+    fn rewrite(config: &Config, text: &str) -> Result<Reloaded, ConfigError> {
+        std::fs::write(config.file.as_ref().unwrap(), text).unwrap();
+        reload(config)
+    }
+
+    #[test]
+    fn what_can_change_is_in_force_and_the_rest_is_named() {
+        let (_folder, config) = config("drain_seconds = 5\n");
+        let text =
+            "drain_seconds = 7\nports = \"9000-9001\"\nlisten = \"::1\"\n[models.fraud]\nport = 9000\n";
+        let done = rewrite(&config, text).unwrap();
+        assert_eq!(done.changed, ["ports", "models", "drain_seconds"]);
+        assert_eq!(done.waiting, ["listen"]);
+        assert_eq!(config.live.get().drain, Duration::from_secs(7));
+        assert_eq!(config.live.get().ports, (9000, 9001));
+    }
+
+    #[test]
+    fn a_bad_file_changes_nothing() {
+        let (_folder, config) = config("drain_seconds = 5\n");
+        assert!(rewrite(&config, "drain_seconds = 7\nports = \"x\"\n").is_err());
+        assert!(rewrite(&config, "drain_second = 7\n").is_err());
+        assert_eq!(config.live.get().drain, Duration::from_secs(5));
+    }
+
+    #[test]
+    fn the_cgroup_of_a_launchers_service_is_not_the_files_matter() {
+        let (_folder, config) = config("");
+        let config =
+            config.with_launcher_service("/sys/fs/cgroup/turnout.slice/turnout-launcher.service".into());
+        assert_eq!(config.launcher_unit.as_deref(), Some("turnout-launcher.service"));
+        assert_eq!(rewrite(&config, "").unwrap(), Reloaded::default());
+    }
+}

@@ -1,0 +1,118 @@
+//! `dist`: the .deb and the .rpm out of one list of files, `packaging/files.toml`. Two runs give the same bytes: every
+//! time in a package is that of the last commit, owners are root, and archives are packed by one thread in one order.
+
+mod configuration;
+mod deb;
+mod list;
+mod made;
+mod rpm;
+mod stage;
+
+use crate::setup::{self, Need};
+use crate::{command, ebpf, test};
+use anyhow::{Context, Result};
+use list::{Kind, List};
+use sha2::{Digest, Sha256};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// What a package is made from and carries in its name.
+pub struct Job<'a> {
+    /// The workspace.
+    pub root: &'a Path,
+    /// Where everything is made, `target/dist`.
+    pub folder: PathBuf,
+    /// Where cargo put the programs.
+    pub programs: PathBuf,
+    /// Version of the packages.
+    pub version: String,
+    /// Seconds since the epoch that every file is said to be of.
+    pub epoch: String,
+}
+
+/// How it was asked for.
+#[derive(clap::Args)]
+pub struct Arguments {
+    /// Profile of the programs: `dev` is quick to build, for trying packages out
+    #[arg(long, default_value = "release")]
+    profile: String,
+    /// Version of the packages, when it is not the workspace's: for trying upgrades out
+    #[arg(long, value_name = "VERSION")]
+    package_version: Option<String>,
+}
+
+/// Sets up, builds, packs, checks with lintian and rpm, and says what came out.
+///
+/// # Errors
+/// When set-up, build or packing fails, or a checker finds an error.
+pub fn run(root: &Path, arguments: &Arguments) -> Result<()> {
+    setup::run(root, &Need::DIST)?;
+    ebpf::run(root)?;
+    configuration::refresh(root)?;
+    let mut build = test::cargo(root, &["build", "--locked", "--bins", "--profile", &arguments.profile]);
+    command::run(build.args(list::PROGRAMS.iter().flat_map(|name| ["-p", name])))?;
+    let profile = if arguments.profile == "dev" { "debug" } else { &arguments.profile };
+    let job = Job {
+        root,
+        folder: root.join("target/dist"),
+        programs: root.join("target").join(profile),
+        version: arguments.package_version.clone().unwrap_or_else(|| env!("CARGO_PKG_VERSION").to_owned()),
+        epoch: last_commit(root)?,
+    };
+    let list = List::read(&root.join("packaging/files.toml"))?;
+    made::make(&job, &list)?;
+    let packages = [deb::pack(&job, &list)?, rpm::pack(&job, &list)?];
+    deb::check(&job, &packages[0])?;
+    rpm::check(&job, &packages[1])?;
+    for package in &packages {
+        println!("dist: {}  {}", sha256(package)?, package.strip_prefix(root).unwrap_or(package).display());
+    }
+    Ok(())
+}
+
+impl Job<'_> {
+    /// Stages the files of one kind of package in a folder of its own.
+    fn stage(&self, list: &List, kind: Kind) -> Result<PathBuf> {
+        let into = self.folder.join(kind.name());
+        stage::fill(self, list.of(kind), &into)?;
+        Ok(into)
+    }
+
+    /// Where what `dist` itself makes lies.
+    fn made(&self) -> PathBuf {
+        self.folder.join("made")
+    }
+}
+
+/// The time of the last commit: the same for everybody who builds it.
+fn last_commit(root: &Path) -> Result<String> {
+    let answer = command::capture(command::program(root, "git").args(["log", "-1", "--format=%ct"]))?;
+    let time = answer.stdout.trim().to_owned();
+    if !answer.success || time.is_empty() {
+        anyhow::bail!(
+            "git knows no commit; remedy: `dist` needs a checkout, its packages carry the commit's time"
+        );
+    }
+    Ok(time)
+}
+
+fn sha256(file: &Path) -> Result<String> {
+    let bytes = fs::read(file).with_context(|| format!("cannot read `{}`", file.display()))?;
+    Ok(Sha256::digest(&bytes).iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+/// Makes a folder anew, empty.
+fn fresh(folder: &Path) -> Result<()> {
+    if folder.exists() {
+        fs::remove_dir_all(folder).with_context(|| format!("cannot remove `{}`", folder.display()))?;
+    }
+    fs::create_dir_all(folder).with_context(|| format!("cannot make `{}`", folder.display()))
+}
+
+/// Writes a file and the folders above it.
+fn write(file: &Path, content: impl AsRef<[u8]>) -> Result<()> {
+    if let Some(above) = file.parent() {
+        fs::create_dir_all(above).with_context(|| format!("cannot make `{}`", above.display()))?;
+    }
+    fs::write(file, content).with_context(|| format!("cannot write `{}`", file.display()))
+}

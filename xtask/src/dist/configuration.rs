@@ -1,0 +1,142 @@
+//! The default configuration, `packaging/turnout.toml`, out of the doc comments of the configuration's type: each key
+//! with its manual and, as a comment, its default. A key whose comment names no value fails, so that none is left out.
+
+use anyhow::{Context, Result, bail};
+use std::fs;
+use std::path::{Path, PathBuf};
+use syn::{Attribute, Expr, ExprLit, Field, Item, ItemStruct, Lit, Meta};
+
+/// Where the type is.
+const SOURCE: &str = "daemon/turnoutd/src/config.rs";
+/// Where the file lies.
+const TARGET: &str = "packaging/turnout.toml";
+const WIDTH: usize = 100;
+const HEAD: &str = "\
+# Configuration of turnoutd, written by `cargo xtask dist` from the manual in the source.
+# Every key is optional; it is shown with its default, or with an example where the default depends on the machine.
+# An unknown key is refused. `systemctl reload turnoutd` puts ports, models, worker_cpus, ready_seconds and
+# drain_seconds in force at once, and says in the log which other keys wait for `systemctl restart turnoutd`.
+";
+
+/// Writes the file anew, when it is not as the source says.
+///
+/// # Errors
+/// When the source cannot be read or lacks a value.
+pub fn refresh(root: &Path) -> Result<()> {
+    let (target, wanted) = (root.join(TARGET), generate(root)?);
+    if fs::read_to_string(&target).is_ok_and(|found| found == wanted) {
+        return Ok(());
+    }
+    println!("dist: `{TARGET}` is written anew; commit it");
+    fs::write(&target, wanted).with_context(|| format!("cannot write `{TARGET}`"))
+}
+
+fn generate(root: &Path) -> Result<String> {
+    let source: PathBuf = root.join(SOURCE);
+    let source = fs::read_to_string(&source).with_context(|| format!("cannot read `{SOURCE}`"))?;
+    text(&source)
+}
+
+fn text(source: &str) -> Result<String> {
+    let file = syn::parse_file(source).with_context(|| format!("`{SOURCE}`"))?;
+    let mut out = HEAD.to_owned();
+    for field in settings(&file.items, "Raw")?.fields.iter().filter(|field| name(field) != "models") {
+        out += &entry(field)?;
+    }
+    out += "\n# Settings of one model, by its name.\n#[models.NAME]\n";
+    for field in &settings(&file.items, "RawModel")?.fields {
+        out += &entry(field)?;
+    }
+    Ok(out)
+}
+
+fn settings<'a>(items: &'a [Item], wanted: &str) -> Result<&'a ItemStruct> {
+    let mut structs = items.iter().filter_map(|item| match item {
+        Item::Struct(item) => Some(item),
+        _ => None,
+    });
+    structs.find(|item| item.ident == wanted).with_context(|| format!("`{SOURCE}` has no `{wanted}`"))
+}
+
+/// One key: its manual, and the key with its value as a comment.
+fn entry(field: &Field) -> Result<String> {
+    let (name, manual) = (name(field), manual(&field.attrs));
+    let Some(value) = value(&manual) else {
+        bail!(
+            "`{SOURCE}`: the comment of `{name}` names no value; write \"Default `...`\" or \"such as `...`\""
+        );
+    };
+    let value = if is_bare(value) { value.to_owned() } else { format!("\"{value}\"") };
+    Ok(format!("\n{}#{name} = {value}\n", wrap(&manual)))
+}
+
+fn name(field: &Field) -> String {
+    field.ident.as_ref().map(ToString::to_string).unwrap_or_default()
+}
+
+/// The doc comment as one line.
+fn manual(attributes: &[Attribute]) -> String {
+    let lines = attributes.iter().filter_map(|attribute| match &attribute.meta {
+        Meta::NameValue(pair) if pair.path.is_ident("doc") => match &pair.value {
+            Expr::Lit(ExprLit { lit: Lit::Str(text), .. }) => Some(text.value().trim().to_owned()),
+            _ => None,
+        },
+        _ => None,
+    });
+    lines.collect::<Vec<_>>().join(" ")
+}
+
+/// The value that the manual names: an example before a default, because a default may be words.
+fn value(manual: &str) -> Option<&str> {
+    let after = ["such as `", "Default `"].into_iter().find_map(|mark| manual.split_once(mark))?.1;
+    after.split_once('`').map(|(value, _)| value)
+}
+
+/// Numbers and lists are written as they are, everything else is text.
+fn is_bare(value: &str) -> bool {
+    value.starts_with('[') || value.parse::<u64>().is_ok()
+}
+
+fn wrap(text: &str) -> String {
+    let mut out = String::new();
+    let mut line = String::from("#");
+    for word in text.split_whitespace() {
+        if line.len() + word.len() >= WIDTH {
+            out += &(line + "\n");
+            line = String::from("#");
+        }
+        line = line + " " + word;
+    }
+    out + &line + "\n"
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_file_of_this_checkout_is_as_the_source_says() {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+        let found = fs::read_to_string(root.join(TARGET)).unwrap_or_default();
+        assert!(found == generate(&root).unwrap(), "`cargo xtask dist` writes `{TARGET}` anew");
+    }
+
+    #[test]
+    fn a_key_has_its_manual_and_its_default() {
+        let source = "struct Raw { /// How many. Default `3`.\n a: u8, /// Where. Default beside it, such as `/x`.\n b: P, models: M }\n\
+                      struct RawModel { /// Which. Default `[1, 2]`.\n c: C }";
+        let text = text(source).unwrap();
+        let body = text.strip_prefix(HEAD).unwrap();
+        assert_eq!(
+            body,
+            "\n# How many. Default `3`.\n#a = 3\n\n# Where. Default beside it, such as `/x`.\n#b = \"/x\"\n\n\
+             # Settings of one model, by its name.\n#[models.NAME]\n\n# Which. Default `[1, 2]`.\n#c = [1, 2]\n"
+        );
+    }
+
+    #[test]
+    fn a_key_without_a_value_is_named() {
+        let refusal = text("struct Raw { /// Some words.\n a: u8 }").unwrap_err().to_string();
+        assert!(refusal.contains("comment of `a` names no value"), "{refusal}");
+    }
+}

@@ -1,0 +1,126 @@
+//! The .rpm, packed by rpmbuild and checked by rpm itself and by rpmlint. What remains of rpmlint's findings is in one
+//! file of filters, each with its reason.
+
+use super::list::{Kind, List};
+use super::{Job, fresh, made, stage, write};
+use crate::{command, setup};
+use anyhow::{Context, Result, bail};
+use std::fmt::Write as _;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+const ARCHITECTURE: &str = "x86_64";
+const SCRIPTS: [&str; 3] = ["post", "preun", "postun"];
+/// Makes two builds the same, and leaves the files as they were staged.
+const MACROS: &str = "\
+%global debug_package %{nil}
+%global __os_install_post %{nil}
+%global _build_id_links none
+%global _buildhost turnout
+%global use_source_date_epoch_as_buildtime 1
+%global clamp_mtime_to_source_date_epoch 1
+%global build_mtime_policy clamp_to_source_date_epoch
+%global _binary_payload w9.xzdio
+# The bundled library is the worker's alone.
+%global __provides_exclude_from ^/usr/lib/turnout/.*$
+";
+
+/// Packs it.
+///
+/// # Errors
+/// When a file or a tool is missing.
+pub fn pack(job: &Job<'_>, list: &List) -> Result<PathBuf> {
+    let tree = job.stage(list, Kind::Rpm)?;
+    let work = job.folder.join("rpmbuild");
+    fresh(&work)?;
+    let spec = work.join("turnout.spec");
+    write(&spec, specification(job, list, &tree)?)?;
+    let mut rpmbuild = command::program(job.root, "rpmbuild");
+    rpmbuild.args(["-bb", "--quiet", "--target", ARCHITECTURE, "--define"]);
+    rpmbuild.arg(format!("_topdir {}", work.display())).arg(&spec);
+    command::run(rpmbuild.env("SOURCE_DATE_EPOCH", &job.epoch))?;
+    let name = format!("{}-{}-1.{ARCHITECTURE}.rpm", list.package.name, job.version);
+    let package = job.folder.join(&name);
+    fs::rename(work.join("RPMS").join(ARCHITECTURE).join(&name), &package)
+        .with_context(|| format!("rpmbuild left no `{name}`"))?;
+    Ok(package)
+}
+
+/// Lets rpm verify its digests, and rpmlint look at it.
+///
+/// # Errors
+/// When either finds an error, or rpmlint a warning that no filter explains.
+pub fn check(job: &Job<'_>, package: &Path) -> Result<()> {
+    command::run(command::program(job.root, "rpm").args(["--checksig", "--nosignature"]).arg(package))?;
+    let mut rpmlint = command::program(job.root, &setup::rpmlint(job.root).to_string_lossy());
+    rpmlint.args(["--strict", "--config"]).arg(job.root.join("packaging/rpm/rpmlint.toml")).arg(package);
+    command::run(&mut rpmlint)
+        .context("remedy: mend it, or explain it in packaging/rpm/rpmlint.toml where it cannot be mended")
+}
+
+fn specification(job: &Job<'_>, list: &List, tree: &Path) -> Result<String> {
+    let package = &list.package;
+    let mut text = format!(
+        "{MACROS}\nName: {}\nVersion: {}\nRelease: 1\nSummary: {}\nLicense: {}\nPackager: {}\n",
+        package.name,
+        // A dash parts version and release.
+        job.version.replace('-', "~"),
+        sentence(&package.summary),
+        package.licence,
+        package.maintainer
+    );
+    for needed in &list.depends.rpm {
+        writeln!(text, "Requires: {needed}")?;
+    }
+    write!(text, "\n%description\n{}\n", package.description.trim())?;
+    write!(text, "\n%install\ncp -a {}/. %{{buildroot}}/\n", tree.display())?;
+    for script in SCRIPTS {
+        let body = fs::read_to_string(job.root.join("packaging/rpm").join(script))?;
+        write!(text, "\n%{script}\n{}\n", body.replace('%', "%%").trim())?;
+    }
+    text += "\n%files\n%defattr(-,root,root,-)\n";
+    for line in contents(list, tree)? {
+        writeln!(text, "{line}")?;
+    }
+    let date = made::date(job, "+%a %b %d %Y")?;
+    write!(
+        text,
+        "\n%changelog\n* {date} {} - {}-1\n- What changed is in CHANGELOG.md.\n",
+        package.maintainer, job.version
+    )?;
+    Ok(text)
+}
+
+/// The files with what they are, and the folders that are ours alone.
+fn contents(list: &List, tree: &Path) -> Result<Vec<String>> {
+    let configured: Vec<_> = list.of(Kind::Rpm).filter(|entry| entry.config).collect();
+    let mut lines = Vec::new();
+    let mut folders = Vec::new();
+    for file in stage::files(tree)? {
+        let path = Path::new("/").join(&file);
+        let above = path.parent().unwrap_or(Path::new("/")).to_owned();
+        let name = path.display().to_string();
+        let is_config = configured.iter().any(|entry| name.starts_with(&entry.to));
+        let kind = match () {
+            () if is_config => "%config(noreplace) ",
+            () if name.starts_with("/usr/share/man/") => "%doc ",
+            () if name.starts_with("/usr/share/doc/") => "%doc ",
+            () => "",
+        };
+        lines.push(format!("{kind}{name}"));
+        if above.iter().any(|part| part == "turnout") && !folders.contains(&above) {
+            folders.push(above);
+        }
+    }
+    lines.extend(folders.iter().map(|folder| format!("%dir {}", folder.display())));
+    match lines.is_empty() {
+        true => bail!("the package is empty"),
+        false => Ok(lines),
+    }
+}
+
+/// With a capital letter, as rpm's users expect.
+fn sentence(text: &str) -> String {
+    let mut letters = text.chars();
+    letters.next().map(|first| first.to_uppercase().chain(letters).collect()).unwrap_or_default()
+}
