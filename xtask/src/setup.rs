@@ -16,6 +16,8 @@ pub use onnxruntime::library as onnxruntime_library;
 pub enum Need {
     /// Compilers and libraries from Debian's own archive.
     DebianPackages,
+    /// What makes the systems that are booted, from the same archive.
+    VmPackages,
     /// The linker of the eBPF programs.
     BpfLinker,
     /// The library that runs models.
@@ -35,7 +37,9 @@ impl Need {
     pub const BUILD: [Self; 3] = [Self::DebianPackages, Self::BpfLinker, Self::OnnxRuntime];
     /// What the tests need.
     pub const TEST: [Self; 4] = [Self::DebianPackages, Self::BpfLinker, Self::OnnxRuntime, Self::Prometheus];
-    /// What the checks need on top.
+    /// What booting whole systems needs on top.
+    pub const VM: [Self; 4] = [Self::DebianPackages, Self::BpfLinker, Self::OnnxRuntime, Self::VmPackages];
+    /// What every verb but `vm-test` needs.
     pub const ALL: [Self; 6] = [
         Self::DebianPackages,
         Self::BpfLinker,
@@ -48,6 +52,7 @@ impl Need {
     fn name(self) -> &'static str {
         match self {
             Self::DebianPackages => "Debian packages",
+            Self::VmPackages => "Debian packages for booted systems",
             Self::BpfLinker => "bpf-linker",
             Self::OnnxRuntime => "ONNX Runtime",
             Self::Prometheus => "Prometheus",
@@ -58,7 +63,8 @@ impl Need {
 
     fn look(self, root: &Path) -> Result<State> {
         match self {
-            Self::DebianPackages => packages::look(root),
+            Self::DebianPackages => packages::look(root, packages::BUILD),
+            Self::VmPackages => packages::look(root, packages::VM),
             Self::BpfLinker => tools::look(root, &tools::BPF_LINKER),
             Self::OnnxRuntime => onnxruntime::look(root),
             Self::Prometheus => prometheus::look(root),
@@ -69,7 +75,8 @@ impl Need {
 
     fn install(self, root: &Path) -> Result<()> {
         match self {
-            Self::DebianPackages => packages::install(root),
+            Self::DebianPackages => packages::install(root, packages::BUILD),
+            Self::VmPackages => packages::install(root, packages::VM),
             Self::BpfLinker => tools::install(root, &tools::BPF_LINKER),
             Self::OnnxRuntime => onnxruntime::install(root),
             Self::Prometheus => prometheus::install(root),

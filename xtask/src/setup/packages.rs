@@ -7,7 +7,10 @@ use anyhow::{Context, Result, bail};
 use std::path::Path;
 
 /// Package and who needs it.
-const PACKAGES: [(&str, &str); 17] = [
+type Package = (&'static str, &'static str);
+
+/// What building and testing needs.
+pub const BUILD: &[Package] = &[
     ("gcc", "linker of Rust programs"),
     ("g++", "bpf-linker links LLVM, which is C++"),
     ("libc6-dev", "start-up code of Rust programs"),
@@ -27,14 +30,22 @@ const PACKAGES: [(&str, &str); 17] = [
     ("python3-pip", "fetches the ONNX Runtime wheel"),
 ];
 
+/// What booting whole systems needs on top.
+pub const VM: &[Package] = &[
+    ("mmdebstrap", "installs the systems that are booted"),
+    ("debian-archive-keyring", "keys of the systems' packages"),
+    ("e2fsprogs", "makes their disks"),
+    ("xz-utils", "unpacks their packages"),
+];
+
 /// Says which packages are missing.
 ///
 /// # Errors
 /// When this is no Debian system.
-pub fn look(root: &Path) -> Result<State> {
-    let missing = missing(root)?;
+pub fn look(root: &Path, packages: &[Package]) -> Result<State> {
+    let missing = missing(root, packages)?;
     if missing.is_empty() {
-        return Ok(State::Present(format!("{} installed", PACKAGES.len())));
+        return Ok(State::Present(format!("{} installed", packages.len())));
     }
     let reasons: Vec<_> = missing.iter().map(|(name, reason)| format!("{name} ({reason})")).collect();
     Ok(State::Missing(reasons.join(", ")))
@@ -44,8 +55,8 @@ pub fn look(root: &Path) -> Result<State> {
 ///
 /// # Errors
 /// When the caller is not root, the archive cannot be reached, or it lacks a package.
-pub fn install(root: &Path) -> Result<()> {
-    let names: Vec<_> = missing(root)?.into_iter().map(|(name, _)| name).collect();
+pub fn install(root: &Path, packages: &[Package]) -> Result<()> {
+    let names: Vec<_> = missing(root, packages)?.into_iter().map(|(name, _)| name).collect();
     if !is_root(root)? {
         bail!(
             "installing packages needs root; remedy: run this as root, or `apt-get install {}`",
@@ -77,15 +88,15 @@ pub fn refresh_index(root: &Path) -> Result<()> {
     )
 }
 
-fn missing(root: &Path) -> Result<Vec<(&'static str, &'static str)>> {
+fn missing(root: &Path, packages: &[Package]) -> Result<Vec<Package>> {
     let mut query = command::program(root, "dpkg-query");
-    query.args(["-W", "-f", "${Package} ${db:Status-Status}\n"]).args(PACKAGES.map(|(name, _)| name));
+    query.args(["-W", "-f", "${Package} ${db:Status-Status}\n"]).args(packages.iter().map(|(name, _)| name));
     let answer = command::capture(&mut query)
         .context("this set-up is for Debian 12 and 13; remedy: use one of these")?;
     let installed =
         |name: &str| answer.stdout.lines().any(|line| line.strip_suffix(" installed") == Some(name));
     let provided = |name: &str| name == "pkg-config" && installed("pkgconf");
-    Ok(PACKAGES.into_iter().filter(|(name, _)| !installed(name) && !provided(name)).collect())
+    Ok(packages.iter().copied().filter(|(name, _)| !installed(name) && !provided(name)).collect())
 }
 
 /// The packages that no configured archive offers.
