@@ -8,6 +8,7 @@ pub mod demo;
 pub mod journald;
 pub mod load;
 pub mod models;
+pub mod power_cut;
 pub mod prometheus;
 pub mod remains;
 pub mod scenario;

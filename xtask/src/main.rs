@@ -11,6 +11,7 @@ mod layers;
 mod setup;
 mod sources;
 mod test;
+mod vm;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
@@ -41,6 +42,13 @@ enum Verb {
         /// Passed on to `cargo test`
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         rest: Vec<String>,
+    },
+    /// Boot Debian 12 and 13 under emulation, and run the scenarios that need a whole system
+    VmTest(vm::Arguments),
+    /// A booted system to look around in
+    Vm {
+        #[command(subcommand)]
+        verb: vm::Verb,
     },
     /// Set up, build and walk through a release, a take-over and two rollbacks with live traffic
     Demo {
@@ -76,6 +84,8 @@ fn run(verb: Verb) -> Result<()> {
         Verb::Check => check::run(&root),
         Verb::Layers => layers::run(&root),
         Verb::Test { rest } => test::run(&root, &rest),
+        Verb::VmTest(arguments) => vm::test(&root, &arguments),
+        Verb::Vm { verb: vm::Verb::Shell(shell) } => vm::shell(&root, &shell),
         Verb::Demo { rest } => demo::run(&root, &rest),
         Verb::Dist(arguments) => dist::run(&root, &arguments),
         Verb::Bench { rest } => bench::run(&root, &rest),

@@ -19,6 +19,8 @@ pub use rpmlint::program as rpmlint;
 pub enum Need {
     /// Compilers and libraries from Debian's own archive.
     DebianPackages,
+    /// What makes the systems that are booted, from the same archive.
+    VmPackages,
     /// The linker of the eBPF programs.
     BpfLinker,
     /// The library that runs models.
@@ -48,6 +50,8 @@ impl Need {
     /// What making packages needs.
     pub const DIST: [Self; 5] =
         [Self::DebianPackages, Self::BpfLinker, Self::OnnxRuntime, Self::PackagingPackages, Self::Rpmlint];
+    /// What booting whole systems needs on top.
+    pub const VM: [Self; 4] = [Self::DebianPackages, Self::BpfLinker, Self::OnnxRuntime, Self::VmPackages];
     /// What the tests and the checks need.
     pub const ALL: [Self; 7] = [
         Self::DebianPackages,
@@ -62,6 +66,7 @@ impl Need {
     fn name(self) -> &'static str {
         match self {
             Self::DebianPackages => "Debian packages",
+            Self::VmPackages => "Debian packages for booted systems",
             Self::BpfLinker => "bpf-linker",
             Self::OnnxRuntime => "ONNX Runtime",
             Self::Prometheus => "Prometheus",
@@ -76,6 +81,7 @@ impl Need {
     fn look(self, root: &Path) -> Result<State> {
         match self {
             Self::DebianPackages => packages::look(root, packages::BUILD),
+            Self::VmPackages => packages::look(root, packages::VM),
             Self::BpfLinker => tools::look(root, &tools::BPF_LINKER),
             Self::OnnxRuntime => onnxruntime::look(root),
             Self::Prometheus => prometheus::look(root),
@@ -90,6 +96,7 @@ impl Need {
     fn install(self, root: &Path) -> Result<()> {
         match self {
             Self::DebianPackages => packages::install(root, packages::BUILD),
+            Self::VmPackages => packages::install(root, packages::VM),
             Self::BpfLinker => tools::install(root, &tools::BPF_LINKER),
             Self::OnnxRuntime => onnxruntime::install(root),
             Self::Prometheus => prometheus::install(root),

@@ -40,6 +40,14 @@ pub const PACKAGING: &[Package] = &[
     ("python3-venv", "keeps rpmlint apart from the system"),
 ];
 
+/// What booting whole systems needs on top.
+pub const VM: &[Package] = &[
+    ("mmdebstrap", "installs the systems that are booted"),
+    ("debian-archive-keyring", "keys of the systems' packages"),
+    ("e2fsprogs", "makes their disks"),
+    ("xz-utils", "unpacks their packages"),
+];
+
 /// Says which packages are missing.
 ///
 /// # Errors

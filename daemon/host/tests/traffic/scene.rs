@@ -93,7 +93,8 @@ impl Scene {
             .args(["-c", r#"echo $$ > "$1/cgroup.procs" && exec 3>&- && shift && exec "$@""#, "sh"])
             .arg(&cgroup)
             .arg(std::env::current_exe().unwrap())
-            .args(["--exact", "worker::process", "--ignored", "--nocapture"])
+            // Alone: beside others, a test that takes a minute is announced on the pipe that nobody reads any more.
+            .args(["--exact", "worker::process", "--ignored", "--nocapture", "--test-threads=1"])
             .env(worker::NAME, name)
             .env(worker::ADDRESS, listener)
             .stdout(Stdio::piped())
