@@ -53,7 +53,7 @@ pub const OTHER: Kind = Kind {
 };
 
 /// Every kind but those of [`archive`].
-const KINDS: [Kind; 19] = [
+const KINDS: [Kind; 20] = [
     Kind {
         event: "daemon-started",
         id: "bd690b97a9364bc4968f9307c3bdad24",
@@ -201,6 +201,15 @@ const KINDS: [Kind; 19] = [
         priority: |_| ERROR,
         sentence: |body| format!("a worker of {} died: {}", word(body, "model"), word(body, "why")),
     },
+    Kind {
+        event: "worker-silenced",
+        id: "2de2d30f49d44483b49d978170ad323b",
+        priority: |_| WARNING,
+        sentence: |body| {
+            let [model, why] = ["model", "why"].map(|name| word(body, name));
+            format!("a worker of {model} broke the rules of its link and is not heard any more: {why}")
+        },
+    },
 ];
 
 /// A text of the record, or nothing.
@@ -252,6 +261,7 @@ fn cause(body: &Value) -> String {
             None => format!("asked for by {by}"),
         },
         "crashed" => format!("the new version's worker died: {why}"),
+        "silenced" => format!("the new version's worker broke the rules of its link: {why}"),
         "router-died" => format!("the router died: {why}"),
         "stable-died" => format!("the old version's worker died: {why}"),
         "step-failed" => format!("{} failed: {why}", cause["step"].as_str().unwrap_or_default()),
@@ -366,6 +376,16 @@ mod tests {
                 json!({"event": "interrupted", "release": "r-2", "cause": {"kind": "router-died", "why": "exited"}}),
                 WARNING,
                 "r-2 will be undone: the router died: exited",
+            ),
+            (
+                json!({"event": "rolling-back", "release": "r-2", "cause": {"kind": "silenced", "why": "a flood"}}),
+                WARNING,
+                "r-2 is rolled back: the new version's worker broke the rules of its link: a flood",
+            ),
+            (
+                json!({"event": "worker-silenced", "model": "digits", "generation": 9, "why": "a flood"}),
+                WARNING,
+                "a worker of digits broke the rules of its link and is not heard any more: a flood",
             ),
             (json!({"event": "of-tomorrow", "release": "r-9"}), NOTICE, "of-tomorrow r-9"),
             (json!(null), NOTICE, ""),
