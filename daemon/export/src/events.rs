@@ -1,6 +1,8 @@
 //! What each kind of record is in the systemd journal: its `MESSAGE_ID`, its priority, its sentence. The ids never
 //! change; `systemd/turnout.catalog` explains each, and a test holds the two together.
 
+mod archive;
+
 use serde_json::Value;
 
 /// Priorities of syslog(3).
@@ -35,7 +37,11 @@ impl Kind {
 /// The kind of a record; one that this program does not know yet is told all the same.
 pub fn kind(body: &Value) -> &'static Kind {
     let event = word(body, "event");
-    KINDS.iter().find(|kind| kind.event == event).unwrap_or(&OTHER)
+    kinds().find(|kind| kind.event == event).unwrap_or(&OTHER)
+}
+
+fn kinds() -> impl Iterator<Item = &'static Kind> {
+    KINDS.iter().chain(&archive::KINDS)
 }
 
 /// A record of a kind that is younger than this program.
@@ -46,8 +52,8 @@ pub const OTHER: Kind = Kind {
     sentence: |body| format!("{} {}", word(body, "event"), word(body, "release")).trim_end().to_owned(),
 };
 
-/// Every kind.
-pub const KINDS: [Kind; 19] = [
+/// Every kind but those of [`archive`].
+const KINDS: [Kind; 20] = [
     Kind {
         event: "daemon-started",
         id: "bd690b97a9364bc4968f9307c3bdad24",
@@ -195,6 +201,15 @@ pub const KINDS: [Kind; 19] = [
         priority: |_| ERROR,
         sentence: |body| format!("a worker of {} died: {}", word(body, "model"), word(body, "why")),
     },
+    Kind {
+        event: "worker-silenced",
+        id: "2de2d30f49d44483b49d978170ad323b",
+        priority: |_| WARNING,
+        sentence: |body| {
+            let [model, why] = ["model", "why"].map(|name| word(body, name));
+            format!("a worker of {model} broke the rules of its link and is not heard any more: {why}")
+        },
+    },
 ];
 
 /// A text of the record, or nothing.
@@ -204,9 +219,10 @@ pub fn word<'a>(body: &'a Value, name: &str) -> &'a str {
 
 /// Why it happened, in the record's words.
 pub fn why(body: &Value) -> String {
-    let said = [word(body, "why").to_owned(), listed(body, "why"), listed(body, "causes"), cause(body)];
+    let said = ["why", "reason"].map(|name| word(body, name).to_owned());
     let verdict = body["verdict"]["why"].as_str().unwrap_or_default().to_owned();
-    said.into_iter().chain([verdict]).find(|text| !text.is_empty()).unwrap_or_default()
+    let told = [listed(body, "why"), listed(body, "causes"), cause(body), verdict];
+    said.into_iter().chain(told).find(|text| !text.is_empty()).unwrap_or_default()
 }
 
 /// The verdict on a window, or nothing.
@@ -245,6 +261,7 @@ fn cause(body: &Value) -> String {
             None => format!("asked for by {by}"),
         },
         "crashed" => format!("the new version's worker died: {why}"),
+        "silenced" => format!("the new version's worker broke the rules of its link: {why}"),
         "router-died" => format!("the router died: {why}"),
         "stable-died" => format!("the old version's worker died: {why}"),
         "step-failed" => format!("{} failed: {why}", cause["step"].as_str().unwrap_or_default()),
@@ -255,34 +272,65 @@ fn cause(body: &Value) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use serde::Deserialize;
+    use serde::de::{Error, value::MapDeserializer};
     use serde_json::json;
+    use std::cell::RefCell;
     use std::collections::BTreeSet;
+    use std::fmt;
 
     const CATALOG: &str = include_str!("../../../systemd/turnout.catalog");
 
+    thread_local! {
+        static EXPECTED: RefCell<BTreeSet<&'static str>> = const { RefCell::new(BTreeSet::new()) };
+    }
+
+    /// An error that notes which names an enum would have taken. The error that serde returns for an enum with an
+    /// untagged variant no longer says them, but each of the enums that were tried has made one that does.
+    #[derive(Debug)]
+    struct Unknown;
+
+    impl fmt::Display for Unknown {
+        fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+            out.write_str("not a record")
+        }
+    }
+
+    impl std::error::Error for Unknown {}
+
+    impl Error for Unknown {
+        fn custom<T: fmt::Display>(_: T) -> Self {
+            Self
+        }
+
+        fn unknown_variant(_: &str, expected: &'static [&'static str]) -> Self {
+            EXPECTED.with_borrow_mut(|all| all.extend(expected));
+            Self
+        }
+    }
+
     #[test]
     fn every_kind_of_record_has_an_entry_of_its_own() {
-        let unknown = serde_json::from_value::<turnout_engine::Record>(json!({ "event": "?" })).unwrap_err();
-        let text = unknown.to_string();
-        let (_, expected) = text.split_once("expected one of").unwrap();
-        let records: BTreeSet<_> = expected.split('`').skip(1).step_by(2).collect();
-        assert_eq!(records, KINDS.iter().map(|kind| kind.event).collect());
-        let ids: BTreeSet<_> = KINDS.iter().chain([&OTHER]).map(|kind| kind.id).collect();
-        assert_eq!(ids.len(), KINDS.len() + 1);
+        let unknown = MapDeserializer::<_, Unknown>::new([("event", "?")].into_iter());
+        turnout_engine::Record::deserialize(unknown).unwrap_err();
+        assert_eq!(EXPECTED.take(), kinds().map(|kind| kind.event).collect());
+        let entries = KINDS.len() + archive::KINDS.len() + 1;
+        let ids: BTreeSet<_> = kinds().chain([&OTHER]).map(|kind| kind.id).collect();
+        assert_eq!(ids.len(), entries);
         assert!(ids.iter().all(|id| id.len() == 32 && u128::from_str_radix(id, 16).is_ok()));
     }
 
     #[test]
     fn the_catalog_explains_every_id_and_no_other() {
         let explained: Vec<_> = CATALOG.lines().filter_map(|line| line.strip_prefix("-- ")).collect();
-        let ids: Vec<_> = KINDS.iter().chain([&OTHER]).map(|kind| kind.id).collect();
+        let ids: Vec<_> = kinds().chain([&OTHER]).map(|kind| kind.id).collect();
         assert_eq!(explained, ids, "in the same order");
     }
 
     #[test]
     fn the_documentation_names_every_id() {
         let documented = include_str!("../../../docs/monitoring.md");
-        for kind in KINDS.iter().chain([&OTHER]) {
+        for kind in kinds().chain([&OTHER]) {
             let row = format!("| `{}` | `{}` |", kind.event, kind.id);
             assert!(documented.contains(&row), "{row} is not in docs/monitoring.md");
         }
@@ -328,6 +376,16 @@ mod tests {
                 json!({"event": "interrupted", "release": "r-2", "cause": {"kind": "router-died", "why": "exited"}}),
                 WARNING,
                 "r-2 will be undone: the router died: exited",
+            ),
+            (
+                json!({"event": "rolling-back", "release": "r-2", "cause": {"kind": "silenced", "why": "a flood"}}),
+                WARNING,
+                "r-2 is rolled back: the new version's worker broke the rules of its link: a flood",
+            ),
+            (
+                json!({"event": "worker-silenced", "model": "digits", "generation": 9, "why": "a flood"}),
+                WARNING,
+                "a worker of digits broke the rules of its link and is not heard any more: a flood",
             ),
             (json!({"event": "of-tomorrow", "release": "r-9"}), NOTICE, "of-tomorrow r-9"),
             (json!(null), NOTICE, ""),

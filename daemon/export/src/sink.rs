@@ -121,6 +121,7 @@ fn entry(event: &Event, subject: &Subject) -> String {
         ("TURNOUT_MODEL", subject.model.clone()),
         ("TURNOUT_VERSION", subject.version.clone()),
         ("TURNOUT_RELEASE", word(body, "release").to_owned()),
+        ("TURNOUT_SNAPSHOT", word(body, "snapshot").to_owned()),
         ("TURNOUT_BY", word(body, "by").to_owned()),
         ("TURNOUT_STEP", events::step(body)),
         ("TURNOUT_VERDICT", events::verdict(body).to_owned()),

@@ -90,10 +90,14 @@ fn names_another(body: &Value) -> bool {
 
 /// A record that says itself what it is about.
 fn own_words(body: &Value) -> Option<Subject> {
-    let (model, version) = match body["event"].as_str()? {
-        "imported" | "importing" => body["version"].as_str()?.split_once('@')?,
+    let named = match body["event"].as_str()? {
+        "imported" | "importing" | "version-deleting" | "version-deleted" | "version-kept" => {
+            &body["version"]
+        }
+        "snapshot-taken" => &body["reason"]["version"],
         _ => return planned(body),
     };
+    let (model, version) = named.as_str()?.split_once('@')?;
     Some(Subject { model: model.to_owned(), version: version.to_owned() })
 }
 
@@ -127,11 +131,25 @@ mod tests {
             json!({"event": "worker-died", "model": "digits", "generation": 1, "why": "killed"}),
             json!({"event": "promoted", "release": "r-1"}),
             json!({"event": "refused", "what": "import"}),
+            json!({"event": "version-deleted", "version": "cancer@1.0"}),
+            json!({"event": "snapshot-taken", "reason": {"for": "import", "version": "cancer@1.0"}}),
+            json!({"event": "snapshot-taken", "reason": {"for": "request", "by": "root"}}),
         ];
         for body in &bodies {
             journal.append(body.to_string().as_bytes()).unwrap();
         }
-        let wanted = ["cancer@1.0", "digits@2.0", "digits@2.0", "digits@2.0", "digits@", "@", "@"];
+        let wanted = [
+            "cancer@1.0",
+            "digits@2.0",
+            "digits@2.0",
+            "digits@2.0",
+            "digits@",
+            "@",
+            "@",
+            "cancer@1.0",
+            "cancer@1.0",
+            "@",
+        ];
         for from in 0..bodies.len() {
             let mut subjects = Subjects::new(folder.path(), from as u64);
             for record in Reader::open(folder.path(), from as u64).unwrap() {

@@ -1,0 +1,220 @@
+//! The kinds of records about what is kept: snapshots, stored versions, the store itself.
+
+use super::{DEBUG, ERROR, INFO, Kind, NOTICE, WARNING, word};
+use serde_json::Value;
+
+/// Every kind, in the engine's order.
+pub const KINDS: [Kind; 19] = [
+    Kind {
+        event: "snapshot-requested",
+        id: "aac15b49b41b4469b23e0789c7970e35",
+        priority: |_| DEBUG,
+        sentence: |body| format!("{} asks for a snapshot{}", word(body, "by"), because(body, "note")),
+    },
+    Kind {
+        event: "snapshot-taken",
+        id: "f8eb0affdab746e096237cbaa63cd469",
+        priority: |_| INFO,
+        sentence: |body| format!("snapshot {} was taken {}", word(body, "snapshot"), occasion(body)),
+    },
+    Kind {
+        event: "snapshot-held",
+        id: "dee79bb9fb8f4e7a9bff6ceb14503946",
+        priority: |_| NOTICE,
+        sentence: |body| {
+            format!("{} holds {}{}", word(body, "by"), word(body, "snapshot"), because(body, "reason"))
+        },
+    },
+    Kind {
+        event: "hold-released",
+        id: "0c87c090e9b74867a7fbe312488fde53",
+        priority: |_| NOTICE,
+        sentence: |body| format!("{} no longer holds {}", word(body, "by"), word(body, "snapshot")),
+    },
+    Kind {
+        event: "mount-granted",
+        id: "73a614f0cb734940bcbcc833d6a62d95",
+        priority: |_| NOTICE,
+        sentence: |body| {
+            let [by, snapshot, at] = ["by", "snapshot", "at"].map(|name| word(body, name));
+            format!("{by} has {snapshot} mounted at {at}")
+        },
+    },
+    Kind {
+        event: "mount-ended",
+        id: "5c0e4587e715481fb0d7e55b2ff0b2f2",
+        priority: |_| INFO,
+        sentence: |body| {
+            let [snapshot, at] = ["snapshot", "at"].map(|name| word(body, name));
+            format!("{snapshot} is not mounted at {at}{}", because(body, "why"))
+        },
+    },
+    Kind {
+        event: "snapshot-exported",
+        id: "cefefa24d8a04624b3a40738510d06c1",
+        priority: |_| NOTICE,
+        sentence: |body| format!("{} exported {}", word(body, "by"), word(body, "snapshot")),
+    },
+    Kind {
+        event: "snapshot-deleting",
+        id: "093e0de1118e4255964cf744fec634a0",
+        priority: |_| NOTICE,
+        sentence: |body| {
+            format!("{} deletes {}{}", word(body, "by"), word(body, "snapshot"), because(body, "why"))
+        },
+    },
+    Kind {
+        event: "snapshot-deleted",
+        id: "5138afc786ff4f608cef112fcfc31f6f",
+        priority: |_| INFO,
+        sentence: |body| format!("{} is deleted", word(body, "snapshot")),
+    },
+    Kind {
+        event: "snapshot-kept",
+        id: "4d3f5a65058b4391a98a2f305a7f5e28",
+        priority: |_| WARNING,
+        sentence: |body| format!("{} could not be deleted{}", word(body, "snapshot"), because(body, "why")),
+    },
+    Kind {
+        event: "version-deleting",
+        id: "f14ed3078e004f9fbfed6be91ff6201f",
+        priority: |_| NOTICE,
+        sentence: |body| {
+            format!("{} deletes {}{}", word(body, "by"), word(body, "version"), because(body, "why"))
+        },
+    },
+    Kind {
+        event: "version-deleted",
+        id: "eaf90df32afb4ac1857cbfa818a406e1",
+        priority: |_| INFO,
+        sentence: |body| format!("{} is deleted", word(body, "version")),
+    },
+    Kind {
+        event: "version-kept",
+        id: "28c8106c4ca14d30b4800741e9075362",
+        priority: |_| WARNING,
+        sentence: |body| format!("{} could not be deleted{}", word(body, "version"), because(body, "why")),
+    },
+    Kind {
+        event: "scrubbing",
+        id: "062549c166eb4afba7a7f98e26d11fe6",
+        priority: |_| DEBUG,
+        sentence: |body| format!("{} scrubs the store", word(body, "by")),
+    },
+    Kind {
+        event: "scrubbed",
+        id: "c4c17af5b4f9451c907fddf3e4f57340",
+        priority: |body| scrub(body).0,
+        sentence: |body| scrub(body).1,
+    },
+    Kind {
+        event: "store-growing",
+        id: "094815e36679421781b5e05f335e9d3c",
+        priority: |_| DEBUG,
+        sentence: |body| format!("{} makes the store larger: {} bytes", word(body, "by"), body["bytes"]),
+    },
+    Kind {
+        event: "store-grown",
+        id: "2b308a830b124844a6a911b55826a35f",
+        priority: |_| NOTICE,
+        sentence: |body| format!("the store has {} bytes", body["bytes"]),
+    },
+    Kind {
+        event: "archive-failed",
+        id: "8f1841c629ec4facb8beb0eac464313a",
+        priority: |_| ERROR,
+        sentence: |body| format!("could not {}{}", word(body, "what"), because(body, "why")),
+    },
+    Kind {
+        event: "host-key-made",
+        id: "b1dd5e7f8eb549ac855c23b3ec3e46ae",
+        priority: |_| NOTICE,
+        sentence: |body| format!("this host signs with the key {} from now on", word(body, "key_id")),
+    },
+];
+
+/// A reason that is to follow a sentence; most may be left out.
+fn because(body: &Value, name: &str) -> String {
+    match word(body, name) {
+        "" => String::new(),
+        why => format!(": {why}"),
+    }
+}
+
+/// What a snapshot was taken for.
+fn occasion(body: &Value) -> String {
+    let reason = &body["reason"];
+    match word(reason, "for") {
+        "release" => format!("{} {}", word(reason, "moment"), word(reason, "release")),
+        "import" => format!("when {} was imported", word(reason, "version")),
+        _ => format!("for {}{}", word(reason, "by"), because(reason, "note")),
+    }
+}
+
+/// How urgent the outcome of a scrub is, and the outcome.
+fn scrub(body: &Value) -> (u8, String) {
+    let found = &body["found"];
+    let [errors, corrected, lost] =
+        ["errors", "corrected", "uncorrectable"].map(|name| found[name].as_u64().unwrap_or_default());
+    let read = format!("the store was scrubbed, {} bytes", found["bytes"]);
+    match (errors, lost) {
+        (0, 0) => (INFO, format!("{read}: no damage")),
+        (_, 0) => (WARNING, format!("{read}: {errors} damaged blocks, {corrected} mended")),
+        _ => (ERROR, format!("{read}: {errors} damaged blocks, {corrected} mended, {lost} lost")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::kind;
+    use super::*;
+    use std::collections::BTreeSet;
+    use turnout_engine::ArchiveRecord;
+
+    /// A record of each kind as the engine writes it, after its priority and sentence. `DIGEST` is one.
+    const TOLD: &str = r#"
+7 | ann asks for a snapshot | {"event":"snapshot-requested","by":"ann","note":""}
+7 | ann asks for a snapshot: q3 | {"event":"snapshot-requested","by":"ann","note":"q3"}
+6 | snapshot 1-a was taken for ann: q3 | {"event":"snapshot-taken","snapshot":"1-a","uuid":"u","reason":{"for":"request","by":"ann","note":"q3"}}
+6 | snapshot 1-a was taken when m@1 was imported | {"event":"snapshot-taken","snapshot":"1-a","uuid":"u","reason":{"for":"import","version":"m@1","digest":"DIGEST"}}
+6 | snapshot 1-a was taken after r-4 | {"event":"snapshot-taken","snapshot":"1-a","uuid":"u","reason":{"for":"release","release":"r-4","moment":"after"}}
+5 | ann holds 1-a: case 7 | {"event":"snapshot-held","snapshot":"1-a","by":"ann","reason":"case 7"}
+5 | ann no longer holds 1-a | {"event":"hold-released","snapshot":"1-a","by":"ann"}
+5 | ann has 1-a mounted at /mnt | {"event":"mount-granted","snapshot":"1-a","at":"/mnt","by":"ann","until_ms":9}
+6 | 1-a is not mounted at /mnt: its time was over | {"event":"mount-ended","snapshot":"1-a","at":"/mnt","why":"its time was over"}
+5 | ann exported 1-a | {"event":"snapshot-exported","snapshot":"1-a","by":"ann","list":"DIGEST"}
+5 | ann deletes 1-a: old | {"event":"snapshot-deleting","snapshot":"1-a","by":"ann","why":"old"}
+6 | 1-a is deleted | {"event":"snapshot-deleted","snapshot":"1-a"}
+4 | 1-a could not be deleted: busy | {"event":"snapshot-kept","snapshot":"1-a","why":"busy"}
+5 | ann deletes m@1 | {"event":"version-deleting","version":"m@1","digest":"DIGEST","by":"ann","why":""}
+6 | m@1 is deleted | {"event":"version-deleted","version":"m@1","digest":"DIGEST"}
+4 | m@1 could not be deleted: busy | {"event":"version-kept","version":"m@1","why":"busy"}
+7 | ann scrubs the store | {"event":"scrubbing","by":"ann"}
+6 | the store was scrubbed, 9 bytes: no damage | {"event":"scrubbed","found":{"bytes":9,"errors":0,"corrected":0,"uncorrectable":0,"took_ms":1}}
+4 | the store was scrubbed, 9 bytes: 2 damaged blocks, 2 mended | {"event":"scrubbed","found":{"bytes":9,"errors":2,"corrected":2,"uncorrectable":0,"took_ms":1}}
+3 | the store was scrubbed, 9 bytes: 2 damaged blocks, 1 mended, 1 lost | {"event":"scrubbed","found":{"bytes":9,"errors":2,"corrected":1,"uncorrectable":1,"took_ms":1}}
+7 | ann makes the store larger: 9 bytes | {"event":"store-growing","by":"ann","bytes":9}
+5 | the store has 9 bytes | {"event":"store-grown","bytes":9}
+3 | could not scrub the store: busy | {"event":"archive-failed","what":"scrub the store","why":"busy"}
+5 | this host signs with the key sha256:ab from now on | {"event":"host-key-made","key_id":"sha256:ab"}
+"#;
+
+    #[test]
+    fn each_kind_is_told_in_words_from_the_fields_that_the_engine_writes() {
+        let told = TOLD.replace("DIGEST", &format!("sha256:{}", "a".repeat(64)));
+        let mut seen = BTreeSet::new();
+        for line in told.lines().filter(|line| !line.is_empty()) {
+            let [priority, sentence, body] = line.splitn(3, " | ").collect::<Vec<_>>().try_into().unwrap();
+            let body: Value = serde_json::from_str(body).unwrap();
+            let written: ArchiveRecord = serde_json::from_value(body.clone()).unwrap();
+            assert_eq!(serde_json::to_value(&written).unwrap(), body, "as the engine writes it");
+            let kind = kind(&body);
+            assert_eq!(
+                (kind.priority(&body).to_string().as_str(), kind.sentence(&body).as_str()),
+                (priority, sentence)
+            );
+            seen.insert(kind.event);
+        }
+        assert_eq!(seen, KINDS.iter().map(|kind| kind.event).collect());
+    }
+}
