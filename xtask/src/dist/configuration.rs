@@ -3,11 +3,18 @@
 
 use anyhow::{Context, Result, bail};
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use syn::{Attribute, Expr, ExprLit, Field, Item, ItemStruct, Lit, Meta};
 
-/// Where the type is.
-const SOURCE: &str = "daemon/turnoutd/src/config.rs";
+/// Where the types are.
+const SOURCES: [&str; 2] = ["daemon/turnoutd/src/config.rs", "daemon/turnoutd/src/config/keep.rs"];
+/// The type of each table, and what the file calls it. The type's comment stands above the table.
+const TABLES: [(&str, &str); 4] = [
+    ("RawRetention", "retention"),
+    ("RawStore", "store"),
+    ("RawAuditHttp", "audit.http"),
+    ("RawModel", "models.NAME"),
+];
 /// Where the file lies.
 const TARGET: &str = "packaging/turnout.toml";
 const WIDTH: usize = 100;
@@ -32,20 +39,29 @@ pub fn refresh(root: &Path) -> Result<()> {
 }
 
 fn generate(root: &Path) -> Result<String> {
-    let source: PathBuf = root.join(SOURCE);
-    let source = fs::read_to_string(&source).with_context(|| format!("cannot read `{SOURCE}`"))?;
-    text(&source)
+    let read = |source: &&str| {
+        fs::read_to_string(root.join(source)).with_context(|| format!("cannot read `{source}`"))
+    };
+    let sources = SOURCES.iter().map(read).collect::<Result<Vec<_>>>()?;
+    text(&sources.concat(), &TABLES)
 }
 
-fn text(source: &str) -> Result<String> {
-    let file = syn::parse_file(source).with_context(|| format!("`{SOURCE}`"))?;
+fn text(source: &str, tables: &[(&str, &str)]) -> Result<String> {
+    // Doc comments of a file as a whole cannot stand in the middle of a text.
+    let source = source.lines().filter(|line| !line.starts_with("//!")).collect::<Vec<_>>().join("\n");
+    let file = syn::parse_file(&source).context("the configuration's source")?;
+    let is_table =
+        |field: &&Field| tables.iter().any(|(_, table)| table.split('.').next() == Some(&name(field)));
     let mut out = HEAD.to_owned();
-    for field in settings(&file.items, "Raw")?.fields.iter().filter(|field| name(field) != "models") {
+    for field in settings(&file.items, "Raw")?.fields.iter().filter(|field| !is_table(field)) {
         out += &entry(field)?;
     }
-    out += "\n# Settings of one model, by its name.\n#[models.NAME]\n";
-    for field in &settings(&file.items, "RawModel")?.fields {
-        out += &entry(field)?;
+    for (of, table) in tables {
+        let settings = settings(&file.items, of)?;
+        out += &format!("\n{}#[{table}]\n", wrap(&manual(&settings.attrs)));
+        for field in &settings.fields {
+            out += &entry(field)?;
+        }
     }
     Ok(out)
 }
@@ -55,7 +71,7 @@ fn settings<'a>(items: &'a [Item], wanted: &str) -> Result<&'a ItemStruct> {
         Item::Struct(item) => Some(item),
         _ => None,
     });
-    structs.find(|item| item.ident == wanted).with_context(|| format!("`{SOURCE}` has no `{wanted}`"))
+    structs.find(|item| item.ident == wanted).with_context(|| format!("the configuration has no `{wanted}`"))
 }
 
 /// One key: its manual, and the key with its value as a comment.
@@ -63,7 +79,7 @@ fn entry(field: &Field) -> Result<String> {
     let (name, manual) = (name(field), manual(&field.attrs));
     let Some(value) = value(&manual) else {
         bail!(
-            "`{SOURCE}`: the comment of `{name}` names no value; write \"Default `...`\" or \"such as `...`\""
+            "configuration: the comment of `{name}` names no value; write \"Default `...`\" or \"such as `...`\""
         );
     };
     let value = if is_bare(value) { value.to_owned() } else { format!("\"{value}\"") };
@@ -124,8 +140,8 @@ mod tests {
     #[test]
     fn a_key_has_its_manual_and_its_default() {
         let source = "struct Raw { /// How many. Default `3`.\n a: u8, /// Where. Default beside it, such as `/x`.\n b: P, models: M }\n\
-                      struct RawModel { /// Which. Default `[1, 2]`.\n c: C }";
-        let text = text(source).unwrap();
+                      /// Settings of one model, by its name.\nstruct RawModel { /// Which. Default `[1, 2]`.\n c: C }";
+        let text = text(source, &[("RawModel", "models.NAME")]).unwrap();
         let body = text.strip_prefix(HEAD).unwrap();
         assert_eq!(
             body,
@@ -136,7 +152,7 @@ mod tests {
 
     #[test]
     fn a_key_without_a_value_is_named() {
-        let refusal = text("struct Raw { /// Some words.\n a: u8 }").unwrap_err().to_string();
+        let refusal = text("struct Raw { /// Some words.\n a: u8 }", &[]).unwrap_err().to_string();
         assert!(refusal.contains("comment of `a` names no value"), "{refusal}");
     }
 }

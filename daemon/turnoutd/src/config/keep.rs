@@ -18,11 +18,12 @@ const DAY: Duration = Duration::from_secs(86_400);
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct RawRetention {
-    /// The newest so many snapshots stay.
+    /// The newest so many snapshots stay. Default all, such as `100`.
     keep_last: Option<u32>,
-    /// Snapshots younger than this stay.
+    /// Snapshots younger than this stay. Default all, such as `90`.
     keep_within_days: Option<u32>,
-    /// The newest so many versions of each model stay, beside those that are live, last good or held.
+    /// The newest so many versions of each model stay, beside those that are live, last good or held. Default all,
+    /// such as `5`.
     keep_versions: Option<u32>,
 }
 
@@ -34,13 +35,13 @@ pub(super) struct RawAudit {
     http: Option<RawAuditHttp>,
 }
 
-/// The read-only view of snapshots over HTTP.
+/// The read-only view of snapshots over HTTP, off unless `listen` is given.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct RawAuditHttp {
-    /// Where it listens: `127.0.0.1:8790`. There is no password: who reaches it reads everything.
+    /// Where it listens, such as `127.0.0.1:8790`. There is no password: who reaches it reads everything.
     listen: SocketAddr,
-    /// Uid of the process that serves it. Default 60999.
+    /// Uid of the process that serves it. Default `60999`.
     uid: Option<u32>,
 }
 
@@ -65,9 +66,11 @@ impl RawAudit {
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct RawStore {
-    /// `btrfs` (a subvolume, or an image), or `folder` for a host without Btrfs: no snapshots then. Default `btrfs`.
+    /// What it is made of: `btrfs` (a subvolume, or an image), or `folder` for a host without Btrfs: no snapshots then.
+    /// Default `btrfs`.
     kind: Option<RawKind>,
-    /// Days between two scrubs, 0 for none. Default 30 for a store in an image of its own, none on the host's Btrfs.
+    /// Days between two scrubs, 0 for none. Default 30 for a store in an image of its own, none on the host's Btrfs;
+    /// such as `30`.
     scrub_days: Option<u32>,
 }
 
