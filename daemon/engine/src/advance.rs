@@ -2,6 +2,8 @@
 //! objective, a crash and an operator are events on this one path. [`decide`] answers an event, [`proceed`] says what
 //! comes next when nothing is open; the driver writes the records, applies them, and executes each intent.
 
+mod losses;
+
 use crate::guard::{self, ArchiveRefusal, ArchiveWish};
 use crate::plan::{restart_steps, steps};
 use crate::record::{Cause, End, Kind, Planned, Record, Target};
@@ -9,9 +11,10 @@ use crate::rollback::undo;
 use crate::slo::{Decision, Verdict, Window, decide as weigh, judge};
 use crate::step::Step;
 use crate::world::{Progress, Release, World};
+use losses::{died, router_died, silenced};
 use std::sync::Arc;
 use turnout_manifest::plan::OnBreach;
-use turnout_manifest::{Generation, ModelName, Percent, Plan, ReleaseId, Sha256, Version};
+use turnout_manifest::{Generation, ModelName, Plan, ReleaseId, Sha256, Version};
 
 /// A fact or a wish that reaches the engine.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -335,68 +338,6 @@ fn ready(world: &World, generation: Generation, outcome: &Result<String, String>
         Some(release) => outcome_of(world, release, Step::AwaitReady(generation), outcome),
         None => Vec::new(),
     }
-}
-
-fn died(world: &World, generation: Generation, why: &str) -> Vec<Record> {
-    let mut records = Vec::new();
-    for (name, model) in &world.models {
-        let live = model.live.as_ref().is_some_and(|live| live.generation == generation);
-        let release = model.current.and_then(|id| world.releases.get(&id)).map(Arc::as_ref);
-        let candidate = release.is_some_and(|release| release.planned.to.generation == generation);
-        let awaited = release
-            .is_some_and(|release| release.open && release.step() == Some(Step::AwaitReady(generation)));
-        if !(live || candidate || awaited) {
-            continue;
-        }
-        records.push(Record::WorkerDied { model: name.clone(), generation, why: why.to_owned() });
-        let Some(release) = release else { continue };
-        let why = why.to_owned();
-        if release.progress == Progress::Forward && release.interrupted.is_none() {
-            let stable = live && release.home() == Some(generation);
-            if stable || candidate {
-                let cause = if stable { Cause::StableDied { why } } else { Cause::Crashed { why } };
-                records.extend(interrupt(world, release, cause));
-            }
-        } else if awaited {
-            records.extend(outcome_of(world, release, Step::AwaitReady(generation), &Err(why)));
-        }
-    }
-    records
-}
-
-/// A new version that breaks the rules of its link is undone as any other failure is, traffic home first. The version
-/// that is live goes on serving: what it says is not needed for that.
-fn silenced(world: &World, generation: Generation, why: &str) -> Vec<Record> {
-    let mut records = Vec::new();
-    for (name, model) in &world.models {
-        let release = world.current(name);
-        let candidate = release.filter(|release| release.planned.to.generation == generation);
-        if candidate.is_none() && model.live.as_ref().is_none_or(|live| live.generation != generation) {
-            continue;
-        }
-        let why = why.to_owned();
-        records.push(Record::WorkerSilenced { model: name.clone(), generation, why: why.clone() });
-        let undoable =
-            |release: &&Release| release.progress == Progress::Forward && release.interrupted.is_none();
-        if let Some(release) = candidate.filter(undoable) {
-            records.extend(interrupt(world, release, Cause::Silenced { why }));
-        }
-    }
-    records
-}
-
-/// Undoes what it was splitting. Its connections are gone and the kernel sends new ones to the old version: to start
-/// another and split again would move users to and fro, and nobody knows why it died.
-fn router_died(world: &World, why: &str) -> Vec<Record> {
-    let splits = |release: &&Release| {
-        let shifted = release.touched.iter().rev().find(|step| matches!(step, Step::Shift(_)));
-        release.progress == Progress::Forward
-            && release.interrupted.is_none()
-            && release.touched.contains(&Step::StartRouter)
-            && shifted.is_some_and(|step| *step != Step::Shift(Percent::ALL))
-    };
-    let cause = || Cause::RouterDied { why: why.to_owned() };
-    under_way(world).filter(splits).flat_map(|release| interrupt(world, release, cause())).collect()
 }
 
 fn measured(world: &World, id: ReleaseId, window: &Window) -> Vec<Record> {

@@ -5,13 +5,13 @@ mod arguments;
 mod cell;
 mod cells;
 mod cgroup;
-mod manager;
 mod profile;
 mod protection;
 mod root;
 mod router;
 mod seccomp;
 mod serve;
+mod starter;
 mod sys;
 mod wait;
 
@@ -22,9 +22,9 @@ pub use protection::Protections;
 pub use sys::probe;
 
 use arguments::{Arguments, USAGE};
-use manager::Starter;
 use rustix::fs::Mode;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use starter::Starter;
 use std::error::Error;
 use std::io::Write;
 use std::process::ExitCode;

@@ -96,8 +96,8 @@ impl Driver {
         }
     }
 
-    /// [Recovers](Self::recover), then loops until told to stop. `turned` is called after each turn, at least once in
-    /// [`LOOK_EVERY`]: it is the proof that the loop is alive.
+    /// [Recovers](Self::recover), then loops until told to stop. `turned` is called after each turn, at least once
+    /// a second: it is the proof that the loop is alive.
     pub fn run(mut self, mut turned: impl FnMut()) {
         self.recover();
         self.timers.arm(Timer::Look, Instant::now());
