@@ -49,8 +49,30 @@ pub fn run(root: &Path, arguments: &Arguments) -> Result<()> {
     setup::run(root, &Need::DIST)?;
     ebpf::run(root)?;
     configuration::refresh(root)?;
-    let mut build = test::cargo(root, &["build", "--locked", "--bins", "--profile", &arguments.profile]);
-    command::run(build.args(list::PROGRAMS.iter().flat_map(|name| ["-p", name])))?;
+    let (job, list) = prepare(root, arguments)?;
+    let packages = [deb::pack(&job, &list)?, rpm::pack(&job, &list)?];
+    deb::check(&job, &packages[0])?;
+    rpm::check(&job, &packages[1])?;
+    for package in &packages {
+        println!("dist: {}  {}", sha256(package)?, package.strip_prefix(root).unwrap_or(package).display());
+    }
+    Ok(())
+}
+
+/// Makes the .deb alone and does not check it: for booted systems that only try it out.
+///
+/// # Errors
+/// When build or packing fails.
+pub fn deb(root: &Path, arguments: &Arguments) -> Result<PathBuf> {
+    let (job, list) = prepare(root, arguments)?;
+    deb::pack(&job, &list)
+}
+
+/// Builds the programs and whatever else goes into a package.
+fn prepare<'a>(root: &'a Path, arguments: &Arguments) -> Result<(Job<'a>, List)> {
+    // All of the workspace, as the other verbs build it: otherwise other features of libraries would be built anew.
+    let build = ["build", "--locked", "--workspace", "--bins", "--profile", &arguments.profile];
+    command::run(&mut test::cargo(root, &build))?;
     let profile = if arguments.profile == "dev" { "debug" } else { &arguments.profile };
     let job = Job {
         root,
@@ -61,13 +83,14 @@ pub fn run(root: &Path, arguments: &Arguments) -> Result<()> {
     };
     let list = List::read(&root.join("packaging/files.toml"))?;
     made::make(&job, &list)?;
-    let packages = [deb::pack(&job, &list)?, rpm::pack(&job, &list)?];
-    deb::check(&job, &packages[0])?;
-    rpm::check(&job, &packages[1])?;
-    for package in &packages {
-        println!("dist: {}  {}", sha256(package)?, package.strip_prefix(root).unwrap_or(package).display());
+    Ok((job, list))
+}
+
+impl Arguments {
+    /// Quickly built packages: of this version, or of another one.
+    pub fn quick(version: Option<&str>) -> Self {
+        Self { profile: "dev".to_owned(), package_version: version.map(str::to_owned) }
     }
-    Ok(())
 }
 
 impl Job<'_> {

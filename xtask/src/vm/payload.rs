@@ -2,6 +2,7 @@
 //! have in this checkout, because tests find them there.
 
 use super::{bounded, system};
+use crate::dist::{self, Arguments};
 use crate::{command, ebpf, setup, test};
 use anyhow::{Context, Result, ensure};
 use serde::Deserialize;
@@ -14,6 +15,8 @@ use std::time::Duration;
 const MAKE_LIMIT: Duration = Duration::from_secs(120);
 /// Room on the disk beside the files themselves.
 const SPARE_BYTES: u64 = 64 << 20;
+/// A version that any package is upgraded to.
+const NEXT: &str = "999.0.0";
 /// Folders that go as they are.
 const FOLDERS: [&str; 2] = ["tests/models", "tests/vm"];
 
@@ -45,6 +48,8 @@ struct Built {
 /// When the build fails or the disk cannot be made.
 pub fn make(root: &Path) -> Result<PathBuf> {
     ebpf::run(root)?;
+    let packages =
+        [dist::deb(root, &Arguments::quick(None))?, dist::deb(root, &Arguments::quick(Some(NEXT)))?];
     let built = build(root)?;
     let folder = system::folder(root);
     let (staging, disk) = (folder.join("payload"), folder.join("payload.img"));
@@ -59,18 +64,20 @@ pub fn make(root: &Path) -> Result<PathBuf> {
             symlink(&program.file, &link)?;
         }
     }
-    bring(root, &setup::onnxruntime_library(root), &checkout)?;
+    for file in packages.iter().chain([&setup::onnxruntime_library(root)]) {
+        bring(root, file, &checkout)?;
+    }
     for folder in FOLDERS {
         bring_folder(root, &root.join(folder), &checkout)?;
     }
-    fs::write(staging.join("environment"), environment(root))?;
+    fs::write(staging.join("environment"), environment(root, &packages))?;
     make_disk(root, &staging, &disk)?;
     super::remove(&staging)?;
     Ok(disk)
 }
 
 /// What every scenario finds in its environment; read by the guest's agent too.
-fn environment(root: &Path) -> String {
+fn environment(root: &Path, [deb, next]: &[PathBuf; 2]) -> String {
     let checkout = root.display();
     format!(
         "export TURNOUT_CHECKOUT='{checkout}'\n\
@@ -78,14 +85,17 @@ fn environment(root: &Path) -> String {
          export TURNOUT_TESTS=/run/turnout-vm/tests\n\
          export TURNOUT_MODELS='{checkout}/tests/models'\n\
          export TURNOUT_ONNXRUNTIME='{}'\n\
+         export TURNOUT_DEB='{}'\n\
+         export TURNOUT_DEB_NEXT='{}'\n\
          export TURNOUT_TEST_PREBUILT=1\n",
-        setup::onnxruntime_library(root).display()
+        setup::onnxruntime_library(root).display(),
+        deb.display(),
+        next.display()
     )
 }
 
 /// Builds as `cargo xtask test` does, so that after it nothing is built again.
 fn build(root: &Path) -> Result<Vec<Built>> {
-    command::run(&mut test::cargo(root, &["build", "--workspace", "--bins", "--locked"]))?;
     let mut tests = test::cargo(root, &["test", "--workspace", "--locked", "--no-run"]);
     println!("  $ {}", command::shown(&tests));
     let answer = command::capture(tests.arg("--message-format=json"))?;
