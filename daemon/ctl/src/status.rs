@@ -135,13 +135,18 @@ fn versions(versions: &[LiveVersion]) -> String {
     }
 }
 
-/// What each cell was asked to be, and what holds it.
+/// What each cell was asked to be, and what holds it. What the host cannot enforce is the same for every cell and stands
+/// in the page's head; for one cell, with what is done instead, it is left to programs.
 fn cells(versions: &[LiveVersion]) -> String {
     let mut text = String::new();
     for live in versions {
         let Some(cell) = &live.cell else { continue };
-        let enforced =
-            cell.enforced.as_ref().map_or(String::new(), |enforced| format!("; {}", safe(enforced)));
+        let enforced = cell.enforced.as_deref().map_or(String::new(), |enforced| {
+            match enforced.split_once("; not enforced: ") {
+                Some((held, _)) => format!("; {}, and no more (`--output json` says why)", safe(held)),
+                None => format!("; {}", safe(enforced)),
+            }
+        });
         text += &format!("  cell:    {} {}{enforced}\n", live.version, safe(&cell.asked));
     }
     text
