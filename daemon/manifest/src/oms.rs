@@ -14,7 +14,7 @@ mod statement;
 
 use crate::digest::Sha256;
 use crate::key::PublicKey;
-use crate::trust::{CheckResult, Outcome, Verdict};
+use crate::trust::{CheckResult, Outcome, Refusal, Verdict, rejected, untrusted};
 use std::collections::BTreeSet;
 
 pub use bundle::{
@@ -134,21 +134,6 @@ pub fn verify(bundle: &[u8], signers: &Signers, allowed: &BTreeSet<String>) -> V
     }
     verification.note_skipped();
     verification
-}
-
-/// A check that failed, and what that makes of the whole.
-struct Refusal {
-    verdict: Verdict,
-    check: &'static str,
-    detail: String,
-}
-
-fn rejected(check: &'static str, detail: impl Into<String>) -> Refusal {
-    Refusal { verdict: Verdict::Rejected, check, detail: detail.into() }
-}
-
-fn untrusted(check: &'static str, detail: impl Into<String>) -> Refusal {
-    Refusal { verdict: Verdict::Untrusted, check, detail: detail.into() }
 }
 
 fn examine(

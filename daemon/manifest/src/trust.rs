@@ -224,17 +224,17 @@ pub fn check_files(
 }
 
 /// A check that failed, and what that makes of the whole.
-struct Refusal {
-    verdict: Verdict,
-    check: &'static str,
-    detail: String,
+pub(crate) struct Refusal {
+    pub(crate) verdict: Verdict,
+    pub(crate) check: &'static str,
+    pub(crate) detail: String,
 }
 
-fn rejected(check: &'static str, detail: impl Into<String>) -> Refusal {
+pub(crate) fn rejected(check: &'static str, detail: impl Into<String>) -> Refusal {
     Refusal { verdict: Verdict::Rejected, check, detail: detail.into() }
 }
 
-fn untrusted(check: &'static str, detail: impl Into<String>) -> Refusal {
+pub(crate) fn untrusted(check: &'static str, detail: impl Into<String>) -> Refusal {
     Refusal { verdict: Verdict::Untrusted, check, detail: detail.into() }
 }
 
