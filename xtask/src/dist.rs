@@ -28,6 +28,28 @@ pub struct Job<'a> {
     pub version: String,
     /// Seconds since the epoch that every file is said to be of.
     pub epoch: String,
+    /// How the content is packed.
+    pub packing: Packing,
+}
+
+/// How the content of a package is packed.
+#[derive(Clone, Copy, Default)]
+pub enum Packing {
+    /// As small as it gets.
+    #[default]
+    Compressed,
+    /// As it is: packed and unpacked in no time.
+    Plain,
+}
+
+/// Quickly built packages, which nobody has checked, for booted systems that only try them out.
+pub struct Quick {
+    /// The .deb of this version.
+    pub deb: PathBuf,
+    /// The same programs as a later version.
+    pub next: PathBuf,
+    /// The .rpm of this version.
+    pub rpm: PathBuf,
 }
 
 /// How it was asked for.
@@ -39,6 +61,8 @@ pub struct Arguments {
     /// Version of the packages, when it is not the workspace's: for trying upgrades out
     #[arg(long, value_name = "VERSION")]
     package_version: Option<String>,
+    #[arg(skip)]
+    packing: Packing,
 }
 
 /// Sets up, builds, packs, checks with lintian and rpm, and says what came out.
@@ -59,13 +83,17 @@ pub fn run(root: &Path, arguments: &Arguments) -> Result<()> {
     Ok(())
 }
 
-/// Makes the .deb alone and does not check it: for booted systems that only try it out.
+/// Makes the packages for booted systems; `next` is the version that is later than this one.
 ///
 /// # Errors
 /// When build or packing fails.
-pub fn deb(root: &Path, arguments: &Arguments) -> Result<PathBuf> {
-    let (job, list) = prepare(root, arguments)?;
-    deb::pack(&job, &list)
+pub fn quick(root: &Path, next: &str) -> Result<Quick> {
+    let arguments = Arguments { profile: "dev".to_owned(), package_version: None, packing: Packing::Plain };
+    let (job, list) = prepare(root, &arguments)?;
+    let (deb, rpm) = (deb::pack(&job, &list)?, rpm::pack(&job, &list)?);
+    let later = Job { version: next.to_owned(), ..job };
+    made::make(&later, &list)?;
+    Ok(Quick { deb, next: deb::pack(&later, &list)?, rpm })
 }
 
 /// Builds the programs and whatever else goes into a package.
@@ -80,17 +108,11 @@ fn prepare<'a>(root: &'a Path, arguments: &Arguments) -> Result<(Job<'a>, List)>
         programs: root.join("target").join(profile),
         version: arguments.package_version.clone().unwrap_or_else(|| env!("CARGO_PKG_VERSION").to_owned()),
         epoch: last_commit(root)?,
+        packing: arguments.packing,
     };
     let list = List::read(&root.join("packaging/files.toml"))?;
     made::make(&job, &list)?;
     Ok((job, list))
-}
-
-impl Arguments {
-    /// Quickly built packages: of this version, or of another one.
-    pub fn quick(version: Option<&str>) -> Self {
-        Self { profile: "dev".to_owned(), package_version: version.map(str::to_owned) }
-    }
 }
 
 impl Job<'_> {

@@ -2,7 +2,7 @@
 //! overrides, each with its reason.
 
 use super::list::{Kind, List};
-use super::{Job, fresh, stage, write};
+use super::{Job, Packing, fresh, stage, write};
 use crate::command;
 use anyhow::{Context, Result, bail};
 use std::fs::{self, Permissions};
@@ -31,8 +31,12 @@ pub fn pack(job: &Job<'_>, list: &List) -> Result<PathBuf> {
     fs::set_permissions(&control, Permissions::from_mode(0o755))?;
     let package = job.folder.join(format!("{}_{}_{ARCHITECTURE}.deb", list.package.name, job.version));
     let mut dpkg = command::program(job.root, "dpkg-deb");
+    let compressor = match job.packing {
+        Packing::Compressed => "-Zxz",
+        Packing::Plain => "-Znone",
+    };
     // One thread: with several, the blocks of the archive would follow from the machine.
-    dpkg.args(["--root-owner-group", "-Zxz", "--threads-max=1", "--build"]).arg(&tree).arg(&package);
+    dpkg.args(["--root-owner-group", compressor, "--threads-max=1", "--build"]).arg(&tree).arg(&package);
     command::run(dpkg.env("SOURCE_DATE_EPOCH", &job.epoch))?;
     Ok(package)
 }

@@ -2,7 +2,7 @@
 //! file of filters, each with its reason.
 
 use super::list::{Kind, List};
-use super::{Job, fresh, made, stage, write};
+use super::{Job, Packing, fresh, made, stage, write};
 use crate::{command, setup};
 use anyhow::{Context, Result, bail};
 use std::fmt::Write as _;
@@ -20,7 +20,6 @@ const MACROS: &str = "\
 %global use_source_date_epoch_as_buildtime 1
 %global clamp_mtime_to_source_date_epoch 1
 %global build_mtime_policy clamp_to_source_date_epoch
-%global _binary_payload w9.xzdio
 # The bundled library is the worker's alone.
 %global __provides_exclude_from ^/usr/lib/turnout/.*$
 ";
@@ -60,8 +59,12 @@ pub fn check(job: &Job<'_>, package: &Path) -> Result<()> {
 
 fn specification(job: &Job<'_>, list: &List, tree: &Path) -> Result<String> {
     let package = &list.package;
+    let payload = match job.packing {
+        Packing::Compressed => "w9.xzdio",
+        Packing::Plain => "w.ufdio",
+    };
     let mut text = format!(
-        "{MACROS}\nName: {}\nVersion: {}\nRelease: 1\nSummary: {}\nLicense: {}\nPackager: {}\n",
+        "{MACROS}%global _binary_payload {payload}\n\nName: {}\nVersion: {}\nRelease: 1\nSummary: {}\nLicense: {}\nPackager: {}\n",
         package.name,
         // A dash parts version and release.
         job.version.replace('-', "~"),

@@ -46,6 +46,9 @@ pub const VM: &[Package] = &[
     ("debian-archive-keyring", "keys of the systems' packages"),
     ("e2fsprogs", "makes their disks"),
     ("xz-utils", "unpacks their packages"),
+    ("binutils", "strips the programs of the package that is tried there"),
+    ("dpkg-dev", "finds the packages that these programs are linked against"),
+    ("rpm", "makes the .rpm that is tried there"),
 ];
 
 /// Says which packages are missing.

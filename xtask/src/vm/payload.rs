@@ -2,7 +2,7 @@
 //! have in this checkout, because tests find them there.
 
 use super::{bounded, system};
-use crate::dist::{self, Arguments};
+use crate::dist::{self, Quick};
 use crate::{command, ebpf, setup, test};
 use anyhow::{Context, Result, ensure};
 use serde::Deserialize;
@@ -48,8 +48,7 @@ struct Built {
 /// When the build fails or the disk cannot be made.
 pub fn make(root: &Path) -> Result<PathBuf> {
     ebpf::run(root)?;
-    let packages =
-        [dist::deb(root, &Arguments::quick(None))?, dist::deb(root, &Arguments::quick(Some(NEXT)))?];
+    let packages = dist::quick(root, NEXT)?;
     let built = build(root)?;
     let folder = system::folder(root);
     let (staging, disk) = (folder.join("payload"), folder.join("payload.img"));
@@ -64,7 +63,7 @@ pub fn make(root: &Path) -> Result<PathBuf> {
             symlink(&program.file, &link)?;
         }
     }
-    for file in packages.iter().chain([&setup::onnxruntime_library(root)]) {
+    for file in [&packages.deb, &packages.next, &packages.rpm, &setup::onnxruntime_library(root)] {
         bring(root, file, &checkout)?;
     }
     for folder in FOLDERS {
@@ -77,7 +76,7 @@ pub fn make(root: &Path) -> Result<PathBuf> {
 }
 
 /// What every scenario finds in its environment; read by the guest's agent too.
-fn environment(root: &Path, [deb, next]: &[PathBuf; 2]) -> String {
+fn environment(root: &Path, packages: &Quick) -> String {
     let checkout = root.display();
     format!(
         "export TURNOUT_CHECKOUT='{checkout}'\n\
@@ -87,10 +86,12 @@ fn environment(root: &Path, [deb, next]: &[PathBuf; 2]) -> String {
          export TURNOUT_ONNXRUNTIME='{}'\n\
          export TURNOUT_DEB='{}'\n\
          export TURNOUT_DEB_NEXT='{}'\n\
+         export TURNOUT_RPM='{}'\n\
          export TURNOUT_TEST_PREBUILT=1\n",
         setup::onnxruntime_library(root).display(),
-        deb.display(),
-        next.display()
+        packages.deb.display(),
+        packages.next.display(),
+        packages.rpm.display()
     )
 }
 

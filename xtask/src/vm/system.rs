@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 /// Packages of every system: an init with its bus and devices, a kernel, what Turnout's package depends on, and what the
 /// scenarios ask with. Nothing is fetched inside a guest, so all of it is in the image.
-pub const PACKAGES: [&str; 16] = [
+pub const PACKAGES: [&str; 17] = [
     "adduser",
     "btrfs-progs",
     "busybox-static",
@@ -21,6 +21,7 @@ pub const PACKAGES: [&str; 16] = [
     "linux-image-cloud-amd64",
     "openssl",
     "procps",
+    "rpm",
     "systemd-sysv",
     "udev",
 ];
