@@ -11,7 +11,7 @@ TURNOUT_MODELS=${TURNOUT_MODELS:-$(dirname "$0")/../../models}
 PATIENCE=${TURNOUT_PATIENCE:-120}
 WORK=$(mktemp -d /var/tmp/turnout-scenario.XXXXXX)
 chmod 755 "$WORK"
-count=0 failed=0 load_pid=
+count=0 failed=0 load_pids=
 
 # check WHAT COMMAND...: one line, by whether the command succeeds; what it printed explains a failure.
 check() {
@@ -88,9 +88,9 @@ canary() {
 	cat >"$WORK/canary.yaml" <<-EOF
 		steps: [{percent: 20}, {percent: 50}, {percent: 100}]
 		window: ${1:-2s}
-		windows: {look_back: 5, consecutive: 3}
+		windows: {look_back: 3, consecutive: 2}
 		objectives: {p95_ms: 20000, error_rate: 0.01}
-		minimum_requests: 5
+		minimum_requests: 2
 	EOF
 }
 
@@ -114,18 +114,21 @@ infer() { curl -sSf -o /dev/null -w '%{http_code}' -d @"$(request "$1")" "$(endp
 state_of() { values state turnoutctl release show "$1" | head -n 1; }
 is_in() { equal "$(state_of "$1")" "$2"; }
 
-# load MODEL: requests without end over four connections, one line with the status of each answer.
+# load MODEL: requests over four connections, a few each second, one line with the status of each answer. Written line by
+# line, or the last thousand would be lost with curl's buffer.
 load() {
 	: >"$WORK/answers"
-	curl -s --parallel --parallel-immediate --parallel-max 4 -o /dev/null -w '%{http_code}\n' \
-		-d @"$(request "$1")" "$(endpoint "$1")#[1-9999999]" >"$WORK/answers" 2>/dev/null &
-	load_pid=$!
+	for _ in 1 2 3 4; do
+		stdbuf -oL curl -s --rate 8/s -o /dev/null -w '%{http_code}\n' \
+			-d @"$(request "$1")" "$(endpoint "$1")#[1-9999999]" >>"$WORK/answers" 2>/dev/null &
+		load_pids="$load_pids $!"
+	done
 	wait_for test -s "$WORK/answers"
 }
 load_stop() {
-	kill "$load_pid" 2>/dev/null
-	wait "$load_pid" 2>/dev/null
-	load_pid=
+	kill $load_pids 2>/dev/null
+	wait $load_pids 2>/dev/null
+	load_pids=
 	echo "# $(wc -l <"$WORK/answers") requests, $(grep -vc '^200$' "$WORK/answers") without a good answer"
 }
 no_request_failed() {
@@ -136,7 +139,7 @@ no_request_failed() {
 }
 
 finish() {
-	[ -z "$load_pid" ] || load_stop
+	[ -z "$load_pids" ] || load_stop
 	rm -rf "$WORK"
 	echo "1..$count"
 	[ $failed = 0 ] || {
@@ -144,5 +147,6 @@ finish() {
 		journalctl -n 40 --no-pager -u turnoutd -u turnout-launcher 2>/dev/null | sed 's/^/#   /'
 		exit 1
 	}
+	echo "# all $count hold"
 	exit 0
 }

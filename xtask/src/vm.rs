@@ -20,7 +20,7 @@ use anyhow::{Context, Result, bail, ensure};
 use cuts::Plan;
 use emulator::{Console, Emulator, Machine};
 use image::Image;
-use scenario::{Bench, Verdict};
+use scenario::{Bench, Series, Verdict};
 use std::fs::{self, File, TryLockError};
 use std::io::ErrorKind;
 use std::path::Path;
@@ -33,7 +33,7 @@ pub struct Arguments {
     /// Only these systems and scenarios
     #[arg(long, value_delimiter = ',', value_name = "NAME")]
     only: Vec<String>,
-    /// Keep the guests' disks, for `vm shell SYSTEM --of SCENARIO`, and the logs of what passed
+    /// Keep the guests' disks and logs, for `vm shell SYSTEM --of SCENARIO`: the first that was played in the guest
     #[arg(long)]
     keep: bool,
     /// Power cuts on each system
@@ -59,7 +59,7 @@ pub enum Verb {
 pub struct Shell {
     /// The system
     system: String,
-    /// The disk that this scenario left, by `vm-test --keep`
+    /// The disk of the guest that this scenario was the first in, left by `vm-test --keep`
     #[arg(long, value_name = "SCENARIO")]
     of: Option<String>,
 }
@@ -81,8 +81,13 @@ pub fn test(root: &Path, arguments: &Arguments) -> Result<()> {
     let (systems, scenarios) = chosen(&arguments.only, &scenario::names(root)?)?;
     setup::run(root, &Need::VM)?;
     let _alone = alone(root)?;
-    let emulator = prepare(root, &systems)?;
-    let payload = payload::make(root)?;
+    // What one waits for the network with, the other builds with.
+    let (emulator, payload) = std::thread::scope(|scope| {
+        let emulator = scope.spawn(|| prepare(root, &systems));
+        let payload = payload::make(root);
+        (emulator.join().expect("making images does not panic"), payload)
+    });
+    let (emulator, payload) = (emulator?, payload?);
     println!("vm: all made and built, {:.0} s", began.elapsed().as_secs_f64());
     let plan =
         Plan { cuts: arguments.cuts, seed: arguments.seed.unwrap_or_else(some_seed), again: arguments.again };
@@ -161,30 +166,36 @@ fn chosen(only: &[String], known: &[String]) -> Result<(Vec<&'static System>, Ve
     Ok((systems, scenarios))
 }
 
-/// Makes sure that the emulator and the images are there, and says what it makes.
+/// Makes sure that the emulator and the images are there, side by side, and says what it makes.
 fn prepare(root: &Path, systems: &[&'static System]) -> Result<Emulator> {
     let emulator = Emulator::of(root);
-    match emulator.found() {
-        Some(version) => println!("vm: emulator: {version}: nothing to do"),
-        None => {
-            println!("vm: emulator: fetching QEMU of Debian 13 into target/vm/emulator (180 MB on disk)");
-            emulator.fetch()?;
-        }
-    }
-    for system in systems {
-        let image = Image::of(root, system);
-        match image.found() {
-            Some(what) => println!("vm: {}: {what}: nothing to do", system.name),
-            None => {
-                println!(
-                    "vm: {}: making its image from Debian's packages, into target/vm/images",
-                    system.name
-                );
-                image.make(root)?;
-            }
-        }
-    }
+    std::thread::scope(|scope| {
+        let making: Vec<_> =
+            systems.iter().map(|system| scope.spawn(|| image(&Image::of(root, system), root))).collect();
+        let fetched = fetched(&emulator);
+        let made = making.into_iter().map(|image| image.join().expect("making an image does not panic"));
+        made.chain([fetched]).collect::<Result<()>>()
+    })?;
     Ok(emulator)
+}
+
+fn fetched(emulator: &Emulator) -> Result<()> {
+    if let Some(version) = emulator.found() {
+        println!("vm: emulator: {version}: nothing to do");
+        return Ok(());
+    }
+    println!("vm: emulator: fetching QEMU of Debian 13 into target/vm/emulator (180 MB on disk)");
+    emulator.fetch()
+}
+
+fn image(image: &Image, root: &Path) -> Result<()> {
+    let name = image.system.name;
+    if let Some(what) = image.found() {
+        println!("vm: {name}: {what}: nothing to do");
+        return Ok(());
+    }
+    println!("vm: {name}: making its image from Debian's packages, into target/vm/images");
+    image.make(root)
 }
 
 /// A seed that nobody asked for.
@@ -204,15 +215,18 @@ fn play_all(bench: &Bench, systems: &[&'static System], scenarios: &[String]) ->
 
 fn play_on(bench: &Bench, system: &'static System, scenarios: &[String]) -> Vec<Line> {
     let image = Image::of(&bench.root, system);
+    let mut series = Series::new(bench, &image);
     let play = |scenario: &String| {
         let began = Instant::now();
-        let verdict = scenario::play(bench, &image, scenario);
+        let verdict = series.play(scenario);
         let seconds = began.elapsed().as_secs_f64();
         let line = Line { system: system.name, scenario: scenario.clone(), seconds, verdict };
         show(&line);
         line
     };
-    scenarios.iter().map(play).collect()
+    let lines = scenarios.iter().map(play).collect();
+    series.end();
+    lines
 }
 
 fn show(line: &Line) {

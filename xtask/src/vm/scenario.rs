@@ -1,5 +1,5 @@
-//! Scenarios: programs below `tests/vm/scenarios` that run in a guest of their own. How one is run, what its exit codes
-//! mean, and what is kept when it fails. Their words are in `tests/vm/README.md`.
+//! Scenarios: programs below `tests/vm/scenarios` that run in a guest. How they are run, one after the other in one guest
+//! while they hold, what their exit codes mean, and what is kept when one fails. Their words are in `tests/vm/README.md`.
 
 use super::cuts::{self, Plan};
 use super::emulator::Emulator;
@@ -72,41 +72,87 @@ pub fn names(root: &Path) -> Result<Vec<String>> {
     let entries = fs::read_dir(&folder).with_context(|| format!("cannot read `{}`", folder.display()))?;
     let mut names: Vec<_> =
         entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
-    names.push(cuts::NAME.to_owned());
     names.sort();
+    // It has guests of its own, and the long way to them.
+    names.push(cuts::NAME.to_owned());
     Ok(names)
 }
 
-/// Plays a scenario in a fresh guest.
-pub fn play(bench: &Bench, image: &Image, name: &str) -> Verdict {
-    let folder = place(&bench.root, image.system.name, name);
-    let verdict = open(bench, image, &folder).and_then(|place| {
-        let mut stage = Stage { bench, image, place, name, last: Vec::new() };
-        if name == cuts::NAME { cuts::play(&mut stage) } else { stage.play() }
-    });
-    let verdict = verdict.unwrap_or_else(|error| Verdict::Failed(format!("{error:#}")));
-    let failed = matches!(verdict, Verdict::Failed(_));
-    if !bench.keep {
-        // What a failed power cut needs to be made again stays; it is a few writes.
-        let left = if failed { Place::of(folder.clone()).disk() } else { folder.clone() };
-        if let Err(error) = super::remove(&left) {
-            println!("vm: `{}` is left behind: {error:#}", left.display());
+/// Plays scenarios on one system, each in the guest that the one before has left, as long as they hold.
+pub struct Series<'a> {
+    bench: &'a Bench,
+    image: &'a Image,
+    /// What the last scenario has left: where its guest has its disk, and the guest.
+    left: Option<(Place, Guest)>,
+}
+
+impl<'a> Series<'a> {
+    /// Begins without a guest.
+    pub fn new(bench: &'a Bench, image: &'a Image) -> Self {
+        Self { bench, image, left: None }
+    }
+
+    /// Plays the next one.
+    pub fn play(&mut self, name: &str) -> Verdict {
+        if name == cuts::NAME {
+            self.end();
+        }
+        let (place, guest) = match self.left.take() {
+            Some((place, guest)) => (place, Some(guest)),
+            None => (Place::of(place(&self.bench.root, self.image.system.name, name)), None),
+        };
+        let played = self.play_at(&place, guest, name);
+        let (verdict, left) = played.unwrap_or_else(|error| (Verdict::Failed(format!("{error:#}")), None));
+        match (verdict, left) {
+            (Verdict::Failed(why), _) => {
+                // What a failed power cut needs to be made again stays; it is a few writes.
+                self.clear(&place.disk());
+                Verdict::Failed(format!("{why}\n    evidence: {}", place.folder().display()))
+            }
+            (verdict, Some(guest)) => {
+                self.left = Some((place, guest));
+                verdict
+            }
+            (verdict, None) => {
+                self.clear(place.folder());
+                verdict
+            }
         }
     }
-    match verdict {
-        Verdict::Failed(why) => Verdict::Failed(format!("{why}\n    evidence: {}", folder.display())),
-        other => other,
+
+    fn play_at(&self, place: &Place, guest: Option<Guest>, name: &str) -> Result<(Verdict, Option<Guest>)> {
+        let (bench, image) = (self.bench, self.image);
+        let recorded = bench.plan.again && name == cuts::NAME;
+        if guest.is_none() && !recorded {
+            open(bench, image, place)?;
+        }
+        let mut stage =
+            Stage { bench, image, place: place.clone(), name, last: Vec::new(), broken: Vec::new() };
+        if name == cuts::NAME { Ok((cuts::play(&mut stage)?, None)) } else { stage.play(guest) }
+    }
+
+    /// Ends the guest that was left, if there is one.
+    pub fn end(&mut self) {
+        if let Some((place, guest)) = self.left.take() {
+            drop(guest);
+            self.clear(place.folder());
+        }
+    }
+
+    fn clear(&self, what: &Path) {
+        if self.bench.keep {
+            return;
+        }
+        if let Err(error) = super::remove(what) {
+            println!("vm: `{}` is left behind: {error:#}", what.display());
+        }
     }
 }
 
-/// The place of a scenario, with a disk like the image's; or as an earlier run has left it.
-fn open(bench: &Bench, image: &Image, folder: &Path) -> Result<Place> {
-    if bench.plan.again {
-        return Ok(Place::of(folder.to_owned()));
-    }
-    let place = Place::fresh(folder.to_owned())?;
-    bench.emulator.overlay(&image.disk(), &place.disk())?;
-    Ok(place)
+/// Empties a place and gives it a disk like the image's.
+fn open(bench: &Bench, image: &Image, place: &Place) -> Result<()> {
+    Place::fresh(place.folder().to_owned())?;
+    bench.emulator.overlay(&image.disk(), &place.disk())
 }
 
 /// A scenario being played.
@@ -119,12 +165,15 @@ pub struct Stage<'a> {
     pub place: Place,
     name: &'a str,
     last: Vec<String>,
+    broken: Vec<String>,
 }
 
 impl Stage<'_> {
-    fn play(&mut self) -> Result<Verdict> {
+    /// Runs the scenario's program, in the guest that is left or a new one; leaves the guest when it holds.
+    fn play(&mut self, left: Option<Guest>) -> Result<(Verdict, Option<Guest>)> {
+        let mut guest = left.map_or_else(|| self.boot(), Ok)?;
+        writeln!(self.output()?, "== {}", self.name)?;
         for boot in 1..=BOOTS_MAX {
-            let mut guest = self.boot()?;
             let command = format!(
                 ". /run/turnout-vm/environment; cd /; TURNOUT_BOOT={boot} \
                  exec \"$TURNOUT_CHECKOUT/tests/vm/scenarios/{}\"",
@@ -135,13 +184,18 @@ impl Stage<'_> {
                 self.gather(&mut guest);
             }
             match code? {
-                0 => return Ok(Verdict::Passed(self.last_line())),
-                REBOOT => guest.shut_down()?,
-                SKIPPED => return Ok(Verdict::Skipped(self.last_line())),
-                code => return Ok(Verdict::Failed(format!("ended with {code}:\n{}", self.last_lines()))),
+                0 => return Ok((Verdict::Passed(self.last_line()), Some(guest))),
+                REBOOT => {
+                    guest.shut_down()?;
+                    guest = self.boot()?;
+                }
+                SKIPPED => return Ok((Verdict::Skipped(self.last_line()), Some(guest))),
+                code => {
+                    return Ok((Verdict::Failed(format!("ended with {code}:\n{}", self.last_lines())), None));
+                }
             }
         }
-        Ok(Verdict::Failed(format!("asks for more than {BOOTS_MAX} boots")))
+        Ok((Verdict::Failed(format!("asks for more than {BOOTS_MAX} boots")), None))
     }
 
     /// Boots the guest from its disk.
@@ -173,15 +227,23 @@ impl Stage<'_> {
         File::options().create(true).append(true).open(&path).with_context(|| format!("`{}`", path.display()))
     }
 
-    fn call(&mut self, guest: &mut Guest, command: &str, limit: Duration) -> Result<i32> {
+    /// Has the guest run a command, and gives its exit code; its output is kept.
+    ///
+    /// # Errors
+    /// When the guest dies, or does not answer in time.
+    pub fn call(&mut self, guest: &mut Guest, command: &str, limit: Duration) -> Result<i32> {
         let mut log = self.output()?;
         let began = Instant::now();
-        let last = &mut self.last;
+        let (last, broken) = (&mut self.last, &mut self.broken);
         last.clear();
+        broken.clear();
         let mut failed = None;
         let code = guest.run(command, limit, |line| {
             let written = writeln!(log, "{:7.1} {line}", began.elapsed().as_secs_f64());
             failed = failed.take().or(written.err());
+            if line.starts_with("not ok") {
+                broken.push(line.to_owned());
+            }
             last.push(line.to_owned());
             if last.len() > LAST_LINES {
                 last.remove(0);
@@ -218,12 +280,15 @@ impl Stage<'_> {
         Ok(())
     }
 
-    fn last_line(&self) -> String {
+    /// The last line of what ran last.
+    pub fn last_line(&self) -> String {
         self.last.last().cloned().unwrap_or_default()
     }
 
+    /// What did not hold, in a scenario's own words, or else how it ended.
     fn last_lines(&self) -> String {
-        self.last.iter().map(|line| format!("    | {line}")).collect::<Vec<_>>().join("\n")
+        let lines = if self.broken.is_empty() { &self.last } else { &self.broken };
+        lines.iter().map(|line| format!("    | {line}")).collect::<Vec<_>>().join("\n")
     }
 
     /// Says how it goes.

@@ -1,6 +1,7 @@
 #!/bin/bash
 # Runs in a guest, and does what the host says: each line is "NUMBER SECONDS COMMAND". A command's output goes back line by
-# line as "o NUMBER TEXT", so that it is there when the guest dies; its end as "x NUMBER CODE".
+# line as "o NUMBER TEXT", so that it is there when the guest dies; its end as "x NUMBER CODE", after an empty line, because
+# the output may have ended without a newline.
 set -u
 port=/dev/virtio-ports/turnout.agent
 [ -e "$port" ] || udevadm wait --timeout=60 "$port"
@@ -17,6 +18,6 @@ fi
 echo "ready $(uname -r)" >&3
 while IFS=' ' read -r number seconds command <&3; do
     timeout --kill-after=5 "$seconds" bash -c "$command" < /dev/null 2>&1 |
-        sed -u -e "s/^/o $number /" -e '$a\' >&3
-    echo "x $number ${PIPESTATUS[0]}" >&3
+        sed -u "s/^/o $number /" >&3
+    printf '\nx %s %s\n' "$number" "${PIPESTATUS[0]}" >&3
 done
