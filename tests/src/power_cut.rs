@@ -9,6 +9,8 @@ use crate::tally::Tally;
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 use std::collections::BTreeMap;
+use std::error::Error;
+use std::fmt;
 use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -54,6 +56,18 @@ pub struct Acknowledged {
     /// Root over them, hex.
     pub root: String,
 }
+
+/// Records are gone that the daemon had shown before the cut.
+#[derive(Debug)]
+pub struct Lost(String);
+
+impl fmt::Display for Lost {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(&self.0)
+    }
+}
+
+impl Error for Lost {}
 
 impl Subject {
     /// The daemon with its files in `state` and its model `digits` at `address`; `work` is for keys and models' folders.
@@ -123,17 +137,19 @@ impl Subject {
     /// After the next boot: what was acknowledged is there, the release is over, and the right version answers.
     ///
     /// # Errors
-    /// What does not hold.
+    /// What does not hold; [`Lost`] when it is that acknowledged records are gone.
     pub fn check(&self, acknowledged: &Acknowledged) -> Result<()> {
         let stop = AtomicBool::new(false);
         let first = std::thread::scope(|scope| {
             let asking = scope.spawn(|| self.first_answer(&stop));
-            let outcome = self.up().and_then(|()| self.ended(|_| ()));
+            let up = self.up();
+            // Also of a daemon that does not start: that may be why.
+            let outcome = self.kept(acknowledged).and(up).and_then(|()| self.ended(|_| ()));
             stop.store(outcome.is_err(), Ordering::Relaxed);
             let first = asking.join().map_err(|_| anyhow::anyhow!("asking has panicked"))?;
             outcome.and(first)
         })?;
-        let records = self.records(acknowledged)?;
+        let records = self.records()?;
         let history = History::of(&records)?;
         history.all_over()?;
         ensure!(
@@ -219,24 +235,37 @@ impl Subject {
         self.runtime.block_on(running.ended())
     }
 
-    /// All records, with the journal whole and what was acknowledged in it.
-    fn records(&self, acknowledged: &Acknowledged) -> Result<Vec<Value>> {
-        let journal = self.state.join("journal");
+    /// Demands that what was acknowledged is in the journal. Whether all of it is whole is asked later.
+    fn kept(&self, acknowledged: &Acknowledged) -> Result<()> {
+        if acknowledged.size == 0 {
+            return Ok(());
+        }
+        let mut tree = Tree::empty();
+        for record in Reader::open(&self.journal(), 0)?.map_while(Result::ok) {
+            tree.push(record.leaf());
+            if tree.size() == acknowledged.size {
+                if tree.root().to_string() == acknowledged.root {
+                    return Ok(());
+                }
+                let others = format!("{} records were acknowledged, others are in their place", tree.size());
+                return Err(Lost(others).into());
+            }
+        }
+        Err(Lost(format!("{} records were acknowledged, {} are there", acknowledged.size, tree.size()))
+            .into())
+    }
+
+    /// All records, with the journal whole.
+    fn records(&self) -> Result<Vec<Value>> {
+        let journal = self.journal();
         let answer = self.ctl.ok(&["audit", "verify"])?;
         ensure!(answer.code == Some(0), "`audit verify`: {answer:?}");
         verify(&journal).context("the journal does not verify")?;
-        let (mut tree, mut records, mut kept) = (Tree::empty(), Vec::new(), acknowledged.size == 0);
-        for record in Reader::open(&journal, 0)? {
-            let record = record?;
-            tree.push(record.leaf());
-            if tree.size() == acknowledged.size {
-                ensure!(tree.root().to_string() == acknowledged.root, "record {} is another one", record.seq);
-                kept = true;
-            }
-            records.push(serde_json::from_slice(&record.body)?);
-        }
-        ensure!(kept, "{} records were acknowledged, {} are there", acknowledged.size, records.len());
-        Ok(records)
+        Reader::open(&journal, 0)?.map(|record| Ok(serde_json::from_slice(&record?.body)?)).collect()
+    }
+
+    fn journal(&self) -> PathBuf {
+        self.state.join("journal")
     }
 }
 

@@ -198,6 +198,11 @@ impl Stage<'_> {
         Ok((Verdict::Failed(format!("asks for more than {BOOTS_MAX} boots")), None))
     }
 
+    /// A stage of the same system with another place and name.
+    pub fn beside<'b>(&'b self, place: Place, name: &'b str) -> Stage<'b> {
+        Stage { bench: self.bench, image: self.image, place, name, last: Vec::new(), broken: Vec::new() }
+    }
+
     /// Boots the guest from its disk.
     ///
     /// # Errors
