@@ -154,6 +154,32 @@ fn what_is_shown_is_read_only_and_what_was_opened_stays() {
     in_private_namespace(body).unwrap();
 }
 
+#[test]
+fn after_dismantling_no_mount_is_left() {
+    let below = || {
+        let table = mount_table().unwrap().into_iter();
+        table.map(|mount| mount.point).filter(|point| point.starts_with("/run/")).collect::<Vec<_>>()
+    };
+    for method in [Method::Beneath, Method::Tuck, Method::Stack].into_iter().filter(|method| method.works()) {
+        let body = || {
+            let pointer = open_pointer(method);
+            let before = below();
+            pointer.point(&name(1)).unwrap();
+            pointer.point(&name(2)).unwrap();
+            assert!(below().len() > before.len(), "{method:?}");
+            pointer.dismantle().unwrap();
+            // The table still lists what the test's own file system covers.
+            let left: Vec<_> = below()
+                .into_iter()
+                .filter(|point| point.to_string_lossy().starts_with("/run/models"))
+                .collect();
+            assert!(left.is_empty(), "{method:?}: {left:?}");
+            Ok(())
+        };
+        in_private_namespace(body).unwrap();
+    }
+}
+
 /// A container that was started before the swap, with mounts that follow the host's.
 fn a_follower_sees_each_swap(method: Method) {
     let body = || {
