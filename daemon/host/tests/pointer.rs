@@ -229,21 +229,22 @@ fn a_hundred_namespaces_follow(method: Method) {
         let (point, own) = (pointer.point_of(&name(1).model), mount_table().unwrap().len());
         let (stop, reads) = (AtomicBool::new(false), AtomicU64::new(0));
         let (ready, end) = (Barrier::new(NAMESPACES + 1), Barrier::new(NAMESPACES + 1));
+        let follow = |reader: bool| {
+            unshare(CloneFlags::CLONE_NEWNS).unwrap();
+            mount_change("/", MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC).unwrap();
+            let mounts = mount_table().unwrap().len();
+            ready.wait();
+            let mut faults = Vec::new();
+            while reader && !stop.load(Ordering::Relaxed) {
+                faults.extend(read_once(&point).err());
+                reads.fetch_add(1, Ordering::Relaxed);
+            }
+            end.wait();
+            let last = fs::read(point.join("files/a")).unwrap();
+            (faults, mount_table().unwrap().len() == mounts, last)
+        };
         std::thread::scope(|scope| {
-            let follow = &|reader: bool| {
-                unshare(CloneFlags::CLONE_NEWNS).unwrap();
-                mount_change("/", MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC).unwrap();
-                let mounts = mount_table().unwrap().len();
-                ready.wait();
-                let mut faults = Vec::new();
-                while reader && !stop.load(Ordering::Relaxed) {
-                    faults.extend(read_once(&point).err());
-                    reads.fetch_add(1, Ordering::Relaxed);
-                }
-                end.wait();
-                let last = fs::read(point.join("files/a")).unwrap();
-                (faults, mount_table().unwrap().len() == mounts, last)
-            };
+            let follow = &follow;
             let followers: Vec<_> =
                 (0..NAMESPACES).map(|number| scope.spawn(move || follow(number < READERS))).collect();
             ready.wait();
