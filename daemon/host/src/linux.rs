@@ -209,6 +209,10 @@ impl Cells for LinuxHost {
         self.cells.start_worker(generation, version)
     }
 
+    fn swap_model(&self, generation: Generation, version: &StoredName) -> Result<(), HostError> {
+        self.cells.swap_model(generation, version)
+    }
+
     fn link(&self, generation: Generation) -> Result<Option<WorkerLink>, HostError> {
         self.cells.link(generation)
     }
