@@ -2,6 +2,7 @@
 //! state, whether they come one by one from the driver or all at once at recovery.
 
 use crate::archive::{Archive, ArchiveRecord, Reason};
+use crate::context::Contexts;
 use crate::record::{Cause, End, Kind, Planned, Record, Target};
 use crate::slo::{Verdict, Window};
 use crate::step::Step;
@@ -205,6 +206,8 @@ pub struct World {
     pub tally: Tally,
     /// Snapshots, holds, mounts and deletions; shared, as the releases are.
     pub archive: Arc<Archive>,
+    /// Audit contexts of what is remembered; shared, as the releases are.
+    pub contexts: Arc<Contexts>,
     last_generation: u32,
     last_release: u32,
 }
