@@ -90,7 +90,7 @@ impl ServeError {
 /// What kept it from starting.
 pub fn run(config: Config) -> Result<(), ServeError> {
     let given = notify::inherited_socket().map_err(|source| control_socket(&config, source))?;
-    telemetry::init(config.log);
+    telemetry::init(config.live.get().log);
     let config = Arc::new(config);
     folder(&config.state, 0o700)?;
     folder(&config.runtime, 0o755)?;
@@ -142,8 +142,7 @@ pub fn run(config: Config) -> Result<(), ServeError> {
     let looping =
         looping.map_err(|source| ServeError::Os { what: "thread", path: "driver".into(), source })?;
     if key_is_new {
-        let made = Record::Archive(ArchiveRecord::HostKeyMade { key_id });
-        note(&desk.driver, made);
+        note(&desk.driver, Record::Archive(ArchiveRecord::HostKeyMade { key_id }));
     }
     examine_beside(&desk);
     serve((socket, view), desk)?;
@@ -164,8 +163,7 @@ fn examine_beside(desk: &Desk) {
     });
 }
 
-/// Has the loop write a fact that no request led to. Nobody waits for the answer: a journal that cannot be written says
-/// so itself.
+/// Writes down what the daemon found by itself. Nobody waits for the answer: a journal that cannot be written says so.
 fn note(driver: &mpsc::Sender<Input>, record: Record) {
     let entry = Entry { record, audit_context: None };
     let _ = driver.send(Input::Note(Box::new(entry), oneshot::channel().0));
