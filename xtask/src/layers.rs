@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 /// Crate of this workspace and the crates of this workspace it may use. A crate without a row fails.
-const EDGES: [(&str, &[&str]); 18] = [
+const EDGES: [(&str, &[&str]); 19] = [
     ("turnout-manifest", &[]),
     ("turnout-inference", &[]),
     ("turnout-onnx", &["turnout-manifest"]),
@@ -35,6 +35,17 @@ const EDGES: [(&str, &[&str]); 18] = [
             "turnout-inference",
             "turnout-journal",
             "turnout-manifest",
+            "turnout-protocol",
+        ],
+    ),
+    (
+        "turnout-fuzz",
+        &[
+            "turnout-inference",
+            "turnout-journal",
+            "turnout-launcher-wire",
+            "turnout-manifest",
+            "turnout-onnx",
             "turnout-protocol",
         ],
     ),

@@ -7,6 +7,7 @@ mod command;
 mod demo;
 mod dist;
 mod ebpf;
+mod fuzz;
 mod layers;
 mod setup;
 mod sources;
@@ -43,6 +44,8 @@ enum Verb {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         rest: Vec<String>,
     },
+    /// Search every parser of outside bytes for inputs that break it; a finding is written to a file
+    Fuzz(fuzz::Arguments),
     /// Boot Debian 12 and 13 under emulation, and run the scenarios that need a whole system
     VmTest(vm::Arguments),
     /// A booted system to look around in
@@ -84,6 +87,7 @@ fn run(verb: Verb) -> Result<()> {
         Verb::Check => check::run(&root),
         Verb::Layers => layers::run(&root),
         Verb::Test { rest } => test::run(&root, &rest),
+        Verb::Fuzz(arguments) => fuzz::run(&root, &arguments),
         Verb::VmTest(arguments) => vm::test(&root, &arguments),
         Verb::Vm { verb: vm::Verb::Shell(shell) } => vm::shell(&root, &shell),
         Verb::Demo { rest } => demo::run(&root, &rest),

@@ -42,6 +42,8 @@ pub enum Need {
 impl Need {
     /// What `cargo xtask ebpf` needs.
     pub const EBPF: [Self; 2] = [Self::DebianPackages, Self::BpfLinker];
+    /// What searching parsers needs.
+    pub const FUZZ: [Self; 1] = [Self::DebianPackages];
     /// What building and running everything needs.
     pub const BUILD: [Self; 3] = [Self::DebianPackages, Self::BpfLinker, Self::OnnxRuntime];
     /// What the tests need.

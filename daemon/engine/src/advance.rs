@@ -241,6 +241,7 @@ fn start_release(world: &World, start: &Start) -> Result<Record, Refusal> {
         digest: start.digest,
         signed_by: start.signed_by.clone(),
         generation: world.next_generation(),
+        measured: world.versions.get(&label).and_then(|stored| stored.measured),
         audit_context: start.audit_context,
     };
     let steps = steps(&start.plan, from.as_ref().map(|live| live.generation), to.generation);

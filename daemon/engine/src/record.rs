@@ -22,6 +22,9 @@ pub struct Target {
     pub signed_by: Vec<String>,
     /// The start of its worker.
     pub generation: Generation,
+    /// What the kernel was found to hold its files to at the import (fs-verity).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub measured: Option<Sha256>,
     /// Under which audit context it was asked for; a worker that is brought up again keeps it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub audit_context: Option<AuditContextId>,
@@ -228,6 +231,9 @@ pub enum Record {
         signed_by: Vec<String>,
         /// Every check with its result.
         checks: Vec<CheckResult>,
+        /// What the kernel holds its files to (fs-verity): one digest over their paths and measures.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        measured: Option<Sha256>,
     },
     /// A release was created.
     Planned(Box<Planned>),

@@ -35,6 +35,8 @@ pub struct Stored {
     pub bytes: u64,
     /// Issuers whose signatures counted.
     pub signed_by: Vec<String>,
+    /// What the kernel holds its files to (fs-verity).
+    pub measured: Option<Sha256>,
     /// When it was imported, milliseconds since the epoch.
     pub at_ms: u64,
 }
@@ -117,8 +119,9 @@ impl World {
 
     fn fold(&mut self, record: &Record, at_ms: u64) {
         match record {
-            Record::Imported { version, digest, bytes, signed_by, .. } => {
-                let stored = Stored { digest: *digest, bytes: *bytes, signed_by: signed_by.clone(), at_ms };
+            Record::Imported { version, digest, bytes, signed_by, measured, .. } => {
+                let (digest, bytes, measured) = (*digest, *bytes, *measured);
+                let stored = Stored { digest, bytes, signed_by: signed_by.clone(), measured, at_ms };
                 // A label means one content for ever, also when two imports of it raced.
                 self.versions.entry((version.model.clone(), version.version.clone())).or_insert(stored);
             }

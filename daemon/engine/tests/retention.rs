@@ -134,6 +134,7 @@ impl Run {
                 bytes: 1,
                 signed_by: Vec::new(),
                 checks: Vec::new(),
+                measured: None,
             }),
             Turn::Release(ordinal, steps) => self.release(ordinal, steps),
             Turn::Request => {

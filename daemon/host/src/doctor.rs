@@ -109,7 +109,7 @@ fn nearest(path: &Path) -> &Path {
     path.ancestors().find(|above| above.is_dir()).unwrap_or(Path::new("/"))
 }
 
-const REQUIREMENTS: [Requirement; 22] = [
+const REQUIREMENTS: [Requirement; 23] = [
     Requirement {
         name: "root",
         rights: Rights::Anybody,
@@ -138,6 +138,13 @@ const REQUIREMENTS: [Requirement; 22] = [
         try_out: storage::space,
         why: "the store's image is allocated whole when it is made",
         remedy: "free space below the state directory, or configure the size of the image",
+    },
+    Requirement {
+        name: "fs-verity",
+        rights: Rights::Root,
+        try_out: storage::verity,
+        why: "a stored model that is changed after its import must not be served",
+        remedy: "use a kernel with `CONFIG_FS_VERITY`; a model that a worker has loaded is not compared again without",
     },
     Requirement {
         name: "swap",

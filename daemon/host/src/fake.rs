@@ -12,7 +12,7 @@ use crate::HostError;
 use crate::cells::{Cells, Enforcement, Profile, Router, StartedWorker, WorkerLink, WorkerState};
 use crate::meters::{Meters, Usage};
 use crate::pointer::Pointer;
-use crate::store::{Evidence, ImportOutcome, Incoming, SnapshotInfo, Store, StoredName};
+use crate::store::{Evidence, Held, ImportOutcome, Incoming, SnapshotInfo, Store, StoredName};
 use crate::traffic::{Probes, Route, Sample, Traffic};
 use faults::Faults;
 use machine::Machine;
@@ -21,7 +21,7 @@ use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use turnout_manifest::manifest::FileEntry;
-use turnout_manifest::{Generation, ModelName};
+use turnout_manifest::{Generation, ModelName, Sha256};
 
 /// One call of the daemon on the machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -110,6 +110,11 @@ impl FakeHost {
     /// Sets what this machine can hold a cell to; all of it, until told otherwise.
     pub fn set_enforcement(&self, enforcement: Enforcement) {
         self.inner().machine.enforcement = enforcement;
+    }
+
+    /// Lets the kernel hold stored files to their content, or not; it does not until told.
+    pub fn set_verity(&self, holds: bool) {
+        self.inner().machine.verity = holds;
     }
 
     /// What a cell was made with. As [`FakeHost::worker`], not a call of the daemon.
@@ -214,6 +219,23 @@ impl Store for FakeHost {
 
     fn verify(&self, name: &StoredName, files: &[FileEntry]) -> Result<(), HostError> {
         self.call(("verify", name.to_string()), |machine| machine.verify(name, files))
+    }
+
+    fn measure(&self, name: &StoredName, files: &[FileEntry]) -> Result<Option<Sha256>, HostError> {
+        self.call(("measure", name.to_string()), |machine| machine.measure(name, files))
+    }
+
+    fn check(
+        &self,
+        name: &StoredName,
+        files: &[FileEntry],
+        measured: Option<Sha256>,
+    ) -> Result<Held, HostError> {
+        self.call(("check", name.to_string()), |machine| machine.check(name, files, measured))
+    }
+
+    fn checked(&self, name: &StoredName) -> Option<Held> {
+        self.inner().machine.checked.get(name).copied()
     }
 
     fn snapshot(&self, name: &str, evidence: &Evidence) -> Result<SnapshotInfo, HostError> {

@@ -32,6 +32,7 @@ pub mod store;
 mod sys;
 pub mod topology;
 pub mod traffic;
+mod verity;
 pub mod volume;
 
 pub use error::HostError;

@@ -11,7 +11,7 @@ use crate::mounts::detach_all;
 use crate::pointer::Pointer;
 use crate::programs;
 use crate::steering::{LinuxTraffic, TrafficConfig};
-use crate::store::{Evidence, ImportOutcome, Incoming, SnapshotInfo, Store, StoredName};
+use crate::store::{Evidence, Held, ImportOutcome, Incoming, SnapshotInfo, Store, StoredName};
 use crate::traffic::{Probes, Route, Sample, Tenants, Traffic};
 use crate::volume::{Volume, VolumeConfig};
 use std::io::Read;
@@ -20,7 +20,7 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use turnout_manifest::manifest::FileEntry;
-use turnout_manifest::{Generation, ModelName};
+use turnout_manifest::{Generation, ModelName, Sha256};
 
 /// Where everything of one daemon lies.
 #[derive(Debug, Clone)]
@@ -59,7 +59,7 @@ impl LinuxHost {
         })?;
         let cgroup = config.cells.cgroup.clone();
         let source = Arc::clone(&volume);
-        let cells = LinuxCells::open(config.cells, Arc::new(move |name| source.detached_tree(name)))?;
+        let cells = LinuxCells::open(config.cells, Arc::new(move |name| source.checked_tree(name)))?;
         let cells = Arc::new(cells);
         let tenants: Arc<dyn Tenants> = cells.clone();
         let traffic = LinuxTraffic::open(
@@ -113,6 +113,23 @@ impl Store for LinuxHost {
 
     fn verify(&self, name: &StoredName, files: &[FileEntry]) -> Result<(), HostError> {
         self.volume.verify(name, files)
+    }
+
+    fn measure(&self, name: &StoredName, files: &[FileEntry]) -> Result<Option<Sha256>, HostError> {
+        self.volume.measure(name, files)
+    }
+
+    fn check(
+        &self,
+        name: &StoredName,
+        files: &[FileEntry],
+        measured: Option<Sha256>,
+    ) -> Result<Held, HostError> {
+        self.volume.check(name, files, measured)
+    }
+
+    fn checked(&self, name: &StoredName) -> Option<Held> {
+        self.volume.checked(name)
     }
 
     fn snapshot(&self, name: &str, evidence: &Evidence) -> Result<SnapshotInfo, HostError> {

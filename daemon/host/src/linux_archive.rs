@@ -96,6 +96,8 @@ impl Archive for Volume {
     }
 
     fn delete_version(&self, name: &StoredName) -> Result<(), HostError> {
+        // A mount that waits for a worker would keep its space.
+        self.checked_versions().remove(name);
         self.delete_unmounted(&format!("versions/{name}"))
     }
 

@@ -5,16 +5,21 @@ use crate::HostError;
 use crate::beneath::{Folder, Kind, walk};
 use crate::image::sync_directory;
 use crate::snapshots;
-use crate::store::{Evidence, ImportOutcome, Incoming, SnapshotInfo, Store, StoredName};
-use crate::volume::{StoreKind, Volume, btrfs, delete_subvolume, make_folder, remove_folder, set_mode};
+use crate::store::{CHECK_HOLDS, Evidence, Held, ImportOutcome, Incoming, SnapshotInfo, Store, StoredName};
+use crate::verity::{self, Measurer};
+use crate::volume::{
+    Checked, StoreKind, Volume, btrfs, delete_subvolume, make_folder, remove_folder, set_mode,
+};
 use btrfsutil::subvolume::{SnapshotFlags, Subvolume};
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 use rustix::io::Errno;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fs::{self, File, Permissions};
 use std::io::{self, ErrorKind, Read, Write};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 use turnout_manifest::Sha256;
 use turnout_manifest::digest::Hasher;
 use turnout_manifest::manifest::FileEntry;
@@ -36,7 +41,7 @@ impl Store for Volume {
         self.check_writable()?;
         self.check_room(bytes)?;
         let target = self.versions_folder().join(incoming.name.to_string());
-        Staged::new(self.incoming_folder(&incoming.name), self.kind())
+        Staged::new(self, self.incoming_folder(&incoming.name))
             .and_then(|staged| {
                 staged.fill(incoming, content)?;
                 expect_end(content)?;
@@ -67,17 +72,33 @@ impl Store for Volume {
     }
 
     fn verify(&self, name: &StoredName, files: &[FileEntry]) -> Result<(), HostError> {
-        let root = self.version(name)?.join("files");
-        let folder = Folder::open(&root)?;
-        let expected: BTreeMap<&str, &FileEntry> =
-            files.iter().map(|entry| (entry.path.as_str(), entry)).collect();
-        walk(&root, &mut |path, kind| match kind {
-            Kind::File if !expected.contains_key(path) => {
-                Err(differs(path, "it is not in the manifest".to_owned()))
-            }
-            _ => Ok(()),
-        })?;
-        files.iter().try_for_each(|entry| check_file(&folder, entry))
+        read_all(&self.detached_tree(name)?, files)
+    }
+
+    fn measure(&self, name: &StoredName, files: &[FileEntry]) -> Result<Option<Sha256>, HostError> {
+        measure_all(&self.detached_tree(name)?, files)
+    }
+
+    fn check(
+        &self,
+        name: &StoredName,
+        files: &[FileEntry],
+        measured: Option<Sha256>,
+    ) -> Result<Held, HostError> {
+        let tree = self.detached_tree(name)?;
+        let held = match measured {
+            Some(measured) if measure_all(&tree, files)? == Some(measured) => Held::ByKernel,
+            _ => read_all(&tree, files).map(|()| Held::ByReading)?,
+        };
+        self.keep_checked(name, Checked { tree, held, at: Instant::now() });
+        Ok(held)
+    }
+
+    fn checked(&self, name: &StoredName) -> Option<Held> {
+        self.checked_versions()
+            .get(name)
+            .filter(|checked| checked.at.elapsed() < CHECK_HOLDS)
+            .map(|checked| checked.held)
     }
 
     fn snapshot(&self, name: &str, evidence: &Evidence) -> Result<SnapshotInfo, HostError> {
@@ -89,21 +110,60 @@ impl Store for Volume {
     }
 }
 
+/// Compares everything below a mount with the manifest, and refuses files too many.
+fn read_all(tree: &OwnedFd, files: &[FileEntry]) -> Result<(), HostError> {
+    let folder = refuse_surplus(tree, files)?;
+    files.iter().try_for_each(|entry| check_file(&folder, entry))
+}
+
+/// One digest over what the kernel holds each file to.
+fn measure_all(tree: &OwnedFd, files: &[FileEntry]) -> Result<Option<Sha256>, HostError> {
+    let folder = refuse_surplus(tree, files)?;
+    let mut hasher = Hasher::default();
+    for entry in files {
+        let file = folder.read(&entry.path)?.ok_or_else(|| absent(&entry.path))?;
+        let measured = verity::measure(&file);
+        let Some(measured) = measured.map_err(HostError::os("ioctl FS_IOC_MEASURE_VERITY", &entry.path))?
+        else {
+            return Ok(None);
+        };
+        // No path holds a NUL, so no two lists are the same bytes.
+        hasher.update(entry.path.as_bytes());
+        hasher.update(&[0]);
+        hasher.update(&measured.0);
+    }
+    Ok(Some(hasher.finish()))
+}
+
+fn refuse_surplus(tree: &OwnedFd, files: &[FileEntry]) -> Result<Folder, HostError> {
+    let expected: BTreeSet<&str> = files.iter().map(|entry| entry.path.as_str()).collect();
+    // A detached mount has no path of its own; this link leads to it, and to nothing else.
+    let root = PathBuf::from(format!("/proc/thread-self/fd/{}", tree.as_raw_fd()));
+    walk(&root, &mut |path, kind| match kind {
+        Kind::File if !expected.contains(path) => Err(differs(path, "it is not in the manifest".to_owned())),
+        _ => Ok(()),
+    })?;
+    tree.try_clone().map(Folder::from).map_err(HostError::os("dup", "mount of a version"))
+}
+
 /// A version on its way in. What is left of it is deleted when it is dropped, published or not.
 struct Staged {
     path: PathBuf,
     kind: StoreKind,
+    /// The kernel can be made to hold files to their content.
+    verity: bool,
 }
 
 impl Staged {
-    fn new(path: PathBuf, kind: StoreKind) -> Result<Self, HostError> {
+    fn new(volume: &Volume, path: PathBuf) -> Result<Self, HostError> {
+        let kind = volume.kind();
         match kind {
             StoreKind::Btrfs => {
                 btrfs("subvolume create", &path, Subvolume::create(path.as_path(), None)).map(drop)?;
             }
             StoreKind::Folder => make_folder(&path, 0o700)?,
         }
-        Ok(Self { path, kind })
+        Ok(Self { path, kind, verity: volume.verity() })
     }
 
     fn fill(&self, incoming: &Incoming<'_>, content: &mut dyn Read) -> Result<(), HostError> {
@@ -111,9 +171,7 @@ impl Staged {
         make_folder(&root, 0o755)?;
         let folder = Folder::open(&root)?;
         for entry in incoming.files {
-            let mut file = folder.create(&entry.path)?;
-            copy_checked(entry, content, &mut file)?;
-            protect(&file, &entry.path)?;
+            self.write_file(&folder, entry, content)?;
         }
         let mut folders = BTreeSet::new();
         walk(&root, &mut |path, kind| {
@@ -125,6 +183,22 @@ impl Staged {
         folders.iter().try_for_each(|folder| set_mode(folder, 0o555))?;
         set_mode(&root, 0o555)?;
         self.write_envelope(incoming.envelope)
+    }
+
+    fn write_file(
+        &self,
+        folder: &Folder,
+        entry: &FileEntry,
+        content: &mut dyn Read,
+    ) -> Result<(), HostError> {
+        let file = folder.create(&entry.path)?;
+        let mut measuring = Measuring { file, measurer: self.verity.then(Measurer::default) };
+        copy_checked(entry, content, &mut measuring)?;
+        let Measuring { file, measurer } = measuring;
+        let Some(measurer) = measurer else { return protect(&file, &entry.path) };
+        // The kernel holds no file that somebody could still write to.
+        drop(file);
+        seal(folder, &entry.path, measurer.finish())
     }
 
     fn write_envelope(&self, envelope: &[u8]) -> Result<(), HostError> {
@@ -182,6 +256,40 @@ impl Drop for Staged {
     }
 }
 
+/// A file that is measured while it is written, where the kernel will be asked to hold it.
+struct Measuring {
+    file: File,
+    measurer: Option<Measurer>,
+}
+
+impl Write for Measuring {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let count = self.file.write(bytes)?;
+        if let Some(measurer) = &mut self.measurer {
+            measurer.update(&bytes[..count]);
+        }
+        Ok(count)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.flush()
+    }
+}
+
+/// Has the kernel hold a file to what came in.
+fn seal(folder: &Folder, path: &str, expected: Sha256) -> Result<(), HostError> {
+    let file = folder.read(path)?.ok_or_else(|| absent(path))?;
+    // Only who may write to a file may ask for it, and this daemon has no capability that makes up for a mode.
+    let writable = file.set_permissions(Permissions::from_mode(0o600));
+    writable.map_err(HostError::os("chmod", path))?;
+    verity::enable(&file).map_err(HostError::os("ioctl FS_IOC_ENABLE_VERITY", path))?;
+    let found = verity::measure(&file).map_err(HostError::os("ioctl FS_IOC_MEASURE_VERITY", path))?;
+    if found == Some(expected) {
+        return protect(&file, path);
+    }
+    Err(differs(path, "the kernel measures another content than came in".to_owned()))
+}
+
 fn check_stream(files: &[FileEntry], content: &mut dyn Read) -> Result<(), HostError> {
     files.iter().try_for_each(|entry| copy_checked(entry, content, &mut io::sink()))
 }
@@ -224,7 +332,7 @@ fn copy_checked(entry: &FileEntry, content: &mut dyn Read, into: &mut dyn Write)
 
 fn check_file(folder: &Folder, entry: &FileEntry) -> Result<(), HostError> {
     let Some(mut file) = folder.read(&entry.path)? else {
-        return Err(differs(&entry.path, "it is not there".to_owned()));
+        return Err(absent(&entry.path));
     };
     let length = file.metadata().map_err(HostError::os("stat", &entry.path))?.len();
     if length != entry.size {
@@ -243,6 +351,10 @@ fn check_digest(entry: &FileEntry, found: Sha256) -> Result<(), HostError> {
 
 fn protect(file: &File, path: &str) -> Result<(), HostError> {
     file.set_permissions(Permissions::from_mode(0o444)).map_err(HostError::os("chmod", path))
+}
+
+fn absent(path: &str) -> HostError {
+    differs(path, "it is not there".to_owned())
 }
 
 fn differs(path: &str, what: String) -> HostError {

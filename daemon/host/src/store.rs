@@ -5,6 +5,7 @@ use crate::HostError;
 use std::fmt;
 use std::io::Read;
 use std::path::PathBuf;
+use std::time::Duration;
 use turnout_manifest::manifest::FileEntry;
 use turnout_manifest::{ModelName, Sha256};
 
@@ -50,6 +51,18 @@ pub enum ImportOutcome {
     Stored,
     /// The same content was there already; the bytes sent were still read and checked.
     AlreadyThere,
+}
+
+/// How long a check counts for the start of a worker.
+pub const CHECK_HOLDS: Duration = Duration::from_secs(60);
+
+/// What a stored version was held to before it was mounted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Held {
+    /// The kernel measures what was recorded at the import, and checks each read against it (fs-verity).
+    ByKernel,
+    /// Every file was read and compared with the signed manifest.
+    ByReading,
 }
 
 /// What an audit snapshot holds besides the store's own history.
@@ -102,6 +115,29 @@ pub trait Store {
     /// # Errors
     /// [`HostError::Missing`], [`HostError::Content`], or the file system's own.
     fn verify(&self, name: &StoredName, files: &[FileEntry]) -> Result<(), HostError>;
+
+    /// What the kernel holds the files of a stored version to (fs-verity): one digest over their paths and measures.
+    /// `None` where it does not hold them all.
+    ///
+    /// # Errors
+    /// As [`Store::verify`].
+    fn measure(&self, name: &StoredName, files: &[FileEntry]) -> Result<Option<Sha256>, HostError>;
+
+    /// Checks a stored version through the very mount that its next worker is given: against what was measured at the
+    /// import, else by reading it. A worker is started only after it.
+    ///
+    /// # Errors
+    /// As [`Store::verify`].
+    fn check(
+        &self,
+        name: &StoredName,
+        files: &[FileEntry],
+        measured: Option<Sha256>,
+    ) -> Result<Held, HostError>;
+
+    /// What a version was held to, when it was checked less than [`CHECK_HOLDS`] ago and no worker was started from it
+    /// since: one check is enough for the beginning of a release and the start that follows.
+    fn checked(&self, name: &StoredName) -> Option<Held>;
 
     /// Makes the read-only audit snapshot of this name. Repeating it gives the one that is there.
     ///

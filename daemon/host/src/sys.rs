@@ -107,6 +107,64 @@ pub fn loop_configure(device: BorrowedFd<'_>, file: BorrowedFd<'_>) -> io::Resul
     let result = unsafe { libc::ioctl(device.as_raw_fd(), LOOP_CONFIGURE as _, &raw const config) };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
+
+/// `struct fsverity_enable_arg` of `linux/fsverity.h`.
+#[repr(C)]
+struct VerityEnable {
+    version: u32,
+    hash_algorithm: u32,
+    block_size: u32,
+    salt_size: u32,
+    salt: u64,
+    signature_size: u32,
+    reserved: u32,
+    signature: u64,
+    reserved_too: [u64; 11],
+}
+
+/// `struct fsverity_digest` of `linux/fsverity.h`, with room for SHA-256.
+#[repr(C)]
+struct VerityDigest {
+    algorithm: u16,
+    size: u16,
+    digest: [u8; 32],
+}
+
+const FS_IOC_ENABLE_VERITY: u32 = 0x4080_6685;
+const FS_IOC_MEASURE_VERITY: u32 = 0xC004_6686;
+const VERITY_VERSION: u32 = 1;
+const VERITY_SHA256: u16 = 1;
+
+/// Has the kernel hold a file to its content, with SHA-256. See <https://docs.kernel.org/filesystems/fsverity.html>.
+///
+/// # Errors
+/// `EOPNOTSUPP` or `ENOTTY` without fs-verity, `ETXTBSY` while the file is open for writing, or the kernel's own.
+pub fn verity_enable(file: BorrowedFd<'_>, block_size: u32) -> io::Result<()> {
+    // SAFETY: VerityEnable is made of integers alone, for which all zeroes is a value.
+    let mut arguments: VerityEnable = unsafe { mem::zeroed() };
+    arguments.version = VERITY_VERSION;
+    arguments.hash_algorithm = u32::from(VERITY_SHA256);
+    arguments.block_size = block_size;
+    // SAFETY: FS_IOC_ENABLE_VERITY reads one `struct fsverity_enable_arg`, which `arguments` is, without salt and signature.
+    let result = unsafe { libc::ioctl(file.as_raw_fd(), FS_IOC_ENABLE_VERITY as _, &raw const arguments) };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// What the kernel holds a file to. See <https://docs.kernel.org/filesystems/fsverity.html>.
+///
+/// # Errors
+/// `ENODATA` for a file without, `EOPNOTSUPP` or `ENOTTY` where there is no fs-verity, `EOVERFLOW` for another hash.
+pub fn verity_measure(file: BorrowedFd<'_>) -> io::Result<[u8; 32]> {
+    let mut found = VerityDigest { algorithm: 0, size: 32, digest: [0; 32] };
+    // SAFETY: FS_IOC_MEASURE_VERITY reads `size` and writes the header and at most `size` bytes of digest, all in `found`.
+    let result = unsafe { libc::ioctl(file.as_raw_fd(), FS_IOC_MEASURE_VERITY as _, &raw mut found) };
+    if result != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    let expected = found.algorithm == VERITY_SHA256 && found.size == 32;
+    if expected { Ok(found.digest) } else { Err(io::Error::from_raw_os_error(libc::EOVERFLOW)) }
+}
+
 /// The kernel's Landlock ABI version.
 /// See <https://man7.org/linux/man-pages/man2/landlock_create_ruleset.2.html>.
 ///

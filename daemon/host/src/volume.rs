@@ -4,10 +4,12 @@
 use crate::HostError;
 use crate::image;
 use crate::mounts::{detached_tree, is_btrfs, mounts_at};
-use crate::store::StoredName;
+use crate::store::{Held, StoredName};
+use crate::verity;
 use btrfsutil::subvolume::{DeleteFlags, Subvolume};
 use rustix::fs::{StatVfs, StatVfsMountFlags, statvfs};
 use rustix::mount::{UnmountFlags, unmount};
+use std::collections::BTreeMap;
 use std::fs::{self, Permissions};
 use std::io;
 use std::os::fd::OwnedFd;
@@ -15,6 +17,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 /// Smallest part of the volume that imports leave free, bytes: snapshots and deletions need it.
 const RESERVE_MIN: u64 = 64 << 20;
@@ -46,6 +49,14 @@ pub struct VolumeConfig {
     pub image_bytes: Option<u64>,
 }
 
+/// A version that was checked, and the mount that it was checked through.
+#[derive(Debug)]
+pub(crate) struct Checked {
+    pub(crate) tree: OwnedFd,
+    pub(crate) held: Held,
+    pub(crate) at: Instant,
+}
+
 /// The opened volume: the Linux implementation of [`crate::store::Store`].
 #[derive(Debug)]
 pub struct Volume {
@@ -54,6 +65,10 @@ pub struct Volume {
     /// The image that is mounted there, where it is a mount of ours.
     image: Option<PathBuf>,
     staged: AtomicU64,
+    /// The kernel can be made to hold its files to their content (fs-verity).
+    verity: bool,
+    /// Mounts through which versions were checked, each for the next worker of its version.
+    checked: Mutex<BTreeMap<StoredName, Checked>>,
     /// Held while something is mounted, or looked for in mount tables before it is deleted.
     references: Mutex<()>,
     /// A scrub that was begun here is under way.
@@ -78,11 +93,13 @@ impl Volume {
             StoreKind::Btrfs => prepare(&root, &image, config.image_bytes)?,
             StoreKind::Folder => prepare_folder(&root, &image).map(|()| false)?,
         };
-        let volume = Self {
+        let mut volume = Self {
             root,
             kind: config.kind,
             image: mounted.then_some(image),
             staged: AtomicU64::new(0),
+            verity: false,
+            checked: Mutex::default(),
             references: Mutex::new(()),
             scrubbing: AtomicBool::new(false),
             evidence: Mutex::new(()),
@@ -91,6 +108,7 @@ impl Volume {
         if !volume.is_read_only()? {
             volume.make_folders()?;
             volume.remove_leftovers()?;
+            volume.verity = verity::try_in(&volume.root.join("incoming")).is_ok();
         }
         Ok(volume)
     }
@@ -100,6 +118,7 @@ impl Volume {
     /// # Errors
     /// `EBUSY` while something in it is open or mounted elsewhere.
     pub fn unmount(self) -> Result<(), HostError> {
+        self.checked_versions().clear();
         if self.image.is_none() {
             return Ok(());
         }
@@ -112,6 +131,28 @@ impl Volume {
     /// [`HostError::Missing`], or the kernel's own.
     pub fn detached_tree(&self, name: &StoredName) -> Result<OwnedFd, HostError> {
         detached_tree(&self.version(name)?.join("files"))
+    }
+
+    /// The mount through which a version was checked last, once.
+    ///
+    /// # Errors
+    /// [`HostError::Missing`] when it was not checked since its last start.
+    pub fn checked_tree(&self, name: &StoredName) -> Result<OwnedFd, HostError> {
+        let missing = || HostError::Missing { kind: "checked version", name: name.to_string() };
+        self.checked_versions().remove(name).map(|checked| checked.tree).ok_or_else(missing)
+    }
+
+    pub(crate) fn keep_checked(&self, name: &StoredName, checked: Checked) {
+        self.checked_versions().insert(name.clone(), checked);
+    }
+
+    pub(crate) fn checked_versions(&self) -> MutexGuard<'_, BTreeMap<StoredName, Checked>> {
+        self.checked.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether the kernel can be made to hold files of the store to their content.
+    pub fn verity(&self) -> bool {
+        self.verity
     }
 
     /// The folder of all versions.

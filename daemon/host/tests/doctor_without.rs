@@ -17,6 +17,8 @@ const REFUSED: &str = "TURNOUT_TEST_REFUSED";
 const STATE: &str = "TURNOUT_TEST_STATE";
 /// Flag of move_mount(2).
 const MOVE_MOUNT_BENEATH: u64 = 0x200;
+/// Of `linux/fsverity.h`.
+const FS_IOC_ENABLE_VERITY: u64 = 0x4080_6685;
 /// Begins a line that tells of a finding.
 const MARK: &str = "finding\t";
 
@@ -55,6 +57,8 @@ fn cases() -> Vec<Case> {
         Case { refused: "mount:kind=ENODEV", ..missing("btrfs", "this kernel has no Btrfs") },
         Case { before: "mount -t tmpfs -o size=64m none $STATE", ..missing("space", " MiB free") },
         Case { before: "mount -t tmpfs -o size=2g none $STATE", ..degraded("space", "a quarter becomes") },
+        // As a kernel without it answers.
+        Case { refused: "ioctl:verity=EOPNOTSUPP", ..degraded("fs-verity", "compared before each start") },
         Case { refused: "move_mount=EPERM mount:kind=EPERM", ..missing("swap", "no way to swap") },
         // As a kernel before 6.5 answers.
         Case { refused: "move_mount:beneath=EINVAL", ..fine("swap", "by propagation, without a gap") },
@@ -193,6 +197,7 @@ fn refuse(word: &str) {
         "EINVAL" => libc::EINVAL,
         "ENODEV" => libc::ENODEV,
         "ENOSYS" => libc::ENOSYS,
+        "EOPNOTSUPP" => libc::EOPNOTSUPP,
         other => panic!("{other}"),
     };
     let net = libc::CLONE_NEWNET as u64;
@@ -208,11 +213,14 @@ fn refuse(word: &str) {
         MOVE_MOUNT_BENEATH,
     )
     .unwrap();
+    let verity =
+        SeccompCondition::new(1, SeccompCmpArgLen::Dword, SeccompCmpOp::Eq, FS_IOC_ENABLE_VERITY).unwrap();
     let (number, rules) = match call {
         // Not the call that only makes a namespace private.
         "mount:kind" => (libc::SYS_mount, vec![SeccompRule::new(vec![no_private]).unwrap()]),
         "move_mount" => (libc::SYS_move_mount, vec![]),
         "move_mount:beneath" => (libc::SYS_move_mount, vec![SeccompRule::new(vec![beneath]).unwrap()]),
+        "ioctl:verity" => (libc::SYS_ioctl, vec![SeccompRule::new(vec![verity]).unwrap()]),
         "unshare:net" => (libc::SYS_unshare, vec![SeccompRule::new(vec![with_net]).unwrap()]),
         "bpf" => (libc::SYS_bpf, vec![]),
         "fsopen" => (libc::SYS_fsopen, vec![]),

@@ -68,14 +68,14 @@ async fn take_in(desk: &Desk, peer: Peer, content: &mut Content) -> Result<Json<
     let importing =
         Record::Importing { by: peer.to_string(), version: version.clone(), digest: verified.digest() };
     desk.note(peer.context, importing).await?;
-    let outcome = match store(desk, verified.clone(), envelope, content).await {
-        Ok(outcome) => outcome,
+    let (outcome, measured) = match store(desk, verified.clone(), envelope, content).await {
+        Ok(stored) => stored,
         Err(error) => {
             let what = format!("import {version}");
             return Err(desk.refuse(peer, &what, import_problem(&version, &error)).await);
         }
     };
-    files_checked(&mut checks, verified.manifest().files.len());
+    files_checked(&mut checks, verified.manifest().files.len(), measured);
     let bytes = verified.manifest().files.iter().map(|file| file.size).sum();
     let known = desk.view().world.versions.contains_key(&(version.model.clone(), version.version.clone()));
     if !known {
@@ -86,6 +86,7 @@ async fn take_in(desk: &Desk, peer: Peer, content: &mut Content) -> Result<Json<
             bytes,
             signed_by: verified.signed_by().to_vec(),
             checks: checks.clone(),
+            measured,
         };
         desk.note(peer.context, imported).await?;
     }
@@ -128,10 +129,11 @@ async fn read_envelope(content: &mut Content) -> Result<Vec<u8>, Problem> {
 }
 
 /// The store has compared every file with its digest while it came in.
-fn files_checked(checks: &mut [CheckResult], count: usize) {
+fn files_checked(checks: &mut [CheckResult], count: usize, measured: Option<Sha256>) {
+    let held = measured.map_or("", |_| ", and held so by fs-verity");
     for check in checks.iter_mut().filter(|check| check.name == "files") {
         check.result = Outcome::Pass;
-        check.detail = format!("{count} files are as signed");
+        check.detail = format!("{count} files are as signed{held}");
     }
 }
 
@@ -158,19 +160,26 @@ fn check_label(desk: &Desk, version: &VersionRef, verified: &VerifiedManifest) -
     }
 }
 
-/// Streams the files into the store, on a thread that may block.
+/// Streams the files into the store, on a thread that may block. Gives what the kernel holds them to, where it does.
 async fn store(
     desk: &Desk,
     verified: VerifiedManifest,
     envelope: Vec<u8>,
     rest: &mut Content,
-) -> Result<ImportOutcome, HostError> {
+) -> Result<(ImportOutcome, Option<Sha256>), HostError> {
     let host = desk.host.clone();
     let mut content = SyncIoBridge::new(std::mem::replace(rest, content(Body::empty())));
     let imported = tokio::task::spawn_blocking(move || {
         let name = StoredName { model: verified.manifest().model.clone(), digest: verified.digest() };
-        let incoming = Incoming { name, files: &verified.manifest().files, envelope: &envelope };
-        let outcome = host.import(&incoming, &mut content);
+        let files = &verified.manifest().files;
+        let incoming = Incoming { name: name.clone(), files, envelope: &envelope };
+        let outcome = host.import(&incoming, &mut content).and_then(|outcome| {
+            // What an earlier import left is measured only once it is known to be what was signed.
+            if outcome == ImportOutcome::AlreadyThere {
+                host.verify(&name, files)?;
+            }
+            Ok((outcome, host.measure(&name, files)?))
+        });
         (outcome, content.into_inner())
     });
     match imported.await {

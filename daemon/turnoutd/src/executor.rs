@@ -13,8 +13,7 @@ use std::time::{Duration, Instant};
 use turnout_engine::record::Target;
 use turnout_engine::{Progress, Release, Step};
 use turnout_host::Host;
-use turnout_host::cells::StartedWorker;
-use turnout_host::store::StoredName;
+use turnout_host::store::{Held, StoredName};
 use turnout_host::traffic::{Route, Spread};
 use turnout_host::volume::StoreKind;
 use turnout_journal::Journal;
@@ -110,35 +109,52 @@ impl Executor {
     }
 
     fn verify_files(&self, release: &Release) -> Result<String, String> {
-        let manifest = self.manifest(release)?;
-        let stored = stored(&release.planned.model, &release.planned.to);
-        self.host.verify(&stored, &manifest.files).map_err(|error| chain(&error))?;
-        Ok(format!("{} files match the signed manifest", manifest.files.len()))
+        let (model, target) = (&release.planned.model, &release.planned.to);
+        let manifest = self.manifest(model, target)?;
+        let count = manifest.files.len();
+        Ok(match self.check(model, target, &manifest)? {
+            Held::ByReading => format!("{count} files match the signed manifest"),
+            Held::ByKernel => format!("{count} files are as they were imported, and held so by fs-verity"),
+        })
     }
 
-    /// The signed manifest of the version being released, verified again: its key may have been removed since.
-    fn manifest(&self, release: &Release) -> Result<Manifest, String> {
-        self.intake.stored_manifest(&stored(&release.planned.model, &release.planned.to))
+    /// The signed manifest of a version, verified again: its key may have been removed since.
+    fn manifest(&self, model: &ModelName, target: &Target) -> Result<Manifest, String> {
+        self.intake.stored_manifest(&stored(model, target))
+    }
+
+    /// Holds the files of a version to what was signed, through the mount that its next worker gets.
+    fn check(&self, model: &ModelName, target: &Target, manifest: &Manifest) -> Result<Held, String> {
+        let checked = self.host.check(&stored(model, target), &manifest.files, target.measured);
+        checked.map_err(|error| chain(&error))
     }
 
     fn create_cell(&self, release: &Release, generation: Generation) -> Result<String, String> {
-        let stored = stored(&release.planned.model, version_of(release, generation));
-        let manifest = self.intake.stored_manifest(&stored)?;
+        let manifest = self.manifest(&release.planned.model, version_of(release, generation))?;
         let profile = profile::of(&manifest.runtime, &self.config, self.host.as_ref())?;
         self.host.create_cell(generation, profile).map_err(|error| chain(&error))?;
         Ok(profile::asked(profile))
     }
 
     fn start_worker(&self, release: &Release, generation: Generation) -> Result<String, String> {
-        let stored = stored(&release.planned.model, version_of(release, generation));
-        let started = self.host.start_worker(generation, &stored).map_err(|error| chain(&error))?;
+        let (model, target) = (&release.planned.model, version_of(release, generation));
+        let held = match self.host.checked(&stored(model, target)) {
+            Some(held) => held,
+            None => self.check(model, target, &self.manifest(model, target)?)?,
+        };
+        let started =
+            self.host.start_worker(generation, &stored(model, target)).map_err(|error| chain(&error))?;
         self.workers.supervise(generation)?;
-        Ok(described(&started))
+        let files = match held {
+            Held::ByReading => "files compared at its start",
+            Held::ByKernel => "files held by fs-verity",
+        };
+        Ok(format!("pid {}; {files}; {}", started.pid, profile::enforced(started.enforcement)))
     }
 
     fn assign(&self, release: &Release, generation: Generation) -> Result<String, String> {
         let target = version_of(release, generation);
-        let manifest = self.intake.stored_manifest(&stored(&release.planned.model, target))?;
+        let manifest = self.manifest(&release.planned.model, target)?;
         let assignment = Assignment {
             model: manifest.model,
             version: manifest.version,
@@ -159,7 +175,7 @@ impl Executor {
     fn start_router(&self) -> Result<String, String> {
         let started = self.host.start_router().map_err(|error| chain(&error))?;
         self.router.supervise()?;
-        Ok(described(&started))
+        Ok(format!("pid {}; {}", started.pid, profile::enforced(started.enforcement)))
     }
 
     fn shift(&self, release: &Release, percent: Percent) -> Result<String, String> {
@@ -321,11 +337,6 @@ impl Executor {
             }
         }
     }
-}
-
-/// A started process, with what the host could not enforce on it.
-fn described(started: &StartedWorker) -> String {
-    format!("pid {}; {}", started.pid, profile::enforced(started.enforcement))
 }
 
 fn port_route(release: &Release, split: Split) -> PortRoute {

@@ -5,6 +5,7 @@ use crate::HostError;
 use crate::image::{IMAGE_DEFAULT_MAX, IMAGE_MIN, attach, format, mount_device};
 use crate::linux_pointer::Method;
 use crate::mounts::{in_private_namespace, is_btrfs, mount_table};
+use crate::verity;
 use crate::volume::{btrfs as named, delete_subvolume};
 use btrfsutil::subvolume::Subvolume;
 use std::fs::{self, OpenOptions};
@@ -89,6 +90,21 @@ pub fn propagation(places: &Places<'_>) -> Outcome {
     }
 }
 
+pub fn verity(places: &Places<'_>) -> Outcome {
+    let folder = nearest(places.state);
+    let store = places.state.join("store");
+    // The store itself, if it is open; else what it would be.
+    let place = [store.as_path(), folder].into_iter().find(|place| is_btrfs(place).unwrap_or(false));
+    let tried = place.map_or_else(|| on_new_image(folder, verity::try_in), verity::try_in);
+    match tried {
+        Ok(()) => ok("fs-verity: the kernel checks each read of a stored model"),
+        Err(error) => degraded(format!(
+            "no fs-verity (optional), models are compared before each start: {}",
+            chain(&error)
+        )),
+    }
+}
+
 fn make_subvolume(folder: &Path) -> Result<(), HostError> {
     let path = folder.join(format!(".turnout-probe-{}", std::process::id()));
     named("subvolume create", &path, Subvolume::create(path.as_path(), None))?;
@@ -96,6 +112,16 @@ fn make_subvolume(folder: &Path) -> Result<(), HostError> {
 }
 
 fn mount_new_image(folder: &Path) -> Result<(), HostError> {
+    on_new_image(folder, |point| {
+        fs::write(point.join("probe"), "probe").map_err(HostError::os("write", point.display()))
+    })
+}
+
+/// Does something in the root of a new file system like the one that the store would get.
+fn on_new_image(
+    folder: &Path,
+    act: impl FnOnce(&Path) -> Result<(), HostError> + Send,
+) -> Result<(), HostError> {
     let failed = |call| HostError::os(call, folder.display());
     let file = OpenOptions::new()
         .read(true)
@@ -111,6 +137,6 @@ fn mount_new_image(folder: &Path) -> Result<(), HostError> {
         let (device, _open) = attach(&path)?;
         let point = Path::new("/run");
         mount_device(&device, point)?;
-        fs::write(point.join("probe"), "probe").map_err(HostError::os("write", device.display()))
+        act(point)
     })
 }

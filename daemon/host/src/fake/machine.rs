@@ -3,7 +3,7 @@
 use crate::HostError;
 use crate::archive::Inside;
 use crate::cells::{Class, Enforcement, Profile, StartedWorker, WorkerLink, WorkerState};
-use crate::store::{Evidence, ImportOutcome, Incoming, SnapshotInfo, StoredName};
+use crate::store::{Evidence, Held, ImportOutcome, Incoming, SnapshotInfo, StoredName};
 use crate::traffic::{Route, Sample, Spread};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
@@ -49,6 +49,8 @@ impl Cell {
 #[derive(Debug, Clone)]
 pub(super) struct Machine {
     pub(super) versions: BTreeMap<StoredName, StoredVersion>,
+    pub(super) verity: bool,
+    pub(super) checked: BTreeMap<StoredName, Held>,
     pub(super) snapshots: Vec<SnapshotInfo>,
     pub(super) kept: BTreeMap<String, Inside>,
     pub(super) mounts: BTreeMap<PathBuf, String>,
@@ -71,6 +73,8 @@ impl Default for Machine {
     fn default() -> Self {
         Self {
             versions: BTreeMap::new(),
+            verity: false,
+            checked: BTreeMap::new(),
             snapshots: Vec::new(),
             pointers: BTreeMap::new(),
             cells: BTreeMap::new(),
@@ -143,6 +147,32 @@ impl Machine {
         Ok(())
     }
 
+    /// As a measure of Merkle roots: it changes with any byte.
+    pub(super) fn measure(
+        &self,
+        name: &StoredName,
+        files: &[FileEntry],
+    ) -> Result<Option<Sha256>, HostError> {
+        let stored = self.version(name)?;
+        let contents = files.iter().filter_map(|entry| stored.files.get(&entry.path));
+        let digests: Vec<u8> = contents.flat_map(|content| Sha256::of(content).0).collect();
+        Ok(self.verity.then(|| Sha256::of(&digests)))
+    }
+
+    pub(super) fn check(
+        &mut self,
+        name: &StoredName,
+        files: &[FileEntry],
+        measured: Option<Sha256>,
+    ) -> Result<Held, HostError> {
+        let held = match measured {
+            Some(measured) if self.measure(name, files)? == Some(measured) => Held::ByKernel,
+            _ => self.verify(name, files).map(|()| Held::ByReading)?,
+        };
+        self.checked.insert(name.clone(), held);
+        Ok(held)
+    }
+
     pub(super) fn damage(&mut self, name: &StoredName, path: &str) {
         let file = self.versions.get_mut(name).and_then(|stored| stored.files.get_mut(path));
         if let Some(byte) = file.and_then(|content| content.first_mut()) {
@@ -203,6 +233,9 @@ impl Machine {
         version: &StoredName,
     ) -> Result<StartedWorker, HostError> {
         self.version(version)?;
+        if self.checked.remove(version).is_none() {
+            return Err(HostError::Missing { kind: "checked version", name: version.to_string() });
+        }
         let cell = self.cells.get_mut(&generation).ok_or_else(|| launcher("no such cell", generation))?;
         if cell.worker != WorkerState::Running {
             cell.worker = WorkerState::Running;

@@ -1,10 +1,10 @@
 //! Workers that die: the candidate, the live one, during a release and outside of one, with and without a daemon.
 
 use crate::power::Moment;
-use crate::stage::{PORT, Stage, V1, V2, model, plan};
+use crate::stage::{PORT, Stage, V1, V2, model, plan, stored};
 use turnout_engine::Progress;
 use turnout_engine::record::{End, Kind};
-use turnout_host::cells::WorkerState;
+use turnout_host::cells::{Cells, WorkerState};
 use turnout_manifest::{Generation, Percent};
 
 const V3: Generation = Generation(3);
@@ -137,4 +137,19 @@ fn a_worker_that_dies_while_no_daemon_runs_ends_its_release() {
     assert_eq!(stage.release().progress, Progress::Backward, "traffic goes home before anything else");
     assert_eq!(stage.settle(), End::RolledBack);
     assert_eq!(stage.first_version_serves(), V1);
+}
+
+#[test]
+fn a_live_version_that_was_changed_in_the_store_is_not_brought_up_again() {
+    let mut stage = Stage::live();
+    stage.mourning = true;
+    stage.host.damage(&stored("1"), "model.onnx");
+    stage.host.end_worker(V1, WorkerState::Killed(9));
+    let why = stage.until(|_, _, release| {
+        let restart = release.filter(|release| release.planned.kind == Kind::Restart)?;
+        restart.log.iter().find_map(|logged| logged.outcome.clone()?.err())
+    });
+    assert!(why.contains("`model.onnx` differs"), "{why}");
+    let started = stage.host.cells().unwrap().into_iter().any(|(_, state)| state == WorkerState::Running);
+    assert!(!started, "a worker runs on what nobody signed");
 }

@@ -394,3 +394,33 @@ fn a_refusal_is_recorded_under_the_context_that_its_answer_names() {
     let Operator::Peer { uid, gid, .. } = context.operator() else { panic!("{context:?}") };
     assert_eq!((uid, gid), (NOBODY, NOBODY));
 }
+
+#[test]
+fn what_held_the_files_is_recorded_and_shown() {
+    let door = Door::open();
+    door.stage.host.set_verity(true);
+    let imported = door.import(&bundle("1"));
+    assert_eq!(imported.status, 200, "{imported:?}");
+    assert!(imported.body.to_string().contains("held so by fs-verity"), "{imported:?}");
+    door.stage.host.set_verity(false);
+    assert_eq!(door.import(&bundle("2")).status, 200);
+    door.stage.host.set_verity(true);
+    let measured = |record: Record| match record {
+        Record::Imported { version, measured, .. } => Some((version.to_string(), measured.is_some())),
+        _ => None,
+    };
+    let measured: Vec<_> = door.journaled().into_iter().filter_map(measured).collect();
+    assert_eq!(measured, [("digits@1".to_owned(), true), ("digits@2".to_owned(), false)]);
+    for (version, cell, step) in [
+        ("1", "files held by fs-verity; enforced", "held so by fs-verity"),
+        ("2", "files compared at its start; enforced", "1 files match the signed manifest"),
+    ] {
+        let release = door.release_and_wait(version);
+        assert_eq!(release["state"], "promoted", "{release}");
+        let status = door.get("/v1/status").body;
+        let enforced = status["models"][0]["versions"][0]["cell"]["enforced"].as_str().unwrap().to_owned();
+        assert!(enforced.starts_with(cell), "{enforced}");
+        let report = door.get(&format!("/v1/releases/{}/report", release["release_id"].as_str().unwrap()));
+        assert!(report.body["steps"].to_string().contains(step), "{report:?}");
+    }
+}

@@ -46,7 +46,11 @@ fn a_version_whose_demands_are_met_goes_live_and_status_says_what_holds_it() {
     assert_eq!(stage.settle(), End::Promoted);
     assert_eq!(detail(&stage, Step::CreateCell(V2)), "burstable, memory 512 MiB, 256 processes, every CPU");
     let started = detail(&stage, Step::StartWorker(V2));
-    assert!(started.starts_with("pid 1002; enforced: seccomp, cgroup, Landlock ABI 7"), "{started}");
+    assert!(
+        started
+            .starts_with("pid 1002; files compared at its start; enforced: seccomp, cgroup, Landlock ABI 7"),
+        "{started}"
+    );
     let view = stage.running().views.borrow().clone();
     let daemon = turnoutd::view::Daemon {
         started_ms: 0,
@@ -57,7 +61,7 @@ fn a_version_whose_demands_are_met_goes_live_and_status_says_what_holds_it() {
     let status = view.status(&daemon);
     let cell = status.models[0].versions[0].cell.clone().unwrap();
     assert!(cell.asked.starts_with("burstable"), "{cell:?}");
-    assert!(cell.enforced.unwrap().starts_with("enforced: seccomp"));
+    assert!(cell.enforced.unwrap().starts_with("files compared at its start; enforced: seccomp"));
 }
 
 #[test]
