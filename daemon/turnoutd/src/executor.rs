@@ -1,6 +1,8 @@
 //! Step -> calls on the host -> outcome: the sole file that knows both. Every arm can be repeated after a crash, and
 //! every undo can run when nothing was done. Runs outside the driver's loop; the outcome comes back as an event.
 
+mod in_place;
+
 use crate::chain;
 use crate::config::Config;
 use crate::evidence::{self, snapshot_name};
@@ -74,6 +76,12 @@ impl Executor {
             Step::CreateCell(generation) => self.create_cell(release, generation),
             Step::StartWorker(generation) => self.start_worker(release, generation),
             Step::AwaitReady(generation) => self.assign(release, generation),
+            Step::SwapModel(_)
+            | Step::LoadModel(_)
+            | Step::SwitchModel(_)
+            | Step::SwitchHome(_)
+            | Step::UnloadModel(_)
+            | Step::SwapHome(_) => self.in_place(release, job.step),
             Step::Admit(generation) => self
                 .host
                 .admit(generation, release.planned.port)
@@ -137,22 +145,25 @@ impl Executor {
     }
 
     fn assign(&self, release: &Release, generation: Generation) -> Result<String, String> {
-        let target = version_of(release, generation);
-        let manifest = self.intake.stored_manifest(&stored(&release.planned.model, target))?;
-        let assignment = Assignment {
+        let assignment = self.assignment(&release.planned.model, version_of(release, generation))?;
+        self.workers.supervise(generation)?;
+        self.workers.assign(generation, &assignment)?;
+        Ok(String::new())
+    }
+
+    fn assignment(&self, model: &ModelName, target: &Target) -> Result<Assignment, String> {
+        let manifest = self.intake.stored_manifest(&stored(model, target))?;
+        Ok(Assignment {
             model: manifest.model,
             version: manifest.version,
-            digest: target.digest.to_string(),
+            digest: target.digest,
             model_file: manifest.runtime.model_file,
             threads: manifest.runtime.threads,
             contract: manifest.contract,
             assertions: manifest.assertions,
             allowed_domains: self.config.allowed_domains.clone(),
             allowed_formats: self.config.allowed_formats.clone(),
-        };
-        self.workers.supervise(generation)?;
-        self.workers.assign(generation, &assignment)?;
-        Ok(String::new())
+        })
     }
 
     fn start_router(&self) -> Result<String, String> {
@@ -259,7 +270,8 @@ impl Executor {
             Strategy::Weight
             | Strategy::Header { .. }
             | Strategy::UserHash { .. }
-            | Strategy::Expression { .. } => Spread::Weight,
+            | Strategy::Expression { .. }
+            | Strategy::InPlace => Spread::Weight,
         };
         self.set_route(release, spread, arms)
     }
