@@ -90,7 +90,7 @@ impl ServeError {
 /// What kept it from starting.
 pub fn run(config: Config) -> Result<(), ServeError> {
     let given = notify::inherited_socket().map_err(|source| control_socket(&config, source))?;
-    telemetry::init(config.log);
+    telemetry::init(config.live.get().log);
     let config = Arc::new(config);
     folder(&config.state, 0o700)?;
     folder(&config.runtime, 0o755)?;
