@@ -15,7 +15,7 @@ use losses::{died, router_died, silenced};
 use retreat::{interrupt, interrupt_once, replaced, rolling_back, try_again};
 use std::sync::Arc;
 use turnout_manifest::plan::{OnBreach, Strategy};
-use turnout_manifest::{Generation, ModelName, Plan, ReleaseId, Sha256, Version};
+use turnout_manifest::{AuditContextId, Generation, ModelName, Plan, ReleaseId, Sha256, Version};
 
 /// A fact or a wish that reaches the engine.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -131,6 +131,8 @@ pub struct Start {
     pub salt: u64,
     /// Who asks.
     pub by: String,
+    /// Under which audit context.
+    pub audit_context: Option<AuditContextId>,
 }
 
 /// Why a wish cannot be granted in this state.
@@ -253,6 +255,7 @@ fn start_release(world: &World, start: &Start) -> Result<Record, Refusal> {
         digest: start.digest,
         signed_by: start.signed_by.clone(),
         generation: taken_over.unwrap_or_else(|| world.next_generation()),
+        audit_context: start.audit_context,
     };
     let steps = steps(&start.plan, worker, to.generation);
     Ok(Record::Planned(Box::new(Planned {

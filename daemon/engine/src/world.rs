@@ -6,6 +6,7 @@ mod release;
 pub use release::{Judged, Logged, Progress, Release};
 
 use crate::archive::{Archive, ArchiveRecord, Reason};
+use crate::context::Contexts;
 use crate::record::{Cause, End, Kind, Planned, Record, Target};
 use crate::step::Step;
 use crate::tally::Tally;
@@ -74,6 +75,8 @@ pub struct World {
     pub tally: Tally,
     /// Snapshots, holds, mounts and deletions; shared, as the releases are.
     pub archive: Arc<Archive>,
+    /// Audit contexts of what is remembered; shared, as the releases are.
+    pub contexts: Arc<Contexts>,
     last_generation: u32,
     last_release: u32,
 }

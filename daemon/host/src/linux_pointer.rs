@@ -3,7 +3,7 @@
 //! A swap that was killed after any of its steps is finished when the pointers are opened again.
 
 use crate::HostError;
-use crate::mounts::{detached_tree, in_private_namespace, mount_table, mounts_at};
+use crate::mounts::{detach_all, detached_tree, in_private_namespace, mount_table, mounts_at};
 use crate::pointer::Pointer;
 use crate::store::StoredName;
 use crate::volume::{make_folder, set_mode};
@@ -158,6 +158,14 @@ impl LinuxPointer {
     /// path may see two versions.
     pub fn point_of(&self, model: &ModelName) -> PathBuf {
         self.dir.join(model.as_str()).join("current")
+    }
+
+    /// Takes every pointer away, and the mounts that swapping needs.
+    ///
+    /// # Errors
+    /// The kernel's own.
+    pub fn dismantle(self) -> Result<(), HostError> {
+        [self.dir, self.scaffold].iter().try_for_each(|folder| detach_all(folder))
     }
 
     fn alone(&self) -> MutexGuard<'_, ()> {

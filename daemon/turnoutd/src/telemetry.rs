@@ -17,7 +17,7 @@ use tracing_journald::{Priority, PriorityMappings};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer, Registry, reload};
-use turnout_engine::{ArchiveRecord, Record};
+use turnout_engine::{ArchiveRecord, Entry, Record};
 
 /// Shortest time between two status lines.
 const STATUS_PAUSE: Duration = Duration::from_millis(250);
@@ -96,14 +96,22 @@ fn stderr_is_the_journal() -> bool {
 }
 
 /// Tells of a record, without waiting for the log. Nothing is told before the log has begun.
-pub fn tell(record: &Record) {
+pub fn tell(entry: &Entry) {
     if let Some(teller) = &*teller() {
-        teller.take(record);
+        teller.take(entry);
     }
 }
 
+/// Says a record, and under which audit context: `TURNOUT_AUDIT_CONTEXT` in journald.
+fn say(entry: &Entry) {
+    let Some(context) = entry.audit_context else { return say_record(&entry.record) };
+    // As a span, every line of every kind of record has it; at this level, no filter takes it from a line that is shown.
+    let span = tracing::error_span!("asked", audit_context = %context.id());
+    span.in_scope(|| say_record(&entry.record));
+}
+
 /// One line for each record that an operator wants to see go by.
-fn say(record: &Record) {
+fn say_record(record: &Record) {
     match record {
         Record::DaemonStarted { version } => tracing::info!(%version, "started"),
         Record::Examined { degraded } => {
