@@ -21,6 +21,16 @@ minimum_requests: 5
 patience: 20s
 on_breach: rollback
 ";
+/// The same in the worker that serves.
+const IN_PLACE: &str = "\
+strategy: {kind: in-place}
+window: 200ms
+windows: {look_back: 1, consecutive: 1}
+objectives: {p95_ms: 2000, error_rate: 0.05}
+minimum_requests: 5
+patience: 20s
+on_breach: rollback
+";
 /// Half the connections, until somebody says otherwise.
 const HALF: &str = "\
 strategy: {kind: weight}
@@ -58,7 +68,7 @@ fn a_release_killed_at_each_of_its_records_is_promoted_and_no_request_fails() {
     play("each-record", |scene| {
         scene.open_with(&["better"])?;
         let traffic = scene.traffic()?;
-        let (kinds, release) = kill_at_each_record(scene, "better")?;
+        let (kinds, release) = kill_at_each_record(scene, "better", CANARY)?;
         ensure!(release.state == ReleaseState::Promoted, "{release:?}");
         // Which other records were the last ones at a kill is a matter of microseconds.
         for kind in ["intent", "done", "ended"] {
@@ -75,7 +85,7 @@ fn a_rollback_killed_at_each_of_its_records_ends_at_home() {
     play("each-record-back", |scene| {
         scene.open_with(&["errors"])?;
         let traffic = scene.traffic()?;
-        let (kinds, release) = kill_at_each_record(scene, "errors")?;
+        let (kinds, release) = kill_at_each_record(scene, "errors", CANARY)?;
         ensure!(release.state == ReleaseState::RolledBack, "{release:?}");
         ensure!(kinds.len() > 10, "few kills: {kinds:?}");
         let tally = scene.finish(traffic);
@@ -83,6 +93,28 @@ fn a_rollback_killed_at_each_of_its_records_ends_at_home() {
         ensure!(tally.failed == 0, "{:?}", tally.failures);
         let live = scene.digits()?.context("digits is gone")?.versions;
         ensure!(live.len() == 1 && live[0].version.as_str() == FIRST, "{live:?}");
+        scene.ctl.ok(&["audit", "verify"]).map(drop)
+    });
+}
+
+#[test]
+fn releases_in_place_killed_at_each_of_their_records_end_and_no_request_fails() {
+    play("each-record-in-place", |scene| {
+        scene.open_with(&["better", "errors"])?;
+        let worker = scene.workers()?;
+        let traffic = scene.traffic()?;
+        for (version, end) in [("better", ReleaseState::Promoted), ("errors", ReleaseState::RolledBack)] {
+            let (kinds, release) = kill_at_each_record(scene, version, IN_PLACE)?;
+            ensure!(release.state == end, "{release:?}");
+            ensure!(kinds.len() > 10, "few kills: {kinds:?}");
+        }
+        let tally = scene.finish(traffic);
+        ensure!(tally.failed == 0, "{:?}", tally.failures);
+        for version in [FIRST, "better"] {
+            let good = tally.version(version).with_context(|| format!("`{version}` was never asked"))?;
+            ensure!(good.all.errors == 0, "{} errors from `{version}`", good.all.errors);
+        }
+        ensure!(scene.workers()? == worker, "the worker is another one");
         scene.ctl.ok(&["audit", "verify"]).map(drop)
     });
 }
@@ -177,11 +209,11 @@ fn stopping_and_starting_the_daemon_is_not_noticed_by_clients() {
 
 /// Starts a release and kills the daemon after every record that it writes, until the release is over. Gives the kinds
 /// of the records that were the last ones on disk at a kill.
-fn kill_at_each_record(scene: &mut Scene, version: &str) -> Result<(Vec<String>, ReleaseStatus)> {
+fn kill_at_each_record(scene: &mut Scene, version: &str, plan: &str) -> Result<(Vec<String>, ReleaseStatus)> {
     let from = scene.status()?.journal.size;
     let mut next = from;
     let mut kinds = Vec::new();
-    scene.release(version, CANARY)?;
+    scene.release(version, plan)?;
     for _ in 0..KILLS_MAX {
         kill_once(scene, next, of_a_release)?;
         let records = scene.records(from)?;

@@ -11,6 +11,7 @@ use crate::watch::{self, Frame};
 use anstyle::Style;
 use std::path::Path;
 use std::time::Duration;
+use turnout_manifest::plan::Strategy;
 use turnout_manifest::{Plan, ReleaseId};
 use turnout_protocol::client::{Client, Intervention};
 use turnout_protocol::control::{Intervene, ReleaseState, ReleaseStatus, StartRelease, Timings, Update};
@@ -67,7 +68,10 @@ async fn start(client: &Client, screen: &mut Screen, arguments: StartArguments) 
     let request = StartRelease { version: arguments.version, plan, dry_run: arguments.dry_run };
     if arguments.dry_run {
         let dry = client.plan_release(&request).await?;
-        let mut text = format!("{DIM}split by{DIM:#} {}\n", safe(&dry.strategy.to_string()));
+        let mut text = match &dry.strategy {
+            Strategy::InPlace => format!("{DIM}in place, in the worker that serves{DIM:#}\n"),
+            strategy => format!("{DIM}split by{DIM:#} {}\n", safe(&strategy.to_string())),
+        };
         for (number, step) in dry.steps.iter().enumerate() {
             text += &format!("{:>3}  {}\n", number + 1, safe(step));
         }

@@ -7,6 +7,7 @@ use crate::render::{
     words,
 };
 use std::time::{SystemTime, UNIX_EPOCH};
+use turnout_manifest::plan::Strategy;
 use turnout_protocol::client::Client;
 use turnout_protocol::control::{LiveVersion, ModelStatus, Role, Status};
 use turnout_protocol::router::Stats;
@@ -83,7 +84,10 @@ pub fn model_block(model: &ModelStatus) -> String {
     if let Some(status) = &model.release {
         text += &format!("  release: {}\n", release::sentence(status));
         if !status.state.is_final() {
-            text += &format!("  split:   by {}\n", safe(&status.strategy.to_string()));
+            text += &match &status.strategy {
+                Strategy::InPlace => "  split:   none, in place\n".to_owned(),
+                strategy => format!("  split:   by {}\n", safe(&strategy.to_string())),
+            };
         }
     }
     text += &format!("  next:    {}\n", safe(&model.next));

@@ -3,17 +3,18 @@
 //! comes next when nothing is open; the driver writes the records, applies them, and executes each intent.
 
 mod losses;
+mod retreat;
 
 use crate::guard::{self, ArchiveRefusal, ArchiveWish};
 use crate::plan::{restart_steps, steps};
 use crate::record::{Cause, End, Kind, Planned, Record, Target};
-use crate::rollback::undo;
 use crate::slo::{Decision, Verdict, Window, decide as weigh, judge};
 use crate::step::Step;
 use crate::world::{Progress, Release, World};
 use losses::{died, router_died, silenced};
+use retreat::{interrupt, interrupt_once, replaced, rolling_back, try_again};
 use std::sync::Arc;
-use turnout_manifest::plan::OnBreach;
+use turnout_manifest::plan::{OnBreach, Strategy};
 use turnout_manifest::{AuditContextId, Generation, ModelName, Plan, ReleaseId, Sha256, Version};
 
 /// A fact or a wish that reaches the engine.
@@ -42,6 +43,15 @@ pub enum Event {
         /// Which start.
         generation: Generation,
         /// Time to load, for people; or why it cannot.
+        outcome: Result<String, String>,
+    },
+    /// A worker has loaded a version beside the one that it serves, or could not.
+    Loaded {
+        /// Which start.
+        generation: Generation,
+        /// Digest of the version's manifest.
+        digest: Sha256,
+        /// Time to load, for people; or why it could not.
         outcome: Result<String, String>,
     },
     /// A worker's process ended without being told to.
@@ -164,6 +174,7 @@ pub fn decide(world: &World, event: &Event) -> Result<Vec<Record>, Refusal> {
         Event::Restart { model, salt } => Ok(restart(world, model, *salt).into_iter().collect()),
         Event::Finished { release, at, outcome } => Ok(finished(world, *release, *at, outcome)),
         Event::Ready { generation, outcome } => Ok(ready(world, *generation, outcome)),
+        Event::Loaded { generation, digest, outcome } => Ok(loaded(world, *generation, *digest, outcome)),
         Event::Died { generation, why } => Ok(died(world, *generation, why)),
         Event::Silenced { generation, why } => Ok(silenced(world, *generation, why)),
         Event::RouterDied { why } => Ok(router_died(world, why)),
@@ -186,7 +197,7 @@ pub fn proceed(world: &World, model: &ModelName) -> Option<Record> {
     }
     let step = release.step().filter(|_| !homeless(release));
     let Some(step) = step else { return Some(end(release)) };
-    let moves = matches!(step, Step::Shift(_) | Step::Point);
+    let moves = matches!(step, Step::Shift(_) | Step::SwitchModel(_) | Step::Point);
     if release.progress == Progress::Forward && release.held.is_some() && moves {
         return None;
     }
@@ -195,7 +206,8 @@ pub fn proceed(world: &World, model: &ModelName) -> Option<Record> {
 
 /// Traffic could not go home: the rest of the undo would take down the only version that serves.
 fn homeless(release: &Release) -> bool {
-    release.progress == Progress::Backward && release.failures.iter().any(|(step, _)| *step == Step::Home)
+    let home = |step: &Step| matches!(step, Step::Home | Step::SwitchHome(_));
+    release.progress == Progress::Backward && release.failures.iter().any(|(step, _)| home(step))
 }
 
 fn position(release: &Release) -> u32 {
@@ -236,15 +248,17 @@ fn start_release(world: &World, start: &Start) -> Result<Record, Refusal> {
     if from.as_ref().is_some_and(|live| live.digest == start.digest && live.version == start.version) {
         return Err(Refusal::AlreadyLive(start.version.clone()));
     }
+    let worker = from.as_ref().map(|live| live.generation);
+    let taken_over = worker.filter(|_| start.plan.strategy == Strategy::InPlace);
     let to = Target {
         version: start.version.clone(),
         digest: start.digest,
         signed_by: start.signed_by.clone(),
-        generation: world.next_generation(),
+        generation: taken_over.unwrap_or_else(|| world.next_generation()),
         measured: world.versions.get(&label).and_then(|stored| stored.measured),
         audit_context: start.audit_context,
     };
-    let steps = steps(&start.plan, from.as_ref().map(|live| live.generation), to.generation);
+    let steps = steps(&start.plan, worker, to.generation);
     Ok(Record::Planned(Box::new(Planned {
         release: world.next_release(),
         model: start.model.clone(),
@@ -298,38 +312,11 @@ fn outcome_of(world: &World, release: &Release, step: Step, outcome: &Result<Str
     let tolerated = is_evidence(step) && release.planned.kind == Kind::Return;
     let failure = outcome.as_ref().err().filter(|_| !tolerated);
     let failure = failure.map(|why| Cause::StepFailed { step: step.to_string(), why: why.clone() });
+    if failure.is_some() && matches!(step, Step::SwitchHome(_)) {
+        return vec![record, replaced(world, release)];
+    }
     let due = release.interrupted.clone().or(failure).filter(|_| release.progress == Progress::Forward);
     std::iter::once(record).chain(due.map(|cause| rolling_back(world, release, cause))).collect()
-}
-
-fn rolling_back(world: &World, release: &Release, cause: Cause) -> Record {
-    let stable_died = world.models.get(&release.planned.model).is_some_and(|model| model.live_died)
-        || matches!(cause, Cause::StableDied { .. });
-    let dead = release.home().filter(|_| stable_died);
-    let restart = dead.map(|_| world.next_generation());
-    let mut undo = undo(&release.touched, restart);
-    if let Some(dead) = dead {
-        undo.extend([Step::Dismiss(dead), Step::KillWorker(dead), Step::DestroyCell(dead)]);
-    }
-    Record::RollingBack { release: release.planned.release, cause, undo, restart }
-}
-
-/// Undoes a release now if it only waits, or as soon as the open step has its outcome.
-fn interrupt(world: &World, release: &Release, cause: Cause) -> Vec<Record> {
-    let id = release.planned.release;
-    match release.step() {
-        Some(step) if release.open && step.waits() => {
-            let done = Record::Done {
-                release: id,
-                at: position(release),
-                step,
-                detail: format!("ended early: {cause}"),
-            };
-            vec![done, rolling_back(world, release, cause)]
-        }
-        _ if release.open => vec![Record::Interrupted { release: id, cause }],
-        _ => vec![rolling_back(world, release, cause)],
-    }
 }
 
 fn under_way(world: &World) -> impl Iterator<Item = &Release> {
@@ -337,11 +324,30 @@ fn under_way(world: &World) -> impl Iterator<Item = &Release> {
 }
 
 fn ready(world: &World, generation: Generation, outcome: &Result<String, String>) -> Vec<Record> {
-    let awaits = |release: &&Release| release.open && release.step() == Some(Step::AwaitReady(generation));
-    match under_way(world).find(awaits) {
-        Some(release) => outcome_of(world, release, Step::AwaitReady(generation), outcome),
-        None => Vec::new(),
-    }
+    // A worker that serves can fail to load another version, but it was ready long ago.
+    let awaits = |step| match step {
+        Step::AwaitReady(awaited) => awaited == generation,
+        Step::LoadModel(awaited) => awaited == generation && outcome.is_err(),
+        _ => false,
+    };
+    let open = under_way(world).filter(|release| release.open);
+    let found = open.filter_map(|release| Some((release, release.step()?))).find(|(_, step)| awaits(*step));
+    found.map(|(release, step)| outcome_of(world, release, step, outcome)).unwrap_or_default()
+}
+
+fn loaded(
+    world: &World,
+    generation: Generation,
+    digest: Sha256,
+    outcome: &Result<String, String>,
+) -> Vec<Record> {
+    let step = Step::LoadModel(generation);
+    // An answer to a release that was given up in the meantime is about another version, or comes too late.
+    let awaits = |release: &&Release| {
+        release.open && release.step() == Some(step) && release.planned.to.digest == digest
+    };
+    let found = under_way(world).find(awaits);
+    found.map(|release| outcome_of(world, release, step, outcome)).unwrap_or_default()
 }
 
 fn measured(world: &World, id: ReleaseId, window: &Window) -> Vec<Record> {
@@ -439,10 +445,6 @@ fn operator(world: &World, model: &ModelName, wish: Wish, voice: &Voice<'_>) -> 
     }
 }
 
-fn interrupt_once(world: &World, release: &Release, cause: Cause) -> Vec<Record> {
-    if release.interrupted.is_some() { Vec::new() } else { interrupt(world, release, cause) }
-}
-
 fn promote_now(release: &Release, by: &str) -> Result<Vec<Record>, Refusal> {
     let id = release.planned.release;
     let mut records = Vec::new();
@@ -458,11 +460,4 @@ fn promote_now(release: &Release, by: &str) -> Result<Vec<Record>, Refusal> {
         _ if !records.is_empty() => Ok(records),
         _ => Err(Refusal::NotWaiting(id)),
     }
-}
-
-/// The whole undo once more: every undo can run when it was done already.
-fn try_again(world: &World, release: &Release) -> Record {
-    let cause =
-        release.cause.clone().unwrap_or(Cause::Cancelled { by: "turnoutd".into(), reason: String::new() });
-    rolling_back(world, release, cause)
 }

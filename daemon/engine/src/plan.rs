@@ -1,7 +1,7 @@
 //! A release as a full list of steps, made once, before anything happens. Also what `--dry-run` prints.
 
 use crate::step::{Moment, Step};
-use turnout_manifest::plan::Objectives;
+use turnout_manifest::plan::{Objectives, Strategy};
 use turnout_manifest::{Generation, Percent, Plan};
 
 /// The steps of a release, and where its point of no return lies.
@@ -13,8 +13,12 @@ pub struct Steps {
     pub commit: usize,
 }
 
-/// Lists the steps that take `to` live over `from`, the generation that is live now.
+/// Lists the steps that take `to` live over `from`, the generation that is live now. In place the new version has the
+/// old one's worker, and `to` is not needed; without one to load it, it is started as any other.
 pub fn steps(plan: &Plan, from: Option<Generation>, to: Generation) -> Steps {
+    if let (Strategy::InPlace, Some(worker)) = (&plan.strategy, from) {
+        return in_place_steps(plan, worker);
+    }
     let mut list = vec![
         Step::Snapshot(Moment::Before),
         Step::VerifyFiles,
@@ -36,6 +40,24 @@ pub fn steps(plan: &Plan, from: Option<Generation>, to: Generation) -> Steps {
         list.extend(retire(old));
     }
     list.push(Step::Snapshot(Moment::After));
+    Steps { list, commit }
+}
+
+/// The steps that take a new version live in the worker of the old one, which stays loaded until the end.
+fn in_place_steps(plan: &Plan, worker: Generation) -> Steps {
+    let mut list = vec![
+        Step::Snapshot(Moment::Before),
+        Step::VerifyFiles,
+        Step::SwapModel(worker),
+        Step::LoadModel(worker),
+        Step::SwitchModel(worker),
+    ];
+    if plan.objectives != Objectives::default() {
+        list.push(Step::Observe(Percent::ALL));
+    }
+    list.push(Step::Point);
+    let commit = list.len();
+    list.extend([Step::UnloadModel(worker), Step::Snapshot(Moment::After)]);
     Steps { list, commit }
 }
 

@@ -14,6 +14,9 @@ pub fn undo(touched: &[Step], restart: Option<Generation>) -> Vec<Step> {
     if restart.is_some() || touched.iter().any(|step| matches!(step, Step::Shift(_))) {
         list.push(Step::Home);
     }
+    // In place, it is the worker that moves traffic.
+    let switched = touched.iter().filter(|step| matches!(step, Step::SwitchModel(_)));
+    list.extend(switched.flat_map(|step| step.undo()));
     for step in touched.iter().rev() {
         for undo in step.undo() {
             if !list.contains(&undo) {

@@ -37,12 +37,24 @@ pub enum Step {
     Shift(Percent),
     /// Watch windows at this share until enough of them speak.
     Observe(Percent),
+    /// Mount the new version's files where the worker, which serves the old one, has that one's.
+    SwapModel(Generation),
+    /// Wait until the worker has loaded, checked and warmed the new version beside the old one.
+    LoadModel(Generation),
+    /// Have the worker answer by the new version from the next request on. The old one stays loaded.
+    SwitchModel(Generation),
     /// Make the host-visible pointer show the new version. One atomic operation.
     Point,
     /// Send all new connections to the old version, or to none when there was none. One atomic operation.
     Home,
     /// Make the host-visible pointer show the old version again, or nothing when there was none.
     PointHome,
+    /// Have the worker answer by the old version again.
+    SwitchHome(Generation),
+    /// Have the worker let go of the version that it does not answer by.
+    UnloadModel(Generation),
+    /// Mount the old version's files where the worker has the new one's.
+    SwapHome(Generation),
     /// Make it ineligible for routes.
     Dismiss(Generation),
     /// Let it answer what it has, close its connections and exit.
@@ -62,6 +74,9 @@ impl Step {
             Self::Admit(generation) => vec![Self::Dismiss(generation)],
             Self::Shift(_) => vec![Self::Home],
             Self::Point => vec![Self::PointHome],
+            Self::SwapModel(generation) => vec![Self::SwapHome(generation)],
+            Self::LoadModel(generation) => vec![Self::UnloadModel(generation)],
+            Self::SwitchModel(generation) => vec![Self::SwitchHome(generation)],
             Self::Snapshot(_)
             | Self::VerifyFiles
             | Self::AwaitReady(_)
@@ -69,6 +84,9 @@ impl Step {
             | Self::Observe(_) => Vec::new(),
             Self::Home
             | Self::PointHome
+            | Self::SwitchHome(_)
+            | Self::UnloadModel(_)
+            | Self::SwapHome(_)
             | Self::Dismiss(_)
             | Self::Drain(_)
             | Self::KillWorker(_)
@@ -78,7 +96,20 @@ impl Step {
 
     /// It ends with an event from outside instead of a call that returns.
     pub fn waits(self) -> bool {
-        matches!(self, Self::AwaitReady(_) | Self::Observe(_))
+        matches!(self, Self::AwaitReady(_) | Self::LoadModel(_) | Self::Observe(_))
+    }
+
+    /// It changes what a running worker serves.
+    pub fn is_in_place(self) -> bool {
+        matches!(
+            self,
+            Self::SwapModel(_)
+                | Self::LoadModel(_)
+                | Self::SwitchModel(_)
+                | Self::SwitchHome(_)
+                | Self::UnloadModel(_)
+                | Self::SwapHome(_)
+        )
     }
 }
 
@@ -95,9 +126,15 @@ impl fmt::Display for Step {
             Self::StartRouter => write!(out, "start router"),
             Self::Shift(percent) => write!(out, "shift to {percent}"),
             Self::Observe(percent) => write!(out, "observe at {percent}"),
+            Self::SwapModel(generation) => write!(out, "swap the model of {generation}"),
+            Self::LoadModel(generation) => write!(out, "load the new model in {generation}"),
+            Self::SwitchModel(generation) => write!(out, "switch {generation} to the new model"),
             Self::Point => write!(out, "point current to the new version"),
             Self::Home => write!(out, "all traffic home"),
             Self::PointHome => write!(out, "point current home"),
+            Self::SwitchHome(generation) => write!(out, "switch {generation} home"),
+            Self::UnloadModel(generation) => write!(out, "unload the idle model of {generation}"),
+            Self::SwapHome(generation) => write!(out, "swap the model of {generation} home"),
             Self::Dismiss(generation) => write!(out, "dismiss {generation}"),
             Self::Drain(generation) => write!(out, "drain {generation}"),
             Self::KillWorker(generation) => write!(out, "end worker {generation}"),

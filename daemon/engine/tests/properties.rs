@@ -4,10 +4,12 @@
 #![expect(clippy::unwrap_used, reason = "the steps of a test fail by panicking")]
 
 use proptest::prelude::*;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use turnout_engine::advance::{Start, Wish, proceed};
 use turnout_engine::record::End;
-use turnout_engine::{Event, Figures, Kind, Progress, Record, Release, Stamp, Step, Window, World, decide};
+use turnout_engine::{
+    Event, Figures, Kind, Progress, Record, Release, Stamp, Step, Target, Window, World, decide,
+};
 use turnout_manifest::plan::{Objectives, OnBreach, Strategy as Splitting, Windows};
 use turnout_manifest::{Generation, ModelName, Percent, Plan, ReleaseId, Sha256};
 
@@ -37,6 +39,16 @@ struct Machine {
     admitted: BTreeSet<Generation>,
     route: Vec<(Generation, Percent)>,
     router: bool,
+    /// What each worker answers by, and what it has mounted and loaded besides.
+    models: BTreeMap<Generation, Models>,
+}
+
+/// The versions in one worker, by digest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Models {
+    mounted: Sha256,
+    answers: Sha256,
+    beside: Option<Sha256>,
 }
 
 impl Machine {
@@ -56,7 +68,12 @@ impl Machine {
                     return Err("no cell".into());
                 }
                 self.workers.insert(generation);
+                let from = release.planned.from.as_ref().filter(|from| from.generation == generation);
+                let digest = from.unwrap_or(&release.planned.to).digest;
+                let models = Models { mounted: digest, answers: digest, beside: None };
+                self.models.entry(generation).or_insert(models);
             }
+            step if step.is_in_place() => self.reload(release, step)?,
             Step::Admit(generation) => {
                 if !self.workers.contains(&generation) {
                     return Err("no worker".into());
@@ -75,7 +92,7 @@ impl Machine {
             }
             Step::Home => self.send(release.home().map(|home| (home, Percent::ALL)).into_iter().collect())?,
             Step::Dismiss(generation) => drop(self.admitted.remove(&generation)),
-            Step::KillWorker(generation) => drop(self.workers.remove(&generation)),
+            Step::KillWorker(generation) => self.dies(generation),
             Step::DestroyCell(generation) => {
                 if self.workers.contains(&generation) {
                     return Err("cell is not empty".into());
@@ -83,9 +100,48 @@ impl Machine {
                 self.cells.remove(&generation);
             }
             Step::AwaitReady(_) | Step::Observe(_) => unreachable!("waiting steps are not executed"),
+            Step::SwapModel(_)
+            | Step::LoadModel(_)
+            | Step::SwitchModel(_)
+            | Step::SwitchHome(_)
+            | Step::UnloadModel(_)
+            | Step::SwapHome(_) => unreachable!("done above"),
             Step::Snapshot(_) | Step::VerifyFiles | Step::Point | Step::PointHome | Step::Drain(_) => {}
         }
         Ok(String::new())
+    }
+
+    /// As the launcher and the worker do. The undo finds nothing to do in a worker that has ended.
+    fn reload(&mut self, release: &Release, step: Step) -> Result<(), String> {
+        let old = release.planned.from.as_ref().unwrap().digest;
+        let (new, worker) = (release.planned.to.digest, release.planned.to.generation);
+        let undo = matches!(step, Step::SwitchHome(_) | Step::UnloadModel(_) | Step::SwapHome(_));
+        let Some(models) = self.models.get_mut(&worker).filter(|_| self.workers.contains(&worker)) else {
+            return if undo { Ok(()) } else { Err("no worker".into()) };
+        };
+        let switch = |models: &mut Models, to| {
+            if models.answers != to {
+                let beside = models.beside.replace(models.answers);
+                models.answers = beside.filter(|beside| *beside == to).ok_or("not loaded")?;
+            }
+            Ok(())
+        };
+        match step {
+            Step::SwapModel(_) => models.mounted = new,
+            Step::SwapHome(_) => models.mounted = old,
+            Step::UnloadModel(_) => models.beside = None,
+            Step::SwitchModel(_) => return switch(models, new),
+            Step::SwitchHome(_) => return switch(models, old),
+            _ => unreachable!("a load is waited for"),
+        }
+        Ok(())
+    }
+
+    fn load(&mut self, release: &Release) {
+        if let Some(models) = self.models.get_mut(&release.planned.to.generation) {
+            assert_eq!(models.mounted, release.planned.to.digest, "what is loaded is what is mounted");
+            models.beside = Some(models.mounted);
+        }
     }
 
     /// As the real host does: a route to a worker that cannot serve is refused, and nothing changes.
@@ -101,6 +157,7 @@ impl Machine {
     fn dies(&mut self, generation: Generation) {
         self.workers.remove(&generation);
         self.admitted.remove(&generation);
+        self.models.remove(&generation);
     }
 }
 
@@ -140,7 +197,10 @@ impl Run {
             version: version.parse().unwrap(),
             digest: Sha256::of(version.as_bytes()),
             signed_by: vec!["risk".into()],
-            plan: Plan { strategy, ..plan() },
+            plan: match strategy {
+                Splitting::InPlace => Plan { strategy, steps: vec![Percent::ALL], ..plan() },
+                _ => Plan { strategy, ..plan() },
+            },
             port: 8700,
             salt: 1,
             by: "test".into(),
@@ -203,6 +263,15 @@ impl Run {
                 let outcome = if alive { Ok("loaded".into()) } else { Err("did not load".into()) };
                 self.tell(&Event::Ready { generation, outcome });
             }
+            Some(Step::LoadModel(generation)) if release.open => {
+                let works = self.machine.workers.contains(&generation) && fate == Fate::Works;
+                if works {
+                    self.machine.load(&release);
+                }
+                let outcome = if works { Ok("loaded".into()) } else { Err("no such operator".into()) };
+                let digest = release.planned.to.digest;
+                self.tell(&Event::Loaded { generation, digest, outcome });
+            }
             Some(Step::Observe(_)) if release.open => {
                 let window = Box::new(window(good));
                 self.tell(&Event::Measured { release: id, window });
@@ -226,6 +295,13 @@ impl Run {
             let known = self.machine.cells.contains(generation) || *percent == Percent::NONE;
             assert!(known, "route leads to {generation}, whose cell is gone: {:?}", self.machine.route);
         }
+    }
+
+    /// A worker that still runs answers by this version and has no other.
+    fn answers_alone(&self, target: &Target) {
+        let whole = Models { mounted: target.digest, answers: target.digest, beside: None };
+        let found = self.machine.models.get(&target.generation);
+        assert!(found.is_none_or(|models| *models == whole), "{found:?} instead of {whole:?}");
     }
 
     fn finish(&mut self, script: &[(Fate, Incident, bool)]) -> End {
@@ -275,6 +351,7 @@ fn window(good: bool) -> Window {
 /// A release over a live version, then the whole script, then the invariants of its end.
 fn check(script: &[(Fate, Incident, bool)]) -> End {
     check_split_by(Splitting::UserHash { header: "x-user-id".parse().unwrap() }, script);
+    check_split_by(Splitting::InPlace, script);
     check_split_by(Splitting::Weight, script)
 }
 
@@ -292,6 +369,10 @@ fn check_split_by(strategy: Splitting, script: &[(Fate, Incident, bool)]) -> End
         End::Promoted => {
             assert_eq!(run.world.models[&run.model].live.as_ref().unwrap().generation, candidate);
             assert_eq!(run.machine.route[0], (candidate, Percent::ALL));
+            // After the point of no return, what could not be let go of stays.
+            if release.failures.is_empty() {
+                run.answers_alone(&release.planned.to);
+            }
         }
         End::RolledBack | End::Cancelled => {
             let evidence = |(step, _): &(Step, String)| matches!(step, Step::Snapshot(_));
@@ -299,7 +380,11 @@ fn check_split_by(strategy: Splitting, script: &[(Fate, Incident, bool)]) -> End
             assert!(!release.causes.is_empty(), "a rollback says why");
             let home = release.home().unwrap();
             assert_eq!(run.machine.route, [(home, Percent::ALL)]);
-            assert!(!run.machine.cells.contains(&candidate) && !run.machine.workers.contains(&candidate));
+            if home == candidate {
+                run.answers_alone(release.planned.from.as_ref().unwrap());
+            } else {
+                assert!(!run.machine.cells.contains(&candidate) && !run.machine.workers.contains(&candidate));
+            }
         }
         End::Stuck => assert!(release.causes.len() >= 2, "stuck keeps both causes: {:?}", release.causes),
     }

@@ -46,6 +46,16 @@ pub fn mount_table() -> Result<Vec<Mount>, HostError> {
     Ok(table.split(|&byte| byte == b'\n').filter_map(parse_line).collect())
 }
 
+/// Every mount that a process can see.
+///
+/// # Errors
+/// [`HostError::Os`] where its entry in `/proc` cannot be read.
+pub fn mount_table_of(pid: u32) -> Result<Vec<Mount>, HostError> {
+    let table = format!("/proc/{pid}/mountinfo");
+    let text = fs::read(&table).map_err(HostError::os("read", table))?;
+    Ok(text.split(|&byte| byte == b'\n').filter_map(parse_line).collect())
+}
+
 /// The mounts that lie on this point, whichever covers which.
 ///
 /// # Errors

@@ -70,7 +70,8 @@ pub struct Objectives {
     pub assertion_failures_ppm: Option<u32>,
 }
 
-/// A checked plan: steps rise strictly to 100 % (from 0 % on where the strategy picks requests by itself), a window lasts 200 ms to 1 h.
+/// A checked plan: steps rise strictly to 100 % (from 0 % on where the strategy picks requests by itself, 100 % alone where
+/// it is in place), a window lasts 200 ms to 1 h.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Plan {
@@ -130,8 +131,8 @@ impl Plan {
         }
     }
 
-    /// Reads a plan as people write it. A key that is absent means what [`Plan::default`] says; an objective that is
-    /// absent below `objectives` is not judged.
+    /// Reads a plan as people write it. A key that is absent means what [`Plan::default`] says, but for the steps of a
+    /// strategy that has none; an objective that is absent below `objectives` is not judged.
     ///
     /// # Errors
     /// Everything that is wrong with it, each with its line.
@@ -172,6 +173,10 @@ impl Plan {
     }
 
     fn check_steps(&self, problems: &mut Problems) {
+        if self.strategy == Strategy::InPlace && self.steps != [Percent::ALL] {
+            let what = "strategy `in-place` takes all requests at once, there are no shares";
+            return problems.push("steps", what, "remove `steps`, or choose another strategy");
+        }
         if self.steps.is_empty() || self.steps.len() > STEPS_MAX {
             let what = format!("{} steps", self.steps.len());
             return problems.push("steps", what, format!("write 1 to {STEPS_MAX}"));
@@ -234,6 +239,9 @@ fn read(reader: &mut Reader, root: &Node) -> Option<Plan> {
     let mut plan = Plan::default();
     let on_breach = [("rollback", OnBreach::Rollback), ("pause", OnBreach::Pause)];
     replace(&mut plan.strategy, group.get("strategy").and_then(|place| strategy::read(reader, &place)));
+    if plan.strategy == Strategy::InPlace {
+        plan.steps = vec![Percent::ALL];
+    }
     replace(&mut plan.steps, group.get("steps").and_then(|place| read_steps(reader, &place)));
     replace(&mut plan.window_ms, group.get("window").and_then(|place| read_duration(reader, &place)));
     replace(&mut plan.windows, group.get("windows").and_then(|place| read_windows(reader, &place)));

@@ -1,5 +1,5 @@
 //! Who decides which version a request meets: the registry of strategies, each with the keys it takes. The first two
-//! are the kernel's; the others need the request's head and are the router's.
+//! are the kernel's; the last is the worker's own; the others need the request's head and are the router's.
 
 use crate::document::{Group, Place, Reader, printable};
 use crate::expression::Expression;
@@ -40,6 +40,9 @@ pub enum Strategy {
         /// What is asked of a request.
         expression: Expression,
     },
+    /// Nobody: the worker that serves the old version loads the new one beside it and changes over between two
+    /// requests, all at once. No connection closes.
+    InPlace,
 }
 
 /// A kind of strategy, as plans name it.
@@ -49,12 +52,13 @@ struct Kind {
     read: fn(&mut Reader, &Group<'_>) -> Option<Strategy>,
 }
 
-const KINDS: [Kind; 5] = [
+const KINDS: [Kind; 6] = [
     Kind { word: "weight", keys: &[], read: |_, _| Some(Strategy::Weight) },
     Kind { word: "source-hash", keys: &[], read: |_, _| Some(Strategy::SourceHash) },
     Kind { word: "header", keys: &["header", "value"], read: read_header },
     Kind { word: "user-hash", keys: &["header"], read: read_user_hash },
     Kind { word: "expression", keys: &["expression"], read: read_expression },
+    Kind { word: "in-place", keys: &[], read: |_, _| Some(Strategy::InPlace) },
 ];
 const KEYS: &[&str] = &["kind", "header", "value", "expression"];
 
@@ -67,12 +71,13 @@ impl Strategy {
             Self::Header { .. } => KINDS[2].word,
             Self::UserHash { .. } => KINDS[3].word,
             Self::Expression { .. } => KINDS[4].word,
+            Self::InPlace => KINDS[5].word,
         }
     }
 
     /// Whether it reads requests, which the kernel does not: the router decides then.
     pub fn needs_router(&self) -> bool {
-        !matches!(self, Self::Weight | Self::SourceHash)
+        !matches!(self, Self::Weight | Self::SourceHash | Self::InPlace)
     }
 
     /// Whether it picks some requests whatever the share: then the first step may be 0 %.
@@ -84,7 +89,7 @@ impl Strategy {
 impl fmt::Display for Strategy {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Weight | Self::SourceHash => write!(out, "{}", self.kind()),
+            Self::Weight | Self::SourceHash | Self::InPlace => write!(out, "{}", self.kind()),
             Self::Header { header, value } => write!(out, "{} `{header}: {value}`", self.kind()),
             Self::UserHash { header } => write!(out, "{} of `{header}`", self.kind()),
             Self::Expression { expression } => write!(out, "{} `{expression}`", self.kind()),
@@ -258,6 +263,7 @@ mod tests {
         for (strategy, json) in [
             (Strategy::Weight, r#""weight""#),
             (Strategy::SourceHash, r#""source-hash""#),
+            (Strategy::InPlace, r#""in-place""#),
             (
                 Strategy::Header { header: user.clone(), value: "always".parse().unwrap() },
                 r#"{"header":{"header":"x-user-id","value":"always"}}"#,

@@ -4,7 +4,7 @@
 use serde::{Deserialize, Serialize};
 use turnout_manifest::assertion::Assertion;
 use turnout_manifest::contract::Contract;
-use turnout_manifest::{AuditContextId, ModelName, Version};
+use turnout_manifest::{AuditContextId, ModelName, Sha256, Version};
 
 /// The descriptor number on which a worker finds its listening socket.
 pub const LISTENER_FD: i32 = 3;
@@ -29,6 +29,17 @@ pub enum ToWorker {
         /// Greatest age in milliseconds.
         milliseconds: Option<u64>,
     },
+    /// Load what is mounted at [`MODEL_DIR`] now beside what is served, check and warm it, and serve it only when told
+    /// so. What was loaded beside it before goes. Answer: [`FromWorker::Loaded`] or [`FromWorker::LoadFailed`].
+    Load(Box<Assignment>),
+    /// Answer requests that begin from now on by the version with this digest, loaded before. The other one stays
+    /// loaded. Answer: [`FromWorker::Switched`] once no thread answers by the other one, or [`FromWorker::SwitchFailed`].
+    Switch {
+        /// The manifest's digest.
+        digest: Sha256,
+    },
+    /// Let go of what is loaded and not served, and of what is being loaded. No answer.
+    Unload,
     /// Answer what is under way, close every connection with its next answer or after `idle_ms` of silence, then exit.
     Drain {
         /// How long an idle connection is left open, milliseconds.
@@ -45,7 +56,7 @@ pub struct Assignment {
     /// The version's label in answers.
     pub version: Version,
     /// The manifest's digest, sent back in the `turnout-version-digest` header.
-    pub digest: String,
+    pub digest: Sha256,
     /// The audit context under which the version was asked for, sent back in the `turnout-audit-context` header.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub audit_context: Option<AuditContextId>,
@@ -84,6 +95,32 @@ pub enum FromWorker {
         /// Why, for people.
         reason: String,
     },
+    /// A version is loaded, checked and warm beside the one that is served.
+    Loaded {
+        /// The manifest's digest.
+        digest: Sha256,
+        /// Time from the order to readiness, milliseconds.
+        load_ms: u64,
+    },
+    /// A version could not be loaded beside the one that is served, which goes on.
+    LoadFailed {
+        /// The manifest's digest.
+        digest: Sha256,
+        /// Why, for people.
+        reason: String,
+    },
+    /// Requests that begin from now on are answered by this version.
+    Switched {
+        /// The manifest's digest.
+        digest: Sha256,
+    },
+    /// Requests are answered as before.
+    SwitchFailed {
+        /// Digest of the version that was asked for.
+        digest: Sha256,
+        /// Why, for people.
+        reason: String,
+    },
     /// Running totals since the start, sent when they changed, at most every 50 ms.
     Counts(Counts),
 }
@@ -102,4 +139,4 @@ pub struct Counts {
 }
 
 /// Version of the link's message set.
-pub const LINK_VERSION: u32 = 1;
+pub const LINK_VERSION: u32 = 2;

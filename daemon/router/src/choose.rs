@@ -57,8 +57,8 @@ impl Chooser {
                 head.headers.get(header.as_str()).is_some_and(|found| *found == *value.as_str())
             }
             Strategy::Expression { expression } => expression.matches(&Head(head)),
-            // The kernel's own; asked of a router, they deal out requests.
-            Strategy::Weight | Strategy::SourceHash => false,
+            // Not a router's; asked of one, they deal out requests.
+            Strategy::Weight | Strategy::SourceHash | Strategy::InPlace => false,
         };
         if picked { Choice::Candidate } else { self.side(dealt(self.salt, ordinal)) }
     }

@@ -248,7 +248,7 @@ impl Driver {
                 self.timers.arm(Timer::WindowEnd(id, at), Instant::now() + release.planned.plan.window());
                 return;
             }
-            Step::AwaitReady(generation) => {
+            Step::AwaitReady(generation) | Step::LoadModel(generation) => {
                 let deadline = Instant::now() + self.parts.executor.config.live.get().ready;
                 self.timers.arm(Timer::ReadyDeadline(generation), deadline);
             }
@@ -268,8 +268,10 @@ impl Driver {
             let outcome = executor.execute(&Job { release, step, moment });
             let event = match (step, outcome) {
                 // The worker's own word ends this step.
-                (Step::AwaitReady(_), Ok(_)) => return,
-                (Step::AwaitReady(generation), Err(why)) => Event::Ready { generation, outcome: Err(why) },
+                (Step::AwaitReady(_) | Step::LoadModel(_), Ok(_)) => return,
+                (Step::AwaitReady(generation) | Step::LoadModel(generation), Err(why)) => {
+                    Event::Ready { generation, outcome: Err(why) }
+                }
                 (_, outcome) => Event::Finished { release: id, at, outcome },
             };
             // A loop that has stopped finds the open intent at its next start.
@@ -321,7 +323,9 @@ impl Driver {
         let eyes =
             Eyes { host: self.parts.executor.host.as_ref(), workers: self.parts.executor.workers.as_ref() };
         let candidate = self.windows.since_last(release.planned.to.generation, &eyes);
-        let stable = release.home().and_then(|home| self.windows.since_last(home, &eyes));
+        // In place there is one worker, and what it did in this window is the new version's.
+        let home = release.home().filter(|home| *home != release.planned.to.generation);
+        let stable = home.and_then(|home| self.windows.since_last(home, &eyes));
         Some(Window {
             at_ms: crate::now_ms(),
             length_ms: release.planned.plan.window_ms,

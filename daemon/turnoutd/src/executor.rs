@@ -1,6 +1,8 @@
 //! Step -> calls on the host -> outcome: the sole file that knows both. Every arm can be repeated after a crash, and
 //! every undo can run when nothing was done. Runs outside the driver's loop; the outcome comes back as an event.
 
+mod in_place;
+
 use crate::chain;
 use crate::config::Config;
 use crate::evidence::{self, snapshot_name};
@@ -73,6 +75,12 @@ impl Executor {
             Step::CreateCell(generation) => self.create_cell(release, generation),
             Step::StartWorker(generation) => self.start_worker(release, generation),
             Step::AwaitReady(generation) => self.assign(release, generation),
+            Step::SwapModel(_)
+            | Step::LoadModel(_)
+            | Step::SwitchModel(_)
+            | Step::SwitchHome(_)
+            | Step::UnloadModel(_)
+            | Step::SwapHome(_) => self.in_place(release, job.step),
             Step::Admit(generation) => self
                 .host
                 .admit(generation, release.planned.port)
@@ -138,27 +146,38 @@ impl Executor {
 
     fn start_worker(&self, release: &Release, generation: Generation) -> Result<String, String> {
         let (model, target) = (&release.planned.model, version_of(release, generation));
+        let files = self.held(model, target)?;
+        let started =
+            self.host.start_worker(generation, &stored(model, target)).map_err(|error| chain(&error))?;
+        self.workers.supervise(generation)?;
+        Ok(format!("pid {}; {files}; {}", started.pid, profile::enforced(started.enforcement)))
+    }
+
+    /// What holds the files of a version to what was signed when they are given to a worker, in words.
+    fn held(&self, model: &ModelName, target: &Target) -> Result<&'static str, String> {
         let held = match self.host.checked(&stored(model, target)) {
             Some(held) => held,
             None => self.check(model, target, &self.manifest(model, target)?)?,
         };
-        let started =
-            self.host.start_worker(generation, &stored(model, target)).map_err(|error| chain(&error))?;
-        self.workers.supervise(generation)?;
-        let files = match held {
+        Ok(match held {
             Held::ByReading => "files compared at its start",
             Held::ByKernel => "files held by fs-verity",
-        };
-        Ok(format!("pid {}; {files}; {}", started.pid, profile::enforced(started.enforcement)))
+        })
     }
 
     fn assign(&self, release: &Release, generation: Generation) -> Result<String, String> {
-        let target = version_of(release, generation);
-        let manifest = self.manifest(&release.planned.model, target)?;
-        let assignment = Assignment {
+        let assignment = self.assignment(&release.planned.model, version_of(release, generation))?;
+        self.workers.supervise(generation)?;
+        self.workers.assign(generation, &assignment)?;
+        Ok(String::new())
+    }
+
+    fn assignment(&self, model: &ModelName, target: &Target) -> Result<Assignment, String> {
+        let manifest = self.manifest(model, target)?;
+        Ok(Assignment {
             model: manifest.model,
             version: manifest.version,
-            digest: target.digest.to_string(),
+            digest: target.digest,
             audit_context: target.audit_context,
             model_file: manifest.runtime.model_file,
             threads: manifest.runtime.threads,
@@ -166,10 +185,7 @@ impl Executor {
             assertions: manifest.assertions,
             allowed_domains: self.config.allowed_domains.clone(),
             allowed_formats: self.config.allowed_formats.clone(),
-        };
-        self.workers.supervise(generation)?;
-        self.workers.assign(generation, &assignment)?;
-        Ok(String::new())
+        })
     }
 
     fn start_router(&self) -> Result<String, String> {
@@ -276,7 +292,8 @@ impl Executor {
             Strategy::Weight
             | Strategy::Header { .. }
             | Strategy::UserHash { .. }
-            | Strategy::Expression { .. } => Spread::Weight,
+            | Strategy::Expression { .. }
+            | Strategy::InPlace => Spread::Weight,
         };
         self.set_route(release, spread, arms)
     }

@@ -35,6 +35,7 @@ pub mod snapshots;
 pub mod status_line;
 pub mod storage;
 pub mod supervise;
+mod takeover;
 pub mod telemetry;
 pub mod teller;
 pub mod timers;

@@ -11,7 +11,7 @@ use crate::exposition::{Exposition, Kind};
 use crate::totals::Totals;
 use crate::view::{Daemon, View};
 use std::sync::Arc;
-use turnout_manifest::Generation;
+use turnout_manifest::{Generation, Percent};
 use turnout_protocol::control::{LiveVersion, Status};
 
 /// Media type of the text.
@@ -73,10 +73,22 @@ impl Scrape<'_> {
                     |other: &LiveVersion| other.version == live.version && other.generation > live.generation;
                 !model.versions.iter().any(newer)
             };
+            // What a worker with two versions did is the doing of the one that answers.
+            let idle = move |live: &LiveVersion| {
+                let shares = |other: &LiveVersion| {
+                    other.generation == live.generation && other.version != live.version
+                };
+                live.asked == Percent::NONE && model.versions.iter().any(shares)
+            };
             model.versions.iter().filter(newest).map(move |live| Served {
                 labels: [("model", model.model.as_str()), ("version", live.version.as_str())],
                 live,
-                totals: self.view.totals.get(&Generation(live.generation)).map(Arc::as_ref),
+                totals: self
+                    .view
+                    .totals
+                    .get(&Generation(live.generation))
+                    .filter(|_| !idle(live))
+                    .map(Arc::as_ref),
             })
         })
     }

@@ -56,7 +56,7 @@ fn doing(release: &Release) -> &'static str {
         (Progress::Tidying, _) => "done",
         (Progress::Forward, _) if release.held.is_some() => "held",
         (Progress::Forward, Some(Step::Observe(_))) => "observing",
-        (Progress::Forward, Some(Step::Shift(_))) => "shifting",
+        (Progress::Forward, Some(Step::Shift(_) | Step::SwitchModel(_))) => "shifting",
         (Progress::Forward, _) => "starting",
     }
 }

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use turnout_engine::Event;
 use turnout_host::Host;
 use turnout_host::cells::WorkerState;
-use turnout_manifest::Generation;
+use turnout_manifest::{Generation, Sha256};
 use turnout_protocol::frame::{self, FrameError};
 use turnout_protocol::worker::{Assignment, Counts, FromWorker, LINK_VERSION, ToWorker};
 
@@ -31,6 +31,22 @@ pub trait Workers: Send + Sync {
     /// Why it could not be told, for people.
     fn assign(&self, generation: Generation, assignment: &Assignment) -> Result<(), String>;
 
+    /// Has a worker that serves load another version beside that, out of what is mounted for it now. Its answer becomes
+    /// [`Event::Loaded`].
+    ///
+    /// # Errors
+    /// Why it could not be told, for people.
+    fn load(&self, generation: Generation, assignment: &Assignment) -> Result<(), String>;
+
+    /// Has a worker answer by a version that it has loaded, and waits until it does, at most for so long.
+    ///
+    /// # Errors
+    /// Why it does not, for people.
+    fn switch(&self, generation: Generation, digest: Sha256, limit: Duration) -> Result<(), String>;
+
+    /// Has a worker let go of what it does not answer by.
+    fn unload(&self, generation: Generation);
+
     /// Bounds the life of a worker's connections, or lifts the bound.
     fn connection_life(&self, generation: Generation, life: Option<Duration>);
 
@@ -48,9 +64,11 @@ pub trait Workers: Send + Sync {
 }
 
 /// Where a worker is, as its link and pidfd tell.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 struct Known {
     counts: Option<Counts>,
+    /// What it said of the last change of version: the digest that was asked for, and why not where it was not done.
+    switched: Option<(Sha256, Result<(), String>)>,
     end_expected: bool,
     ended: bool,
 }
@@ -133,6 +151,36 @@ impl Workers for LinkedWorkers {
         self.say(generation, &ToWorker::Assign(Box::new(assignment.clone())))
     }
 
+    fn load(&self, generation: Generation, assignment: &Assignment) -> Result<(), String> {
+        self.say(generation, &ToWorker::Load(Box::new(assignment.clone())))
+    }
+
+    fn switch(&self, generation: Generation, digest: Sha256, limit: Duration) -> Result<(), String> {
+        self.shared.update(generation, |known| known.switched = None);
+        self.say(generation, &ToWorker::Switch { digest })?;
+        let deadline = Instant::now() + limit;
+        let mut lines = self.shared.lines();
+        loop {
+            let Some(known) = lines.get(&generation).map(|line| &line.known).filter(|known| !known.ended)
+            else {
+                return Err(format!("the worker of {generation} has ended"));
+            };
+            if let Some((_, outcome)) = known.switched.as_ref().filter(|(answered, _)| *answered == digest) {
+                return outcome.clone();
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Err(format!("the worker has not changed over within {} s", limit.as_secs()));
+            }
+            let waited = self.shared.changed.wait_timeout(lines, left);
+            lines = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+
+    fn unload(&self, generation: Generation) {
+        let _ = self.say(generation, &ToWorker::Unload);
+    }
+
     fn connection_life(&self, generation: Generation, life: Option<Duration>) {
         let milliseconds = life.map(|life| u64::try_from(life.as_millis()).unwrap_or(u64::MAX));
         // A worker that cannot be told has died: its pidfd says so.
@@ -211,6 +259,12 @@ impl Listener {
             Ok(FromWorker::Hello { .. }) => self.count(Counts::default()),
             Ok(FromWorker::Ready { load_ms }) => self.ready(Ok(format!("ready after {load_ms} ms"))),
             Ok(FromWorker::Failed { reason }) => self.ready(Err(kept(&reason))),
+            Ok(FromWorker::Loaded { digest, load_ms }) => {
+                self.loaded(digest, Ok(format!("loaded beside the old one after {load_ms} ms")));
+            }
+            Ok(FromWorker::LoadFailed { digest, reason }) => self.loaded(digest, Err(kept(&reason))),
+            Ok(FromWorker::Switched { digest }) => self.switched(digest, Ok(())),
+            Ok(FromWorker::SwitchFailed { digest, reason }) => self.switched(digest, Err(kept(&reason))),
             Ok(FromWorker::Counts(counts)) => self.count(counts),
             Err(FrameError::Io(error)) if error.kind() == std::io::ErrorKind::WouldBlock => {}
             Err(FrameError::Closed | FrameError::Io(_)) => return false,
@@ -230,6 +284,14 @@ impl Listener {
         let why = format!("more than {MESSAGES_PER_SECOND} messages in a second");
         (self.events)(Event::Silenced { generation: self.generation, why });
         false
+    }
+
+    fn loaded(&self, digest: Sha256, outcome: Result<String, String>) {
+        (self.events)(Event::Loaded { generation: self.generation, digest, outcome });
+    }
+
+    fn switched(&self, digest: Sha256, outcome: Result<(), String>) {
+        self.shared.update(self.generation, |known| known.switched = Some((digest, outcome)));
     }
 
     fn ready(&self, outcome: Result<String, String>) {

@@ -153,7 +153,8 @@ impl View {
             let (asked, why) = match current {
                 Some(release) if release.home() == Some(live.generation) => {
                     // A share of 0 % can be a step: then only what the strategy picks has moved.
-                    let moved = release.touched.iter().any(|step| matches!(step, Step::Shift(_)));
+                    let moves = |step: &Step| matches!(step, Step::Shift(_) | Step::SwitchModel(_));
+                    let moved = release.touched.iter().any(moves);
                     let why = if moved {
                         format!("the rest of release {}", release.planned.release)
                     } else {
@@ -171,6 +172,7 @@ impl View {
             let why = format!("release {}: {}", release.planned.release, step_text(release));
             versions.push(self.live_version(&release.planned.to, Role::Candidate, (share, why, worker)));
         }
+        idle_in_shared_worker(&mut versions);
         share_out(&mut versions);
         versions
     }
@@ -215,7 +217,10 @@ impl View {
 
 /// How long a live version has been what it is, in the words of the release that made it so.
 fn since<'a>(releases: impl DoubleEndedIterator<Item = &'a Arc<Release>>, live: &Target) -> String {
-    let made = releases.rev().find(|release| release.planned.to.generation == live.generation);
+    let made = releases.rev().find(|release| {
+        let to = &release.planned.to;
+        (to.generation, to.digest) == (live.generation, live.digest)
+    });
     made.map(|release| format!(" since release {}", release.planned.release)).unwrap_or_default()
 }
 
@@ -225,7 +230,18 @@ fn worker_word(release: &Release) -> &'static str {
         Progress::Backward => "draining",
         Progress::Ended(_) => "ready",
         _ if release.touched.contains(&Step::Admit(generation)) => "ready",
+        _ if release.touched.contains(&Step::SwitchModel(generation)) => "ready",
         _ => "starting",
+    }
+}
+
+/// What was seen of a worker that has two versions loaded is the doing of the one that answers.
+fn idle_in_shared_worker(versions: &mut [LiveVersion]) {
+    if let [one, other] = versions
+        && one.generation == other.generation
+    {
+        let idle = if one.asked == Percent::NONE { one } else { other };
+        idle.seen = Seen::default();
     }
 }
 
@@ -359,9 +375,9 @@ fn timings(release: &Release) -> Timings {
     Timings {
         asked_at_ms: release.begun_ms,
         ended_at_ms: release.ended_ms,
-        ready_ms: ended(|step| matches!(step, Step::AwaitReady(_)))
+        ready_ms: ended(|step| matches!(step, Step::AwaitReady(_) | Step::LoadModel(_)))
             .map(|at| at.saturating_sub(release.begun_ms)),
-        breach_to_home_ms: after_breach(ended(|step| matches!(step, Step::Home))),
+        breach_to_home_ms: after_breach(ended(|step| matches!(step, Step::Home | Step::SwitchHome(_)))),
         breach_to_last_connection_ms: after_breach(last_connection(release)),
     }
 }

@@ -4,9 +4,10 @@
 use crate::body::{self, JSON_LENGTH};
 use crate::contract::TensorRule;
 use crate::infer::{Answer, Refusal, Rules};
-use crate::model::Model;
+use crate::loaded::Loaded;
 use crate::serve::Activity;
 use crate::state::{Outcome, State};
+use crate::versions::{Board, InForce};
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::body::Incoming;
@@ -15,6 +16,7 @@ use hyper::{Method, Request, Response, StatusCode};
 use std::borrow::Cow;
 use std::cell::RefCell;
 use std::convert::Infallible;
+use std::rc::Rc;
 use std::sync::Arc;
 use turnout_inference::error::ErrorBody;
 use turnout_inference::metadata::{
@@ -57,7 +59,7 @@ impl Pages {
         let mut lineage = vec![
             (HeaderName::from_static("turnout-model"), HeaderValue::from_str(model)?),
             (HeaderName::from_static("turnout-version"), HeaderValue::from_str(version)?),
-            (digest, HeaderValue::from_str(&assignment.digest)?),
+            (digest, HeaderValue::from_str(&assignment.digest.to_string())?),
         ];
         if let Some(context) = assignment.audit_context {
             let name = HeaderName::from_static(AUDIT_CONTEXT_HEADER);
@@ -91,14 +93,13 @@ fn page(value: &impl serde::Serialize) -> Bytes {
 
 /// Answers the requests of one thread.
 pub struct Service {
-    /// Shared by all threads.
-    pub pages: Arc<Pages>,
-    /// Shared by all threads.
-    pub rules: Arc<Rules>,
     /// Shared by all threads and the link.
     pub state: Arc<State>,
-    /// This thread's own session.
-    pub model: RefCell<Model>,
+    thread: usize,
+    board: Arc<Board>,
+    /// What requests that begin now are answered by. Counted for this thread alone: the count that all threads share
+    /// would be written by each of them for each request.
+    in_force: RefCell<Rc<Arc<Loaded>>>,
 }
 
 /// An answer other than 200.
@@ -126,6 +127,18 @@ enum Route {
 }
 
 impl Service {
+    /// Answers by the version in force.
+    pub fn new(thread: usize, board: Arc<Board>, state: Arc<State>) -> Self {
+        let in_force = RefCell::new(Rc::new(board.in_force().version));
+        Self { state, thread, board, in_force }
+    }
+
+    /// Answers requests that begin from now on by another version. What is under way keeps the one it began with.
+    pub fn switch(&self, to: &InForce) {
+        self.in_force.replace(Rc::new(Arc::clone(&to.version)));
+        self.board.followed_by(self.thread, to);
+    }
+
     /// Answers one request.
     pub async fn answer(
         &self,
@@ -133,11 +146,12 @@ impl Service {
         connection: &Activity,
     ) -> Result<Response<Full<Bytes>>, Infallible> {
         connection.begin();
-        let result = match self.route(request.uri().path()) {
-            Ok(Route::Infer) if request.method() == Method::POST => self.infer(request).await,
+        let version = Rc::clone(&self.in_force.borrow());
+        let result = match route(&version.pages, request.uri().path()) {
+            Ok(Route::Infer) if request.method() == Method::POST => self.infer(&version, request).await,
             Ok(Route::Infer) => Err(wrong_method("POST")),
             Ok(_) if !matches!(*request.method(), Method::GET | Method::HEAD) => Err(wrong_method("GET")),
-            Ok(route) => self.page(&route),
+            Ok(route) => self.page(&version.pages, &route),
             Err(failure) => Err(failure),
         };
         let mut response = result.unwrap_or_else(|failure| {
@@ -145,7 +159,7 @@ impl Service {
             respond(failure.status, body.into())
         });
         let headers = response.headers_mut();
-        for (name, value) in &self.pages.lineage {
+        for (name, value) in &version.pages.lineage {
             headers.insert(name, value.clone());
         }
         if self.state.is_last_answer(connection.end()) {
@@ -154,43 +168,7 @@ impl Service {
         Ok(response)
     }
 
-    fn route(&self, path: &str) -> Result<Route, Failure> {
-        let unknown = || Failure::new(StatusCode::NOT_FOUND, format!("there is no path `{}`", shown(path)));
-        let rest = path.strip_prefix("/v2").ok_or_else(unknown)?;
-        let rest = rest.strip_suffix('/').unwrap_or(rest);
-        match rest {
-            "" => return Ok(Route::Server),
-            "/health/live" => return Ok(Route::Live),
-            "/health/ready" => return Ok(Route::Ready),
-            "/models" => return Ok(Route::Models),
-            _ => {}
-        }
-        let mut parts = rest.strip_prefix("/models/").ok_or_else(unknown)?.split('/');
-        let model = parts.next().unwrap_or_default();
-        if unquoted(model) != self.pages.model {
-            let message = format!("model `{}` is not served here, `{}` is", shown(model), self.pages.model);
-            return Err(Failure::new(StatusCode::NOT_FOUND, message));
-        }
-        let mut action = parts.next();
-        if action == Some("versions") {
-            let version = parts.next().unwrap_or_default();
-            if unquoted(version) != self.pages.version {
-                let message =
-                    format!("version `{}` is not served here, `{}` is", shown(version), self.pages.version);
-                return Err(Failure::new(StatusCode::NOT_FOUND, message));
-            }
-            action = parts.next();
-        }
-        match (action, parts.next()) {
-            (None, None) => Ok(Route::Metadata),
-            (Some("ready"), None) => Ok(Route::ModelReady),
-            (Some("infer"), None) => Ok(Route::Infer),
-            _ => Err(unknown()),
-        }
-    }
-
-    fn page(&self, route: &Route) -> Result<Response<Full<Bytes>>, Failure> {
-        let pages = &self.pages;
+    fn page(&self, pages: &Pages, route: &Route) -> Result<Response<Full<Bytes>>, Failure> {
         let body = match route {
             Route::Ready | Route::ModelReady if self.state.is_draining() => {
                 return Err(Failure::new(
@@ -208,8 +186,12 @@ impl Service {
         Ok(respond(StatusCode::OK, body.clone()))
     }
 
-    async fn infer(&self, request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Failure> {
-        let result = self.infer_uncounted(request).await;
+    async fn infer(
+        &self,
+        version: &Loaded,
+        request: Request<Incoming>,
+    ) -> Result<Response<Full<Bytes>>, Failure> {
+        let result = self.infer_uncounted(version, request).await;
         self.state.count(match &result {
             Ok(_) => Outcome::Answered,
             Err((_, outcome)) => *outcome,
@@ -223,19 +205,55 @@ impl Service {
         Ok(response)
     }
 
-    async fn infer_uncounted(&self, request: Request<Incoming>) -> Result<Answer, (Failure, Outcome)> {
+    async fn infer_uncounted(
+        &self,
+        version: &Loaded,
+        request: Request<Incoming>,
+    ) -> Result<Answer, (Failure, Outcome)> {
         let refused = |failure| (failure, Outcome::Refused);
         let json_length = body::json_length(request.headers()).map_err(refused)?;
         let body = body::read(request).await.map_err(refused)?;
-        // No await between here and the end: the session is never asked for while it is lent.
-        let mut model = self.model.borrow_mut();
-        self.rules.infer(&mut model, &body, json_length).map_err(|refusal| {
+        version.infer(self.thread, &body, json_length).map_err(|refusal| {
             let status = match refusal {
                 Refusal::Request(_) => StatusCode::BAD_REQUEST,
                 Refusal::Run(_) | Refusal::Withheld(_) => StatusCode::INTERNAL_SERVER_ERROR,
             };
             (Failure::new(status, refusal.to_string()), refusal.outcome())
         })
+    }
+}
+
+fn route(pages: &Pages, path: &str) -> Result<Route, Failure> {
+    let unknown = || Failure::new(StatusCode::NOT_FOUND, format!("there is no path `{}`", shown(path)));
+    let rest = path.strip_prefix("/v2").ok_or_else(unknown)?;
+    let rest = rest.strip_suffix('/').unwrap_or(rest);
+    match rest {
+        "" => return Ok(Route::Server),
+        "/health/live" => return Ok(Route::Live),
+        "/health/ready" => return Ok(Route::Ready),
+        "/models" => return Ok(Route::Models),
+        _ => {}
+    }
+    let mut parts = rest.strip_prefix("/models/").ok_or_else(unknown)?.split('/');
+    let model = parts.next().unwrap_or_default();
+    if unquoted(model) != pages.model {
+        let message = format!("model `{}` is not served here, `{}` is", shown(model), pages.model);
+        return Err(Failure::new(StatusCode::NOT_FOUND, message));
+    }
+    let mut action = parts.next();
+    if action == Some("versions") {
+        let version = parts.next().unwrap_or_default();
+        if unquoted(version) != pages.version {
+            let message = format!("version `{}` is not served here, `{}` is", shown(version), pages.version);
+            return Err(Failure::new(StatusCode::NOT_FOUND, message));
+        }
+        action = parts.next();
+    }
+    match (action, parts.next()) {
+        (None, None) => Ok(Route::Metadata),
+        (Some("ready"), None) => Ok(Route::ModelReady),
+        (Some("infer"), None) => Ok(Route::Infer),
+        _ => Err(unknown()),
     }
 }
 

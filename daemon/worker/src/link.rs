@@ -2,6 +2,7 @@
 //! Serving never depends on the link: when it closes or is full, requests are answered as before.
 
 use crate::state::State;
+use crate::versions::Versions;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::process::{PidfdFlags, PidfdGetfdFlags, getpid, pidfd_getfd, pidfd_open};
@@ -85,16 +86,21 @@ impl Link {
                 ToWorker::Assign(assignment) => return Ok(Order::Assign(assignment)),
                 ToWorker::ConnectionLife { milliseconds } => state.limit_connection_life(milliseconds),
                 ToWorker::Drain { .. } => return Ok(Order::Leave),
+                // Nothing is served that another version could stand beside.
+                ToWorker::Load(_) | ToWorker::Switch { .. } | ToWorker::Unload => {
+                    return Err(LinkError::Order);
+                }
             }
         }
     }
 
     /// Passes orders to the serving threads and their counts to the daemon, until no serving thread is left.
-    pub fn attend(&mut self, state: &State) -> Result<(), LinkError> {
+    pub fn attend(&mut self, state: &State, versions: &mut Versions) -> Result<(), LinkError> {
         let mut sent = Instant::now();
         let mut unsent = false;
         while !state.is_over() {
-            let due = unsent.then(|| COUNTS_PERIOD.saturating_sub(sent.elapsed()));
+            let due =
+                (unsent || versions.unsaid().is_some()).then(|| COUNTS_PERIOD.saturating_sub(sent.elapsed()));
             let (mut with_link, mut alone);
             let wake = PollFd::from_borrowed_fd(state.wake(), PollFlags::IN);
             let watched: &mut [PollFd<'_>] = if self.is_open {
@@ -109,13 +115,17 @@ impl Link {
                 (!watched[0].revents().is_empty(), watched.get(1).is_some_and(|fd| !fd.revents().is_empty()));
             if woken {
                 state.clear_wake();
+                versions.look();
                 unsent = true;
             }
             if heard {
-                self.obey(state)?;
+                self.obey(state, versions)?;
             }
-            if unsent && sent.elapsed() >= COUNTS_PERIOD {
-                unsent = !self.send_counts(state);
+            while versions.unsaid().is_some_and(|message| self.is_said(message)) {
+                versions.said();
+            }
+            if sent.elapsed() >= COUNTS_PERIOD {
+                unsent = unsent && !self.send_counts(state);
                 sent = Instant::now();
             }
         }
@@ -123,10 +133,13 @@ impl Link {
         Ok(())
     }
 
-    fn obey(&mut self, state: &State) -> Result<(), LinkError> {
+    fn obey(&mut self, state: &State, versions: &mut Versions) -> Result<(), LinkError> {
         match frame::receive(&self.socket) {
             Ok(ToWorker::ConnectionLife { milliseconds }) => state.limit_connection_life(milliseconds),
             Ok(ToWorker::Drain { idle_ms }) => state.order_drain(Duration::from_millis(idle_ms)),
+            Ok(ToWorker::Load(assignment)) => versions.load(*assignment),
+            Ok(ToWorker::Switch { digest }) => versions.switch(digest),
+            Ok(ToWorker::Unload) => versions.unload(),
             Ok(ToWorker::Assign(again)) => match &self.served {
                 Some(served) if served.assignment == *again => self.send(&served.ready)?,
                 _ => return Err(LinkError::Order),
@@ -141,7 +154,12 @@ impl Link {
 
     /// Returns false when the daemon does not read at present; what it misses is in the next totals.
     fn send_counts(&self, state: &State) -> bool {
-        let result = frame::send(&self.socket, &FromWorker::Counts(state.take_counts()));
+        self.is_said(&FromWorker::Counts(state.take_counts()))
+    }
+
+    /// Returns false when the daemon does not read at present. One that is gone asks again when it is back.
+    fn is_said(&self, message: &FromWorker) -> bool {
+        let result = frame::send(&self.socket, message);
         !matches!(result, Err(FrameError::Io(error)) if error.kind() == std::io::ErrorKind::WouldBlock)
     }
 }

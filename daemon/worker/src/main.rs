@@ -8,20 +8,23 @@ mod contract;
 mod http;
 mod infer;
 mod link;
+mod loaded;
 mod model;
 mod options;
 mod serve;
 mod state;
+mod versions;
 
 use link::{Link, LinkError, Order, Served};
+use loaded::Loader;
 use options::Options;
-use serve::Serving;
 use state::State;
 use std::os::unix::process::CommandExt;
 use std::process::{Command, ExitCode};
 use std::sync::Arc;
 use std::time::Instant;
 use turnout_protocol::worker::{Assignment, FromWorker};
+use versions::Versions;
 
 fn main() -> ExitCode {
     match run() {
@@ -56,17 +59,16 @@ fn run() -> Result<(), WorkerError> {
     let state = Arc::new(State::new().map_err(WorkerError::State)?);
     let Order::Assign(assignment) = link.wait_for_assignment(&state)? else { return Ok(()) };
     let began = Instant::now();
-    match prepare(&options, &assignment).and_then(|serving| serving.start(&state)) {
-        Ok(()) => {
-            let ready = FromWorker::Ready { load_ms: began.elapsed().as_millis() as u64 };
-            link.say_ready(Served { assignment: *assignment, ready })?;
-        }
+    let mut versions = match begin(&options, &assignment, &state) {
+        Ok(versions) => versions,
         Err(reason) => {
             link.send(&FromWorker::Failed { reason: reason.clone() })?;
             return Err(WorkerError::Assignment(reason));
         }
-    }
-    link.attend(&state)?;
+    };
+    let ready = FromWorker::Ready { load_ms: began.elapsed().as_millis() as u64 };
+    link.say_ready(Served { assignment: *assignment, ready })?;
+    link.attend(&state, &mut versions)?;
     if state.a_thread_failed() { Err(WorkerError::Serving) } else { Ok(()) }
 }
 
@@ -84,9 +86,14 @@ fn without_telemetry() {
     eprintln!("turnout-worker: cannot start again with `{VARIABLE}=1`: {error}");
 }
 
-fn prepare(options: &Options, assignment: &Assignment) -> Result<Serving, String> {
+/// Loads the version and serves it.
+fn begin(options: &Options, assignment: &Assignment, state: &Arc<State>) -> Result<Versions, String> {
     let listener = link::adopt_listener(options.listener_fd).map_err(|error| with_causes(&error))?;
-    Serving::prepare(options, assignment, listener).map_err(|error| with_causes(&error))
+    let loader = Loader::new(options).map_err(|error| with_causes(&error))?;
+    let version = loader.load(assignment).map_err(|error| with_causes(&error))?;
+    let versions = Versions::new(loader, version, state);
+    serve::start(&listener, versions.board(), state).map_err(|error| with_causes(&error))?;
+    Ok(versions)
 }
 
 /// An error and its causes on one line.

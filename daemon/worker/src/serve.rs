@@ -1,32 +1,23 @@
 //! One thread per session: each accepts from the same listening socket, serves its connections, and ends when told to.
 
-use crate::assertions::Assertions;
-use crate::content::{self, ContentRefused};
-use crate::contract::ContractInForce;
-use crate::http::{Pages, Service};
-use crate::infer::Rules;
-use crate::model::{Model, ModelError, RunError, Runtime};
-use crate::options::Options;
+use crate::http::Service;
 use crate::state::State;
+use crate::versions::{Board, InForce};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
-use std::cell::{Cell, RefCell};
+use std::cell::Cell;
 use std::io::ErrorKind;
 use std::net::{TcpListener, TcpStream};
-use std::path::{Component, Path};
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::{Notify, watch};
-use turnout_protocol::worker::Assignment;
 
 /// Most connections of one thread; more wait in the kernel's queue.
 const CONNECTIONS_MAX: usize = 1024;
-/// Most serving threads.
-const THREADS_MAX: u32 = 64;
 /// How long a client may take for a request's head; also how long a connection may stay idle.
 const HEAD_DEADLINE: Duration = Duration::from_secs(75);
 /// Largest head of a request, bytes, and the read buffer's first size.
@@ -36,114 +27,41 @@ const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 /// Handshakes that were under way when the drain began are let in for this long.
 const HANDSHAKE_GRACE: Duration = Duration::from_millis(1000);
 
-/// Why an assignment cannot be served.
+/// Why serving cannot begin.
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
-    #[error("{0} threads asked for, 1 to {THREADS_MAX} can be")]
-    Threads(u32),
-    #[error("model file `{0}` is not a relative path inside the model's folder")]
-    Path(String),
-    #[error("content policy")]
-    Content(#[from] ContentRefused),
-    #[error(transparent)]
-    Model(#[from] ModelError),
-    #[error("the contract and the model differ: {}", .0.join("; "))]
-    Contract(Vec<String>),
-    #[error("the model fails on its warm-up inputs")]
-    WarmUp(#[source] RunError),
-    #[error("digest cannot stand in a header")]
-    Digest(#[source] hyper::header::InvalidHeaderValue),
     #[error("cannot share the listening socket")]
     Listener(#[source] std::io::Error),
     #[error("cannot start a serving thread")]
     Thread(#[source] std::io::Error),
 }
 
-/// A model loaded, checked and warm, once per thread.
-pub struct Serving {
-    models: Vec<Model>,
-    listeners: Vec<TcpListener>,
-    rules: Arc<Rules>,
-    pages: Arc<Pages>,
-}
-
-impl Serving {
-    /// Loads the model for every thread, holds the contract against it and warms it up.
-    ///
-    /// # Errors
-    /// [`ServeError`], nothing having been started.
-    pub fn prepare(
-        options: &Options,
-        assignment: &Assignment,
-        listener: TcpListener,
-    ) -> Result<Self, ServeError> {
-        if !(1..=THREADS_MAX).contains(&assignment.threads) {
-            return Err(ServeError::Threads(assignment.threads));
-        }
-        let file = Path::new(&assignment.model_file);
-        if !file.components().all(|part| matches!(part, Component::Normal(_))) {
-            return Err(ServeError::Path(assignment.model_file.clone()));
-        }
-        content::check(&options.model_dir, assignment)?;
-        let file = options.model_dir.join(file);
-        let runtime = Runtime::load(&options.onnxruntime)?;
-        let first = Model::load(&runtime, &file)?;
-        let rules = rules(assignment, &first)?;
-        let mut models = vec![first];
-        for _ in 1..assignment.threads {
-            models.push(Model::load(&runtime, &file)?);
-        }
-        let inputs = rules.contract.warm_up_inputs();
-        for model in &mut models {
-            model.run(&inputs.iter().collect::<Vec<_>>(), |_| ()).map_err(ServeError::WarmUp)?;
-        }
-        drop(inputs);
-        let listeners = models.iter().map(|_| listener.try_clone()).collect::<Result<_, _>>();
-        let pages = Pages::new(assignment, &rules).map_err(ServeError::Digest)?;
-        Ok(Self {
-            models,
-            listeners: listeners.map_err(ServeError::Listener)?,
-            pages: Arc::new(pages),
-            rules: Arc::new(rules),
-        })
+/// Starts one thread for each session of the version in force. All listen to the same socket.
+///
+/// # Errors
+/// [`ServeError`]; threads that were started end with the process.
+pub fn start(listener: &TcpListener, board: &Arc<Board>, state: &Arc<State>) -> Result<(), ServeError> {
+    for thread in 0..board.threads() {
+        let listener = listener.try_clone().map_err(ServeError::Listener)?;
+        let (board, shared, orders) = (Arc::clone(board), Arc::clone(state), board.follow());
+        let guard = state.enter();
+        let body = move || {
+            let _guard = guard;
+            if let Err(error) = serve(listener, Service::new(thread, board, shared), orders) {
+                eprintln!("turnout-worker: cannot serve: {error}");
+            }
+        };
+        std::thread::Builder::new().name("serve".to_owned()).spawn(body).map_err(ServeError::Thread)?;
     }
-
-    /// Starts the threads.
-    ///
-    /// # Errors
-    /// The first thread that could not be started, for people.
-    pub fn start(self, state: &Arc<State>) -> Result<(), String> {
-        for (model, listener) in self.models.into_iter().zip(self.listeners) {
-            let (pages, rules, shared) =
-                (Arc::clone(&self.pages), Arc::clone(&self.rules), Arc::clone(state));
-            let guard = state.enter();
-            let body = move || {
-                let _guard = guard;
-                let service = Service { pages, rules, state: shared, model: RefCell::new(model) };
-                if let Err(error) = serve(listener, service) {
-                    eprintln!("turnout-worker: cannot serve: {error}");
-                }
-            };
-            let thread = std::thread::Builder::new().name("serve".to_owned()).spawn(body);
-            thread.map_err(|error| format!("{}: {error}", ServeError::Thread(error.kind().into())))?;
-        }
-        Ok(())
-    }
+    Ok(())
 }
 
-fn rules(assignment: &Assignment, model: &Model) -> Result<Rules, ServeError> {
-    let contract = ContractInForce::new(&assignment.contract, model).map_err(ServeError::Contract)?;
-    let assertions = Assertions::new(&assignment.assertions, &contract).map_err(ServeError::Contract)?;
-    let (model_name, model_version) = (assignment.model.to_string(), assignment.version.to_string());
-    Ok(Rules { contract, assertions, model_name, model_version })
-}
-
-fn serve(listener: TcpListener, service: Service) -> std::io::Result<()> {
+fn serve(listener: TcpListener, service: Service, orders: watch::Receiver<InForce>) -> std::io::Result<()> {
     let runtime = Builder::new_current_thread().enable_all().build_local(LocalOptions::default())?;
     runtime.block_on(async {
         let queue = tokio::net::TcpListener::from_std(listener.try_clone()?)?;
         Thread { service: Rc::new(service), open: Rc::default(), ended: Rc::default() }
-            .accept(&queue, &listener)
+            .accept((&queue, &listener), orders)
             .await;
         Ok(())
     })
@@ -158,7 +76,11 @@ struct Thread {
 
 impl Thread {
     /// Accepts until the drain is over: nobody is connected and nobody waits in the queue.
-    async fn accept(&self, queue: &tokio::net::TcpListener, listener: &TcpListener) {
+    async fn accept(
+        &self,
+        (queue, listener): (&tokio::net::TcpListener, &TcpListener),
+        mut orders: watch::Receiver<InForce>,
+    ) {
         let mut drained = pin!(grace_over(self.service.state.follow_drain()));
         let mut is_over = false;
         loop {
@@ -170,6 +92,7 @@ impl Thread {
                 },
                 () = self.ended.notified() => {}
                 () = &mut drained, if !is_over => is_over = true,
+                Ok(()) = orders.changed() => self.service.switch(&orders.borrow_and_update()),
             }
             if is_over && self.open.get() == 0 {
                 // Asked directly: another thread may have taken what this one's runtime was told of.

@@ -143,7 +143,8 @@ impl State {
         let _ = rustix::io::read(&self.wake, &mut count);
     }
 
-    fn wake_main_thread(&self) {
+    /// Has the main thread look what is new.
+    pub fn wake_main_thread(&self) {
         // Fails only when the counter is full, and then the main thread is awake already.
         let _ = rustix::io::write(&self.wake, &1_u64.to_ne_bytes());
     }

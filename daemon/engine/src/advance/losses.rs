@@ -22,7 +22,9 @@ pub(super) fn died(world: &World, generation: Generation, why: &str) -> Vec<Reco
         let Some(release) = release else { continue };
         let why = why.to_owned();
         if release.progress == Progress::Forward && release.interrupted.is_none() {
-            let stable = live && release.home() == Some(generation);
+            // In place it is the one that answers which is to blame.
+            let switched = release.is_in_place() && release.asked == Percent::ALL;
+            let stable = live && release.home() == Some(generation) && !switched;
             if stable || candidate {
                 let cause = if stable { Cause::StableDied { why } } else { Cause::Crashed { why } };
                 records.extend(interrupt(world, release, cause));

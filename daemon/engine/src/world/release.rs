@@ -131,6 +131,11 @@ impl Release {
         self.planned.commit as usize
     }
 
+    /// The new version takes over the worker of the old one.
+    pub fn is_in_place(&self) -> bool {
+        self.planned.steps.iter().any(|step| step.is_in_place())
+    }
+
     /// The generation that traffic returns to.
     pub fn home(&self) -> Option<Generation> {
         match self.planned.kind {
@@ -145,7 +150,8 @@ impl Release {
             Record::Done { step, detail, .. } => {
                 match step {
                     Step::Shift(percent) => self.asked = *percent,
-                    Step::Home => self.asked = Percent::NONE,
+                    Step::SwitchModel(_) => self.asked = Percent::ALL,
+                    Step::Home | Step::SwitchHome(_) => self.asked = Percent::NONE,
                     _ => {}
                 }
                 self.finish(Ok(detail.clone()), at_ms);

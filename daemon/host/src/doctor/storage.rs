@@ -4,7 +4,7 @@ use super::{Outcome, Places, chain, degraded, missing, nearest, ok};
 use crate::HostError;
 use crate::image::{IMAGE_DEFAULT_MAX, IMAGE_MIN, attach, format, mount_device};
 use crate::linux_pointer::Method;
-use crate::mounts::{in_private_namespace, is_btrfs, mount_table};
+use crate::mounts::{in_private_namespace, is_btrfs, mount_table, mount_table_of};
 use crate::verity;
 use crate::volume::{btrfs as named, delete_subvolume};
 use btrfsutil::subvolume::Subvolume;
@@ -63,16 +63,12 @@ pub fn swap(_: &Places<'_>) -> Outcome {
 
 /// Whether others see what the daemon mounts: its mounts must be the host's, and shared with namespaces that follow.
 pub fn propagation(places: &Places<'_>) -> Outcome {
-    let namespace = |process: &str| {
-        let link = format!("/proc/{process}/ns/mnt");
-        fs::read_link(&link).map_err(HostError::os("readlink", link))
-    };
-    let found = namespace("thread-self").and_then(|own| Ok((own, namespace("1")?, mount_table()?)));
-    let (own, host, table) = match found {
+    let (table, host) = match mount_table().and_then(|own| Ok((own, mount_table_of(1)?))) {
         Ok(found) => found,
         Err(error) => return degraded(chain(&error)),
     };
-    if own != host {
+    // A mount is in one namespace only, and its id is its own.
+    if !table.iter().any(|mount| host.iter().any(|other| other.id == mount.id)) {
         return degraded("this process has mounts of its own: no other program sees what it mounts");
     }
     let models = places.runtime.join("models");

@@ -2,7 +2,8 @@
 //! twice: a new daemon on the same machine and journal ends the release, and traffic never stops.
 
 use crate::power::Moment;
-use crate::stage::{GOOD, Load, Stage, V1, V2, asked, model, plan};
+use crate::stage::{GOOD, Load, Stage, V1, V2, asked, in_place, model, plan, stored};
+use crate::workers::Models;
 use std::ops::Range;
 use std::path::Path;
 use turnout_engine::Entry;
@@ -26,20 +27,40 @@ enum Run {
     StableDies,
     /// No release: the live worker dies and is brought up again.
     LiveDies,
+    /// A release in place of a version that keeps its objectives.
+    InPlace,
+    /// One of a version that does not.
+    InPlaceBad,
+    /// One of a version that the worker does not change back from.
+    InPlaceStays,
 }
 
 impl Run {
     fn stage(self) -> Stage {
         let mut stage = Stage::live();
-        if self == Self::Bad {
-            stage.loads.insert(V2, Load { errors: 10, ..GOOD });
+        match self {
+            Self::Bad => _ = stage.loads.insert(V2, Load { errors: 10, ..GOOD }),
+            Self::InPlaceBad | Self::InPlaceStays => {
+                stage.loads.insert(V1, Load { errors: 10, ..GOOD });
+            }
+            Self::Good | Self::StableDies | Self::LiveDies | Self::InPlace => {}
+        }
+        if self == Self::InPlaceStays {
+            stage.workers.shun(stored("1").digest);
+            // The old version's new start is not admitted at once; until then the lost worker answers.
+            stage.mourning = true;
         }
         stage
     }
 
+    fn is_in_place(self) -> bool {
+        matches!(self, Self::InPlace | Self::InPlaceBad | Self::InPlaceStays)
+    }
+
     fn perform(self, stage: &mut Stage) {
         if self != Self::LiveDies {
-            stage.ask(Stage::start("2", plan())).unwrap();
+            let plan = if self.is_in_place() { in_place() } else { plan() };
+            stage.ask(Stage::start("2", plan)).unwrap();
         }
         if self == Self::StableDies {
             stage.until(|_, _, release| (release?.asked != Percent::NONE).then_some(()));
@@ -68,8 +89,8 @@ impl Run {
     /// The end of the newest release may be this.
     fn may_end(self, end: End) -> bool {
         match self {
-            Self::Good => matches!(end, End::Promoted | End::RolledBack),
-            Self::Bad | Self::StableDies => end == End::RolledBack,
+            Self::Good | Self::InPlace => matches!(end, End::Promoted | End::RolledBack),
+            Self::Bad | Self::StableDies | Self::InPlaceBad | Self::InPlaceStays => end == End::RolledBack,
             Self::LiveDies => end == End::Promoted,
         }
     }
@@ -82,20 +103,26 @@ fn come_back(stage: &mut Stage, run: Run, context: &str) {
     let end = stage.settle();
     let causes = stage.release().causes;
     // A stable version that is found dead after the release is over is brought up by a release of its own.
-    let restarted = run == Run::StableDies && stage.release().planned.kind == Kind::Restart;
+    let restarted =
+        matches!(run, Run::StableDies | Run::InPlaceStays) && stage.release().planned.kind == Kind::Restart;
     assert!(run.may_end(end) || restarted, "{context}: {end:?} {causes:?}");
     stage.mourning = false;
     stage.check();
     let live = stage.known().live.unwrap();
     assert_eq!(
         live.version.as_str(),
-        if end == End::Promoted && run == Run::Good { "2" } else { "1" },
+        if end == End::Promoted && matches!(run, Run::Good | Run::InPlace) { "2" } else { "1" },
         "{context}"
     );
     assert_eq!(stage.arms(), [(live.generation, Percent::ALL)], "{context}");
     let cells = stage.host.cells().unwrap();
     assert_eq!(cells, [(live.generation, WorkerState::Running)], "{context}: {causes:?}");
     assert_eq!(stage.host.current(&model()).map(|name| name.digest), Some(live.digest), "{context}");
+    assert_eq!(stage.host.mounted(live.generation).map(|name| name.digest), Some(live.digest), "{context}");
+    if run.is_in_place() {
+        let alone = Models { answers: live.digest, beside: None };
+        assert_eq!(stage.workers.models(live.generation), alone, "{context}");
+    }
     let journal = stage.folder.path().join("journal");
     turnout_journal::verify(&journal).unwrap();
     assert_eq!(turnoutd::recover::replay(&journal).unwrap(), *stage.running().driver.world(), "{context}");
@@ -139,6 +166,21 @@ fn a_bad_release_is_rolled_back_across_a_crash_at_every_record() {
 }
 
 #[test]
+fn a_release_in_place_survives_a_crash_at_every_record() {
+    crash_at_every_record(Run::InPlace);
+}
+
+#[test]
+fn a_bad_release_in_place_is_switched_back_across_a_crash_at_every_record() {
+    crash_at_every_record(Run::InPlaceBad);
+}
+
+#[test]
+fn a_worker_that_stays_with_the_new_version_is_replaced_across_a_crash_at_every_record() {
+    crash_at_every_record(Run::InPlaceStays);
+}
+
+#[test]
 fn a_stable_version_that_dies_is_back_after_a_crash_at_every_record() {
     crash_at_every_record(Run::StableDies);
 }
@@ -151,7 +193,8 @@ fn a_live_version_that_dies_is_back_after_a_crash_at_every_record() {
 #[test]
 fn a_crash_of_the_daemon_that_recovers_changes_nothing_of_that() {
     let mut twice = 0;
-    for run in [Run::Good, Run::Bad, Run::StableDies, Run::LiveDies] {
+    let all = [Run::Good, Run::Bad, Run::StableDies, Run::LiveDies];
+    for run in all.into_iter().chain([Run::InPlace, Run::InPlaceBad, Run::InPlaceStays]) {
         for (turn, seq) in run.records().enumerate() {
             // A worker that died is brought up after a pause, so of those runs there are few.
             let apart = if matches!(run, Run::StableDies | Run::LiveDies) { AGAIN.end } else { 2 };

@@ -9,6 +9,7 @@ mod crashes;
 mod deaths;
 mod door;
 mod failures;
+mod in_place;
 mod kept;
 mod liars;
 mod power;

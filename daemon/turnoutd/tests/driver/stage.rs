@@ -73,6 +73,11 @@ pub fn plan() -> Plan {
     }
 }
 
+/// One window at all traffic, in the worker that serves.
+pub fn in_place() -> Plan {
+    Plan { strategy: Strategy::InPlace, steps: vec![Percent::ALL], ..plan() }
+}
+
 /// What each look at a version's arm finds more of.
 #[derive(Debug, Clone, Copy)]
 pub struct Load {
@@ -208,6 +213,7 @@ impl Stage {
     /// A machine on which version 1 is live and its daemon runs.
     pub fn live() -> Self {
         let mut stage = Self::on(LIVE.0.clone(), &LIVE.1);
+        stage.workers.answers_by(V1, SIGNED.digests["1"]);
         stage.open();
         stage
     }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use turnout_engine::Event;
 use turnout_host::cells::{Cells, WorkerState};
 use turnout_host::fake::FakeHost;
-use turnout_manifest::Generation;
+use turnout_manifest::{Generation, Sha256};
 use turnout_protocol::worker::{Assignment, Counts};
 use turnoutd::driver::Input;
 use turnoutd::supervise::Workers;
@@ -22,9 +22,20 @@ pub enum Answer {
     Silent,
 }
 
+/// The versions in one worker, by digest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Models {
+    pub answers: Sha256,
+    pub beside: Option<Sha256>,
+}
+
 #[derive(Default)]
 struct Known {
     answer: Answer,
+    /// What each worker has loaded. As the workers, it outlives the daemon.
+    models: BTreeMap<Generation, Models>,
+    /// Workers do not change over to this version.
+    shunned: Option<Sha256>,
     /// Whether the end of each worker that is listened to is expected.
     listened: BTreeMap<Generation, bool>,
     life: BTreeMap<Generation, Option<Duration>>,
@@ -52,6 +63,21 @@ impl FakeWorkers {
     /// What workers answer from now on.
     pub fn answer(&self, answer: Answer) {
         self.known().answer = answer;
+    }
+
+    /// What a worker has loaded.
+    pub fn models(&self, generation: Generation) -> Models {
+        self.known().models[&generation]
+    }
+
+    /// A worker that was started by another daemon answers by this version.
+    pub fn answers_by(&self, generation: Generation, answers: Sha256) {
+        self.known().models.insert(generation, Models { answers, beside: None });
+    }
+
+    /// From now on workers do not change over to this version.
+    pub fn shun(&self, digest: Sha256) {
+        self.known().shunned = Some(digest);
     }
 
     /// The bound on the life of a worker's connections, as it was told last.
@@ -96,8 +122,8 @@ impl Workers for FakeWorkers {
     }
 
     fn assign(&self, generation: Generation, assignment: &Assignment) -> Result<(), String> {
-        assert!(assignment.digest.starts_with("sha256:") && assignment.model_file == "model.onnx");
-        let known = self.known();
+        assert_eq!(assignment.model_file, "model.onnx");
+        let mut known = self.known();
         if !known.listened.contains_key(&generation) || !self.runs(generation) {
             return Err(format!("no link to {generation}"));
         }
@@ -106,8 +132,54 @@ impl Workers for FakeWorkers {
             Answer::Failed => Err("the model has no input `x`".to_owned()),
             Answer::Silent => return Ok(()),
         };
+        known.models.insert(generation, Models { answers: assignment.digest, beside: None });
         let _ = known.events.as_ref().unwrap().send(Input::Event(Event::Ready { generation, outcome }));
         Ok(())
+    }
+
+    fn load(&self, generation: Generation, assignment: &Assignment) -> Result<(), String> {
+        let digest = assignment.digest;
+        assert_eq!(self.host.mounted(generation).map(|mounted| mounted.digest), Some(digest));
+        let mut known = self.known();
+        if !known.listened.contains_key(&generation) || !self.runs(generation) {
+            return Err(format!("no link to {generation}"));
+        }
+        let outcome = match known.answer {
+            Answer::Ready => Ok("loaded beside the old one after 3 ms".to_owned()),
+            Answer::Failed => Err("the model has no input `x`".to_owned()),
+            Answer::Silent => return Ok(()),
+        };
+        let models = known.models.get_mut(&generation).unwrap();
+        if outcome.is_ok() && models.answers != digest {
+            models.beside = Some(digest);
+        }
+        let event = Event::Loaded { generation, digest, outcome };
+        let _ = known.events.as_ref().unwrap().send(Input::Event(event));
+        Ok(())
+    }
+
+    fn switch(&self, generation: Generation, digest: Sha256, _limit: Duration) -> Result<(), String> {
+        let mut known = self.known();
+        if !known.listened.contains_key(&generation) || !self.runs(generation) {
+            return Err(format!("the worker of {generation} has ended"));
+        }
+        if known.shunned == Some(digest) {
+            return Err("the worker has not changed over within 3 s".to_owned());
+        }
+        let models = known.models.get_mut(&generation).unwrap();
+        if models.answers != digest {
+            if models.beside != Some(digest) {
+                return Err("it is not loaded".to_owned());
+            }
+            models.beside = Some(std::mem::replace(&mut models.answers, digest));
+        }
+        Ok(())
+    }
+
+    fn unload(&self, generation: Generation) {
+        if let Some(models) = self.known().models.get_mut(&generation) {
+            models.beside = None;
+        }
     }
 
     fn connection_life(&self, generation: Generation, life: Option<Duration>) {

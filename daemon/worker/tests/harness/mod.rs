@@ -15,7 +15,7 @@ use std::sync::Mutex;
 use std::time::{Duration, Instant};
 use turnout_manifest::assertion::Assertion;
 use turnout_protocol::frame;
-use turnout_protocol::worker::{Assignment, Counts, FromWorker, ToWorker};
+use turnout_protocol::worker::{Assignment, Counts, FromWorker, LINK_VERSION, ToWorker};
 
 /// Nothing in these tests takes longer on a busy machine.
 pub const DEADLINE: Duration = Duration::from_secs(60);
@@ -103,7 +103,7 @@ impl Worker {
         drop((listener, theirs));
         drop(spawning);
         let worker = Self { child, link: Some(ours), address, model: model.to_owned() };
-        assert!(matches!(worker.hear(), FromWorker::Hello { link_version: 1 }));
+        assert!(matches!(worker.hear(), FromWorker::Hello { link_version: LINK_VERSION }));
         worker
     }
 

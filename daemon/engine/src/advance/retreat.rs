@@ -1,0 +1,108 @@
+//! What makes a release turn back, and with which undo.
+
+use super::position;
+use crate::record::{Cause, Record};
+use crate::rollback::undo;
+use crate::step::Step;
+use crate::world::{Release, World};
+use turnout_manifest::Generation;
+
+/// Begins the undo of a release. Where the old version's worker has died, a new start of it comes first.
+pub(super) fn rolling_back(world: &World, release: &Release, cause: Cause) -> Record {
+    let died = world.models.get(&release.planned.model).is_some_and(|model| model.live_died);
+    if died || matches!(cause, Cause::StableDied { .. }) || is_lost(release, &cause) {
+        return with_new_start(world, release, cause);
+    }
+    if !shares_worker(release) && release.is_in_place() {
+        return beside_lost_worker(release, cause);
+    }
+    let undo = undo(&release.touched, None);
+    Record::RollingBack { release: release.planned.release, cause, undo, restart: None }
+}
+
+/// In place, both versions are in one worker. One that has died, that cannot be heard once it answers by the new version,
+/// or that does not go home, is lost for both.
+fn is_lost(release: &Release, cause: &Cause) -> bool {
+    let stays = release.failures.iter().any(|(step, _)| matches!(step, Step::SwitchHome(_)));
+    let switched = release.touched.iter().any(|step| matches!(step, Step::SwitchModel(_)));
+    let lost = match cause {
+        Cause::Crashed { .. } => true,
+        Cause::Silenced { .. } => switched,
+        _ => stays,
+    };
+    release.is_in_place() && shares_worker(release) && lost
+}
+
+/// The old version has not been given another worker by an earlier undo.
+fn shares_worker(release: &Release) -> bool {
+    release.home() == Some(release.planned.to.generation)
+}
+
+/// Gives up the worker that answers by the new version and does not go home: the old version gets another one.
+pub(super) fn replaced(world: &World, release: &Release) -> Record {
+    with_new_start(world, release, cause_of(release))
+}
+
+fn with_new_start(world: &World, release: &Release, cause: Cause) -> Record {
+    let Some(dead) = release.home() else {
+        let undo = undo(&release.touched, None);
+        return Record::RollingBack { release: release.planned.release, cause, undo, restart: None };
+    };
+    let new = world.next_generation();
+    let mut undo = undo(&apart_from_worker(release), Some(new));
+    undo.extend(lost_worker(release));
+    if !release.is_in_place() || !shares_worker(release) {
+        undo.extend([Step::Dismiss(dead), Step::KillWorker(dead), Step::DestroyCell(dead)]);
+    }
+    Record::RollingBack { release: release.planned.release, cause, undo, restart: Some(new) }
+}
+
+/// The undo once more, after one that gave the old version another worker.
+fn beside_lost_worker(release: &Release, cause: Cause) -> Record {
+    let mut list = vec![Step::Home];
+    list.extend(undo(&apart_from_worker(release), None));
+    list.extend(lost_worker(release));
+    Record::RollingBack { release: release.planned.release, cause, undo: list, restart: None }
+}
+
+/// What was done, but for what a worker that is lost takes with it.
+fn apart_from_worker(release: &Release) -> Vec<Step> {
+    release.touched.iter().copied().filter(|step| !step.is_in_place()).collect()
+}
+
+/// The worker of a release in place may still answer: it is let go of as any version that is thrown out.
+fn lost_worker(release: &Release) -> Vec<Step> {
+    let lost: Option<Generation> = release.is_in_place().then_some(release.planned.to.generation);
+    lost.into_iter().flat_map(crate::plan::retire).collect()
+}
+
+/// Undoes a release now if it only waits, or as soon as the open step has its outcome.
+pub(super) fn interrupt(world: &World, release: &Release, cause: Cause) -> Vec<Record> {
+    let id = release.planned.release;
+    match release.step() {
+        Some(step) if release.open && step.waits() => {
+            let done = Record::Done {
+                release: id,
+                at: position(release),
+                step,
+                detail: format!("ended early: {cause}"),
+            };
+            vec![done, rolling_back(world, release, cause)]
+        }
+        _ if release.open => vec![Record::Interrupted { release: id, cause }],
+        _ => vec![rolling_back(world, release, cause)],
+    }
+}
+
+pub(super) fn interrupt_once(world: &World, release: &Release, cause: Cause) -> Vec<Record> {
+    if release.interrupted.is_some() { Vec::new() } else { interrupt(world, release, cause) }
+}
+
+/// The whole undo once more: every undo can run when it was done already.
+pub(super) fn try_again(world: &World, release: &Release) -> Record {
+    rolling_back(world, release, cause_of(release))
+}
+
+fn cause_of(release: &Release) -> Cause {
+    release.cause.clone().unwrap_or(Cause::Cancelled { by: "turnoutd".into(), reason: String::new() })
+}
