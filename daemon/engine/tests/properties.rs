@@ -144,6 +144,7 @@ impl Run {
             port: 8700,
             salt: 1,
             by: "test".into(),
+            order: None,
         };
         self.tell(&Event::Start(Box::new(start)));
     }

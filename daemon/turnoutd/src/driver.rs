@@ -194,6 +194,9 @@ impl Driver {
     /// What a record makes due besides steps.
     fn after(&mut self, record: &Record) {
         crate::telemetry::tell(record);
+        if matches!(record, Record::Trust(_) | Record::Imported { .. }) {
+            self.parts.executor.intake.learn(Arc::clone(&self.parts.world.trust));
+        }
         let model = match record {
             Record::WorkerDied { model, .. } => Some(model.clone()),
             Record::Ended { release, .. } => {
