@@ -7,6 +7,7 @@
 
 pub mod advance;
 pub mod archive;
+pub mod context;
 pub mod cpus;
 pub mod guard;
 pub mod plan;
@@ -21,8 +22,9 @@ pub mod world;
 
 pub use advance::{Event, Refusal, decide};
 pub use archive::{Archive, ArchiveRecord, Reason};
+pub use context::Contexts;
 pub use guard::{ArchiveRefusal, ArchiveWish};
-pub use record::{Cause, Kind, Record, Target};
+pub use record::{Cause, Entry, Kind, Record, Target};
 pub use slo::{Figures, Verdict, Window};
 pub use step::{Moment, Step};
 pub use tally::{ModelTally, Tally};

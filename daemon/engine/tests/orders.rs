@@ -32,6 +32,7 @@ fn start(model: &str, order: Option<Order>) -> Event {
         salt: 7,
         by: "root (pid 1)".to_owned(),
         order,
+        audit_context: None,
     }))
 }
 

@@ -145,6 +145,7 @@ impl Run {
             salt: 1,
             by: "test".into(),
             order: None,
+            audit_context: None,
         };
         self.tell(&Event::Start(Box::new(start)));
     }

@@ -111,6 +111,7 @@ impl Run {
             salt: 1,
             by: "root".into(),
             order: None,
+            audit_context: None,
         };
         let known = self.world.versions.contains_key(&(version.model.clone(), version.version.clone()));
         if known && let Ok(records) = decide(&self.world, &Event::Start(Box::new(start))) {
@@ -331,6 +332,7 @@ fn a_deleted_label_stays_bound_and_a_failed_deletion_changes_nothing() {
         salt: 1,
         by: "root".into(),
         order: None,
+        audit_context: None,
     };
     let refused = decide(&run.world, &Event::Start(Box::new(start)));
     assert_eq!(refused, Err(Refusal::Deleted(version.version)));

@@ -90,6 +90,7 @@ fn start(version: &str) -> Event {
         salt: 1,
         by: "test".into(),
         order: None,
+        audit_context: None,
     }))
 }
 

@@ -21,7 +21,7 @@ use std::process::ExitCode;
 use std::sync::{Arc, OnceLock, mpsc};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{oneshot, watch};
-use turnout_engine::{ArchiveRecord, Record};
+use turnout_engine::{ArchiveRecord, Entry, Record};
 use turnout_host::linux_cells::CellsConfig;
 use turnout_host::mounts::cgroup2_root;
 use turnout_host::volume::VolumeConfig;
@@ -90,7 +90,7 @@ impl ServeError {
 /// What kept it from starting.
 pub fn run(config: Config) -> Result<(), ServeError> {
     let given = notify::inherited_socket().map_err(|source| control_socket(&config, source))?;
-    telemetry::init(config.log);
+    telemetry::init(config.live.get().log);
     let config = Arc::new(config);
     folder(&config.state, 0o700)?;
     folder(&config.runtime, 0o755)?;
@@ -142,8 +142,7 @@ pub fn run(config: Config) -> Result<(), ServeError> {
     let looping =
         looping.map_err(|source| ServeError::Os { what: "thread", path: "driver".into(), source })?;
     if key_is_new {
-        let made = Record::Archive(ArchiveRecord::HostKeyMade { key_id });
-        let _ = desk.driver.send(Input::Note(Box::new(made), oneshot::channel().0));
+        note(&desk.driver, Record::Archive(ArchiveRecord::HostKeyMade { key_id }));
     }
     examine_beside(&desk);
     serve((socket, view), desk)?;
@@ -162,9 +161,14 @@ fn examine_beside(desk: &Desk) {
         degraded.extend(concerns);
         let record = Record::Examined { degraded: degraded.clone() };
         let _ = daemon.degraded.set(degraded);
-        // Nobody waits for the answer: a journal that cannot be written says so itself.
-        let _ = driver.send(Input::Note(Box::new(record), oneshot::channel().0));
+        note(&driver, record);
     });
+}
+
+/// Writes down what the daemon found by itself. Nobody waits for the answer: a journal that cannot be written says so.
+fn note(driver: &mpsc::Sender<Input>, record: Record) {
+    let entry = Entry { record, audit_context: None };
+    let _ = driver.send(Input::Note(Box::new(entry), oneshot::channel().0));
 }
 
 /// The control socket: the one that the service manager hands over, or one for its group.

@@ -58,7 +58,7 @@ pub async fn add(
     let trusted = turnout_manifest::trust::TrustedKey::new(&request.issuer, key, &request.models);
     trusted.and_then(|trusted| store.add(trusted)).map_err(|error| refused(chain(&error)))?;
     let (issuer, models) = (request.issuer, request.models);
-    desk.note(Record::TrustAdded { by: peer.to_string(), issuer, key_id, models }).await?;
+    desk.note(peer.context, Record::TrustAdded { by: peer.to_string(), issuer, key_id, models }).await?;
     desk.intake.set_trust(store).map_err(|error| problem(ErrorCode::HostFailure, chain(&error)))?;
     Ok(Json(reply(&desk)))
 }
@@ -82,7 +82,7 @@ pub async fn remove(
         let unknown = problem(ErrorCode::NotFound, format!("no trusted key `{key_id}`"));
         return Err(unknown.hint("`turnoutctl trust list` shows the keys").into());
     }
-    desk.note(Record::TrustRemoved { by: peer.to_string(), key_id }).await?;
+    desk.note(peer.context, Record::TrustRemoved { by: peer.to_string(), key_id }).await?;
     desk.intake.set_trust(store).map_err(|error| problem(ErrorCode::HostFailure, chain(&error)))?;
     Ok(Json(reply(&desk)))
 }
@@ -247,7 +247,11 @@ async fn put_in_force(
     // One that the journal has accepted before, and that was lost since, is only put back.
     if desk.intake.log().root.is_none_or(|known| known.version < version) {
         let (by, checks) = (peer.to_string(), checks.to_vec());
-        desk.note(Record::Trust(TrustRecord::RootAccepted { by, root: version, digest, checks })).await?;
+        desk.note(
+            peer.context,
+            Record::Trust(TrustRecord::RootAccepted { by, root: version, digest, checks }),
+        )
+        .await?;
     }
     desk.intake.set_root(root.clone()).map_err(failed)?;
     Ok(())
@@ -316,6 +320,6 @@ pub async fn apply_exception(
         root,
         checks: checks.clone(),
     };
-    desk.note(Record::Trust(record)).await?;
+    desk.note(peer.context, Record::Trust(record)).await?;
     Ok(Json(TrustApplied { already_there: false, ..applied(digest, checks) }))
 }
