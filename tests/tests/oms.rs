@@ -67,7 +67,7 @@ fn refused_imports(scene: &Scene, folder: &Path) -> Result<()> {
 
     sign(folder, &signature, &scene.key)?;
     let answer = import("others")?.expect(3)?;
-    ensure!(answer.stderr.contains("may not sign model `others`"), "{}", answer.stderr);
+    ensure!(answer.stderr.contains("no signer may sign model `others`"), "{}", answer.stderr);
 
     fs::write(folder.join("extra.bin"), "x")?;
     let answer = import("digits")?.expect(3)?;

@@ -54,8 +54,9 @@ const EDGES: [(&str, &[&str]); 19] = [
 ];
 
 /// Library and the only crates that may name it.
-const FENCED: [(&str, &[&str]); 3] = [
+const FENCED: [(&str, &[&str]); 4] = [
     ("aya", &["turnout-host"]),
+    ("cryptoki", &["turnoutctl"]),
     ("ort", &["turnout-worker", "turnout-scenarios"]),
     ("clap", &["turnoutd", "turnout-export", "turnoutctl", "turnout-manuals", "turnout-scenarios", "xtask"]),
 ];

@@ -3,8 +3,14 @@
 // Its place is said, because the manuals take this file in from elsewhere.
 #[path = "args/snapshots.rs"]
 mod snapshots;
+#[path = "args/trust.rs"]
+mod trust;
 
 pub use snapshots::{Since, SnapshotCommand, SnapshotsArguments, StoreCommand};
+pub use trust::{
+    AddArguments, DraftArguments, DraftCommand, KeyArguments, KeyCommand, NewOrderArguments, OrderCommand,
+    OwnedKey, SecretSource, TrustCommand,
+};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
@@ -89,12 +95,15 @@ pub enum Command {
     /// Verify and write signatures in the OpenSSF Model Signing format
     #[command(subcommand)]
     Oms(OmsCommand),
-    /// Make signing keys
+    /// Make signing keys, and show their public halves
     #[command(subcommand)]
     Key(KeyCommand),
     /// Say whose signature counts for which models
     #[command(subcommand)]
     Trust(TrustCommand),
+    /// Write and sign orders to release a version on a host or group of hosts
+    #[command(subcommand)]
+    Order(OrderCommand),
     /// Read and verify the journal, take and reach snapshots
     #[command(subcommand)]
     Audit(AuditCommand),
@@ -151,6 +160,9 @@ pub struct StartArguments {
     /// With --wait: give up waiting after this time (`90s`, `10m`); the release goes on
     #[arg(long, value_name = "TIME", value_parser = parse_time, requires = "wait")]
     pub timeout: Option<Duration>,
+    /// Signed order to release it, from `order new` and `order sign`
+    #[arg(long, value_name = "FILE")]
+    pub order: Option<PathBuf>,
     /// Only print the steps it would take
     #[arg(long, conflicts_with = "wait")]
     pub dry_run: bool,
@@ -243,11 +255,21 @@ pub enum ManifestCommand {
     Sign {
         /// Folder with `turnout.yaml`
         dir: PathBuf,
-        /// Private key, from `key generate`
-        #[arg(long, value_name = "PEM")]
-        key: PathBuf,
+        /// Add a signature to the manifest that is there, which the files must still fit; nothing that was signed changes
+        #[arg(long)]
+        append: bool,
+        #[command(flatten)]
+        key: KeyArguments,
         #[command(flatten)]
         content: ContentArguments,
+    },
+    /// Write the signed bytes and each signature on their own, for `openssl dgst -verify` and other tools
+    ExportSignature {
+        /// Folder with `turnout.dsse.json`, or any signed document of Turnout
+        path: PathBuf,
+        /// Folder to write to: `signed.bin`, and for each signer KEY_ID.sig (DER)
+        #[arg(long, value_name = "DIR")]
+        to: PathBuf,
     },
     /// Make every check that an import makes; exits 0 when valid, 3 otherwise
     Verify {
@@ -275,9 +297,8 @@ pub enum OmsCommand {
         /// Where to write the bundle
         #[arg(long, value_name = "FILE")]
         signature: PathBuf,
-        /// Private key, from `key generate`
-        #[arg(long, value_name = "PEM")]
-        key: PathBuf,
+        #[command(flatten)]
+        key: KeyArguments,
         /// What the bundle calls the model; without it, the folder's name
         #[arg(long, value_name = "TEXT")]
         name: Option<String>,
@@ -333,42 +354,6 @@ pub struct OmsImportArguments {
     pub allow_ignored: Vec<String>,
     #[command(flatten)]
     pub content: ContentArguments,
-}
-
-/// `turnoutctl key ...`
-#[derive(Debug, Subcommand)]
-pub enum KeyCommand {
-    /// Make a P-256 key: FILE (PKCS#8, mode 0600) and its public half beside it (`release.pub.pem` for `release.pem`)
-    Generate {
-        /// Where to write the private key
-        file: PathBuf,
-        /// Replace files that are there
-        #[arg(long)]
-        force: bool,
-    },
-}
-
-/// `turnoutctl trust ...`
-#[derive(Debug, Subcommand)]
-pub enum TrustCommand {
-    /// Let a key sign for models
-    Add {
-        /// Public key (PEM)
-        file: PathBuf,
-        /// Whose key it is
-        #[arg(long, value_name = "NAME")]
-        issuer: String,
-        /// Models it may sign, globs with `*`; may be repeated
-        #[arg(long, value_name = "GLOB", required = true)]
-        models: Vec<String>,
-    },
-    /// List the keys that count
-    List,
-    /// Take a key out
-    Remove {
-        /// The key's id, or the first digits of it
-        key_id: String,
-    },
 }
 
 /// `turnoutctl audit ...`

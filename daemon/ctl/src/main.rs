@@ -17,12 +17,17 @@ mod manifest;
 mod model;
 mod oms;
 mod oms_import;
+mod order;
 mod release;
 mod render;
 mod report;
+mod secret;
+mod signed;
+mod signing_key;
 mod snapshots;
 mod status;
 mod store;
+mod token;
 mod trust;
 mod updates;
 mod verify;
@@ -75,6 +80,7 @@ async fn dispatch(client: &Client, screen: &mut Screen, command: Command) -> Res
         Command::Oms(command) => oms::run(client, screen, command).await,
         Command::Key(command) => key::run(screen, command),
         Command::Trust(command) => trust::run(client, screen, command).await,
+        Command::Order(command) => order::run(client, screen, command).await,
         Command::Audit(command) => audit::run(client, screen, command).await,
         Command::Log(arguments) => log::log(screen, &arguments).await,
         Command::Store(command) => store::run(client, screen, command).await,

@@ -6,6 +6,8 @@ use crate::content;
 use crate::error::{Exit, Failure, chain};
 use crate::files;
 use crate::render::{BAD, DIM, GOOD, STRONG, Screen, Table, WARN, count, safe, styled, words};
+use crate::signed;
+use crate::signing_key::SigningKey;
 use crate::verify;
 use serde::Serialize;
 use std::path::{Path, PathBuf};
@@ -13,11 +15,9 @@ use turnout_manifest::assertion::{Assertion, Check};
 use turnout_manifest::contract::{Contract, Datatype, TensorContract};
 use turnout_manifest::description::Description;
 use turnout_manifest::envelope::{Envelope, MANIFEST_TYPE};
-use turnout_manifest::key::PrivateKey;
-
 use turnout_manifest::problem::Problems;
 use turnout_manifest::trust::{CheckResult, Outcome};
-use turnout_manifest::{ModelName, Sha256, Version, VersionRef};
+use turnout_manifest::{Manifest, ModelName, Sha256, Version, VersionRef};
 use turnout_onnx::{Header, Policy};
 use turnout_protocol::client::Client;
 use turnout_protocol::control::SCHEMA;
@@ -26,7 +26,15 @@ use turnout_protocol::control::SCHEMA;
 pub async fn run(client: &Client, screen: &mut Screen, command: ManifestCommand) -> Result<Exit, Failure> {
     match command {
         ManifestCommand::New { dir, model, version, file } => new(screen, &dir, (model, version), file),
-        ManifestCommand::Sign { dir, key, content } => sign(screen, (&dir, &content.policy()), &key),
+        ManifestCommand::Sign { dir, append, key, content } => {
+            let key = SigningKey::open(&key)?;
+            if append {
+                append_signature(screen, (&dir, &content.policy()), &key)
+            } else {
+                sign(screen, (&dir, &content.policy()), &key)
+            }
+        }
+        ManifestCommand::ExportSignature { path, to } => signed::export(screen, &path, &to),
         ManifestCommand::Verify { dir, trust, content } => {
             verify::run(client, screen, (&dir, &content.policy()), trust.as_deref()).await
         }
@@ -121,16 +129,12 @@ struct Signed {
     version: VersionRef,
     digest: Sha256,
     key_id: String,
+    signatures: usize,
     files: usize,
     envelope: PathBuf,
 }
 
-fn sign(screen: &mut Screen, (dir, policy): (&Path, &Policy), key: &Path) -> Result<Exit, Failure> {
-    let key_failed = |error: &dyn std::error::Error| {
-        Failure::new(Exit::Refused, format!("key `{}`: {error}", key.display()))
-            .hint("make a key with `turnoutctl key generate FILE`")
-    };
-    let key = PrivateKey::from_pem(&files::read_text(key)?).map_err(|error| key_failed(&error))?;
+fn sign(screen: &mut Screen, (dir, policy): (&Path, &Policy), key: &SigningKey) -> Result<Exit, Failure> {
     let path = dir.join(DESCRIPTION);
     if dir.is_dir() && !path.exists() {
         return Err(Failure::new(Exit::Failed, format!("`{}` holds no `{DESCRIPTION}`", dir.display()))
@@ -148,16 +152,51 @@ fn sign(screen: &mut Screen, (dir, policy): (&Path, &Policy), key: &Path) -> Res
     content::demand(dir, &manifest, policy)?;
     let failed = |error: &(dyn std::error::Error + 'static)| Failure::from_error(Exit::Failed, error);
     let payload = manifest.to_canonical().map_err(|error| failed(&error))?;
-    let digest = Sha256::of(&payload);
-    let envelope = Envelope::sign(MANIFEST_TYPE, payload, &key).map_err(|error| failed(&error))?;
-    let target = dir.join(ENVELOPE);
-    files::replace(&target, &envelope.to_json().map_err(|error| failed(&error))?, 0o644)?;
+    let envelope = Envelope::unsigned(MANIFEST_TYPE, payload).map_err(|error| failed(&error))?;
+    seal(screen, (dir, &manifest), (envelope, key))
+}
 
+/// One more signature over the same bytes. Whoever adds it looks at the same files as the first signer did.
+fn append_signature(
+    screen: &mut Screen,
+    (dir, policy): (&Path, &Policy),
+    key: &SigningKey,
+) -> Result<Exit, Failure> {
+    let refused = |what: String| Failure::new(Exit::Refused, format!("`{}`: {what}", dir.display()));
+    let envelope = Envelope::parse(&bundle::envelope(dir)?).map_err(|error| refused(chain(&error)))?;
+    if envelope.payload_type() != MANIFEST_TYPE {
+        return Err(refused("what is signed there is no manifest".to_owned()));
+    }
+    let manifest = Manifest::from_canonical(envelope.payload()).map_err(|found| {
+        refused("the signed manifest is not well-formed".to_owned()).details(problems(&found))
+    })?;
+    let files = verify::compare(dir, &manifest);
+    if files.result == Outcome::Fail {
+        return Err(refused(format!(
+            "the files are not as the first signer signed them: {}",
+            safe(&files.detail)
+        ))
+        .hint("restore them, or begin anew with `turnoutctl manifest sign` without `--append`"));
+    }
+    content::demand(dir, &manifest, policy)?;
+    seal(screen, (dir, &manifest), (envelope, key))
+}
+
+fn seal(
+    screen: &mut Screen,
+    (dir, manifest): (&Path, &Manifest),
+    (mut envelope, key): (Envelope, &SigningKey),
+) -> Result<Exit, Failure> {
+    key.seal(&mut envelope)?;
+    let target = dir.join(ENVELOPE);
+    let json = envelope.to_json().map_err(|error| Failure::from_error(Exit::Failed, &error))?;
+    files::replace(&target, &json, 0o644)?;
     let signed = Signed {
         schema: SCHEMA,
         version: manifest.reference(),
-        digest,
+        digest: Sha256::of(envelope.payload()),
         key_id: key.public_key().id().to_string(),
+        signatures: envelope.signatures().len(),
         files: manifest.files.len(),
         envelope: target,
     };
@@ -166,8 +205,10 @@ fn sign(screen: &mut Screen, (dir, policy): (&Path, &Policy), key: &Path) -> Res
 }
 
 fn signed_text(signed: &Signed, dir: &Path) -> String {
+    let others =
+        if signed.signatures > 1 { format!(", the {}. signature", signed.signatures) } else { String::new() };
     format!(
-        "{GOOD}signed{GOOD:#}: {STRONG}{}{STRONG:#} with {}\ndigest  {}\nkey id  {}\nwrote   {}\n\
+        "{GOOD}signed{GOOD:#}: {STRONG}{}{STRONG:#} with {}{others}\ndigest  {}\nkey id  {}\nwrote   {}\n\
          {DIM}hint:{DIM:#} check it with `turnoutctl manifest verify {}`\n",
         signed.version,
         count(signed.files as u64, "file"),

@@ -1,13 +1,14 @@
 //! `turnoutctl oms ...`: folders signed in the OpenSSF Model Signing format, checked and signed without the daemon.
 //! Importing is in `oms_import`.
 
-use crate::args::{OmsCommand, OmsVerifyArguments};
+use crate::args::{KeyArguments, OmsCommand, OmsVerifyArguments};
 use crate::content;
 use crate::error::{Exit, Failure, chain};
 use crate::files;
 use crate::folder::{Folder, LeftOut};
 use crate::oms_import;
 use crate::render::{DIM, GOOD, STRONG, Screen, count};
+use crate::signing_key;
 use crate::verify::Verified;
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
@@ -16,7 +17,7 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 use turnout_manifest::Sha256;
-use turnout_manifest::key::{PrivateKey, PublicKey};
+use turnout_manifest::key::PublicKey;
 use turnout_manifest::oms::{
     Authorities, BUNDLE_MAX, Export, GIT_NAMES, Signer, Signers, Statement, Verification, compare, sign,
     verify,
@@ -186,15 +187,12 @@ fn export(
     screen: &mut Screen,
     dir: &Path,
     (signature, there): (&Path, Existing),
-    (key, name): (&Path, &str),
+    (key, name): (&KeyArguments, &str),
 ) -> Result<Exit, Failure> {
     let refused = |path: &Path, error: &(dyn std::error::Error + 'static)| {
         Failure::new(Exit::Refused, format!("`{}` cannot be signed: {}", path.display(), chain(error)))
     };
-    let private = PrivateKey::from_pem(&files::read_text(key)?).map_err(|error| {
-        Failure::new(Exit::Refused, format!("key `{}`: {error}", key.display()))
-            .hint("make a key with `turnoutctl key generate FILE`")
-    })?;
+    let private = signing_key::software(key)?;
     let old = match files::open_regular(signature) {
         Ok(_) if there == Existing::Keep => {
             return Err(Failure::new(Exit::Failed, format!("`{}` is there already", signature.display()))

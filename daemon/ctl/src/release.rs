@@ -65,7 +65,8 @@ pub async fn rollback(
 
 async fn start(client: &Client, screen: &mut Screen, arguments: StartArguments) -> Result<Exit, Failure> {
     let plan = arguments.plan.as_deref().map(read_plan).transpose()?;
-    let request = StartRelease { version: arguments.version, plan, dry_run: arguments.dry_run };
+    let order = arguments.order.as_deref().map(crate::files::read_text).transpose()?;
+    let request = StartRelease { version: arguments.version, plan, dry_run: arguments.dry_run, order };
     if arguments.dry_run {
         let dry = client.plan_release(&request).await?;
         let mut text = match &dry.strategy {

@@ -9,11 +9,15 @@ use crate::render::{BAD, DIM, GOOD, STRONG, Screen, WARN};
 use serde::Serialize;
 use std::collections::BTreeSet;
 use std::path::Path;
-use turnout_manifest::trust::{CheckResult, Outcome, TrustStore, Verdict, check_files, verify};
+use turnout_manifest::trust::{
+    Authority, CheckResult, History, Occasion, Outcome, Purpose, TrustStore, Verdict, Verification,
+    check_files, verify, verify_by,
+};
 use turnout_manifest::{Manifest, Sha256, VersionRef, canonical};
 use turnout_onnx::Policy;
 use turnout_protocol::client::Client;
-use turnout_protocol::control::{SCHEMA, Trust};
+use turnout_protocol::control::{SCHEMA, Trust, Versions};
+use turnout_protocol::trust::AcceptedException;
 
 /// The result as printed; `verdict` and `checks` are part of the contract.
 #[derive(Serialize)]
@@ -65,11 +69,10 @@ pub async fn run(
     trust: Option<&Path>,
 ) -> Result<Exit, Failure> {
     let envelope = bundle::envelope(dir)?;
-    let store = match trust {
-        Some(file) => store_of_file(file)?,
-        None => store_of(&client.trust().await?, "the daemon's trust store")?,
+    let mut verification = match trust {
+        Some(file) => verify(&envelope, &store_of_file(file)?),
+        None => by_daemon(client, &envelope).await?,
     };
-    let mut verification = verify(&envelope, &store);
     if let Some(manifest) = verification.manifest().cloned() {
         verification = verification.with_files(compare(dir, &manifest));
         verification = verification.with_files(content::check_version(dir, &manifest, policy));
@@ -84,6 +87,41 @@ pub async fn run(
     };
     screen.show(&verified, &text(&verified, dir))?;
     Ok(verified.exit())
+}
+
+/// As the daemon would judge it at an import now: by its signed root where there is one, by its single keys otherwise.
+async fn by_daemon(client: &Client, envelope: &[u8]) -> Result<Verification, Failure> {
+    let state = client.trust_state().await?;
+    let now_ms = u64::try_from(jiff::Timestamp::now().as_millisecond()).unwrap_or(0);
+    let history = Known { versions: client.versions().await?, exceptions: &state.exceptions };
+    let occasion =
+        Occasion { now_ms, purpose: Purpose::NewWork, channels: Some(&state.channels), history: &history };
+    if let Some(why) = &state.lost {
+        return Ok(Verification::without_authority(why.clone()));
+    }
+    if let Some(root) = &state.root {
+        return Ok(verify_by(envelope, Authority::Root(&root.document), &occasion));
+    }
+    let store = store_of(&client.trust().await?, "the daemon's trust store")?;
+    Ok(verify_by(envelope, Authority::Store(&store), &occasion))
+}
+
+/// What the daemon knows of manifests from before.
+struct Known<'a> {
+    versions: Versions,
+    exceptions: &'a [AcceptedException],
+}
+
+impl History for Known<'_> {
+    fn first_seen_ms(&self, manifest: Sha256) -> Option<u64> {
+        let of = self.versions.versions.iter().filter(|version| version.digest == manifest);
+        of.map(|version| version.imported_ms).min()
+    }
+
+    fn exception(&self, manifest: Sha256) -> Option<&str> {
+        let found = self.exceptions.iter().find(|exception| exception.manifest == manifest);
+        found.map(|exception| exception.envelope.as_str())
+    }
 }
 
 fn store_of_file(file: &Path) -> Result<TrustStore, Failure> {
@@ -104,7 +142,8 @@ fn store_of(trust: &Trust, what: &str) -> Result<TrustStore, Failure> {
     TrustStore::from_json(&bytes).map_err(|error| refused(&error))
 }
 
-fn compare(dir: &Path, manifest: &Manifest) -> CheckResult {
+/// Holds the folder's files against the manifest.
+pub fn compare(dir: &Path, manifest: &Manifest) -> CheckResult {
     let listed = match files::list(dir) {
         Ok(listed) => listed,
         Err(failure) => {
@@ -121,8 +160,13 @@ fn compare(dir: &Path, manifest: &Manifest) -> CheckResult {
 
 fn text(verified: &Verified, dir: &Path) -> String {
     let dir = dir.display();
+    let exempt =
+        verified.checks.iter().any(|check| check.name == "exception" && check.result == Outcome::Pass);
     let hint = match verified.verdict {
         Verdict::Valid => format!("import it with `turnoutctl model import {dir}`"),
+        Verdict::Untrusted if exempt => {
+            format!("a signed exception holds: import it with `turnoutctl model import {dir}`")
+        }
         Verdict::Untrusted => "let the signer sign for this model with `turnoutctl trust add`".to_owned(),
         Verdict::Rejected => {
             format!("restore the files, or sign them again with `turnoutctl manifest sign {dir}`")

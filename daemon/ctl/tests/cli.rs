@@ -93,6 +93,9 @@ fn answer(request: &Received) -> Answer {
         "GET /v1/versions" => (200, golden("Versions")),
         "POST /v1/bundles" => (200, golden("Imported")),
         "GET /v1/trust" | "POST /v1/trust" => (200, golden("Trust")),
+        "GET /v1/trust/root" => (200, single_keys()),
+        "GET /v1/trust/root/history" => (200, br#"{"schema":"turnout/v1","roots":[]}"#.to_vec()),
+        "POST /v1/trust/root" | "POST /v1/trust/exceptions" => (200, golden("TrustApplied")),
         "GET /v1/audit/log" => (200, golden_line("AuditRecord")),
         "POST /v1/audit/verify" => (200, golden("AuditVerified")),
         "GET /v1/audit/snapshots" => (200, golden("Snapshots")),
@@ -105,6 +108,14 @@ fn answer(request: &Received) -> Answer {
         _ => (404, problem("not-found", "nothing of that name is known here")),
     };
     Answer { status, body }
+}
+
+/// A host on which keys count one by one.
+fn single_keys() -> Vec<u8> {
+    let mut state: Value = serde_json::from_slice(&golden("TrustState")).unwrap();
+    state["root"] = Value::Null;
+    (state["orders"], state["exceptions"]) = (json!([]), json!([]));
+    state.to_string().into_bytes()
 }
 
 /// Snapshots and the store.

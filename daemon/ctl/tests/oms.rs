@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::fs::symlink;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
@@ -157,6 +158,7 @@ impl Signed {
         fs::write(signed.folder().join("sub/b.bin"), [7; 5000]).unwrap();
         let key = PrivateKey::generate().unwrap();
         fs::write(signed.path("key.pem"), key.to_pem().as_bytes()).unwrap();
+        fs::set_permissions(signed.path("key.pem"), fs::Permissions::from_mode(0o600)).unwrap();
         fs::write(signed.path("key.pub.pem"), key.public_key().to_pem()).unwrap();
         let status = Command::new(env!("CARGO_BIN_EXE_turnoutctl"))
             .args(["oms", "export", "m", "--signature", "m.sig", "--key", "key.pem"])

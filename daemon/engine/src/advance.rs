@@ -10,12 +10,13 @@ use crate::plan::{restart_steps, steps};
 use crate::record::{Cause, End, Kind, Planned, Record, Target};
 use crate::slo::{Decision, Verdict, Window, decide as weigh, judge};
 use crate::step::Step;
+use crate::trust::{Order, TrustRecord};
 use crate::world::{Progress, Release, World};
 use losses::{died, router_died, silenced};
 use retreat::{interrupt, interrupt_once, replaced, rolling_back, try_again};
 use std::sync::Arc;
 use turnout_manifest::plan::{OnBreach, Strategy};
-use turnout_manifest::{AuditContextId, Generation, ModelName, Plan, ReleaseId, Sha256, Version};
+use turnout_manifest::{AuditContextId, Generation, ModelName, Plan, ReleaseId, Sha256, Version, VersionRef};
 
 /// A fact or a wish that reaches the engine.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -131,6 +132,8 @@ pub struct Start {
     pub salt: u64,
     /// Who asks.
     pub by: String,
+    /// The signed order that was brought with it, verified.
+    pub order: Option<Order>,
     /// Under which audit context.
     pub audit_context: Option<AuditContextId>,
 }
@@ -159,6 +162,9 @@ pub enum Refusal {
     /// The version is being deleted from the store, or was.
     #[error("`{0}` was deleted from the store")]
     Deleted(Version),
+    /// The order is older than one that was used, or was used up by another release meanwhile.
+    #[error("the order cannot be used: {0}")]
+    Order(String),
     /// What is kept stays as it is.
     #[error(transparent)]
     Archive(#[from] ArchiveRefusal),
@@ -170,7 +176,7 @@ pub enum Refusal {
 /// [`Refusal`] for a wish that this state does not allow; facts are never refused.
 pub fn decide(world: &World, event: &Event) -> Result<Vec<Record>, Refusal> {
     match event {
-        Event::Start(start) => start_release(world, start).map(|record| vec![record]),
+        Event::Start(start) => start_by_order(world, start),
         Event::Restart { model, salt } => Ok(restart(world, model, *salt).into_iter().collect()),
         Event::Finished { release, at, outcome } => Ok(finished(world, *release, *at, outcome)),
         Event::Ready { generation, outcome } => Ok(ready(world, *generation, outcome)),
@@ -230,6 +236,17 @@ fn end(release: &Release) -> Record {
 /// be undone, so it neither holds the model up nor keeps anybody from the version that was live before.
 fn is_evidence(step: Step) -> bool {
     matches!(step, Step::Snapshot(_))
+}
+
+/// An order is used up by the release that it begins, and by nothing else: both records are written at once.
+fn start_by_order(world: &World, start: &Start) -> Result<Vec<Record>, Refusal> {
+    let planned = start_release(world, start)?;
+    let Some(Order { channel, order, root, checks }) = start.order.clone() else { return Ok(vec![planned]) };
+    order.may_follow(world.trust.orders.get(&channel)).map_err(Refusal::Order)?;
+    let version = VersionRef { model: start.model.clone(), version: start.version.clone() };
+    let (by, manifest) = (start.by.clone(), start.digest);
+    let used = TrustRecord::OrderUsed { by, version, manifest, channel, order, root, checks };
+    Ok(vec![Record::Trust(used), planned])
 }
 
 fn start_release(world: &World, start: &Start) -> Result<Record, Refusal> {

@@ -3,7 +3,7 @@
 //!
 //! Read in this order: [`step`] (what can be done to the host), [`plan`] (a release as a list of steps),
 //! [`advance`] (state x event -> records), [`world`] (records -> state), [`rollback`], [`slo`], [`cpus`]. What is kept
-//! and what may go: [`archive`], [`guard`], [`retention`].
+//! and what may go: [`archive`], [`guard`], [`retention`]. What is trusted: [`trust`].
 
 pub mod advance;
 pub mod archive;
@@ -17,6 +17,7 @@ pub mod rollback;
 pub mod slo;
 pub mod step;
 pub mod tally;
+pub mod trust;
 pub mod world;
 
 pub use advance::{Event, Refusal, decide};
@@ -27,4 +28,5 @@ pub use record::{Cause, Entry, Kind, Record, Target};
 pub use slo::{Figures, Verdict, Window};
 pub use step::{Moment, Step};
 pub use tally::{ModelTally, Tally};
+pub use trust::{TrustLog, TrustRecord};
 pub use world::{Model, Progress, Release, Stamp, World};

@@ -4,6 +4,7 @@
 use crate::archive::ArchiveRecord;
 use crate::slo::{Verdict, Window};
 use crate::step::Step;
+use crate::trust::TrustRecord;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use turnout_manifest::trust::CheckResult;
@@ -345,6 +346,9 @@ pub enum Record {
     /// Something about what is kept: snapshots, stored versions, the store itself.
     #[serde(untagged)]
     Archive(ArchiveRecord),
+    /// Something about trust: a signed root, an exception, an order.
+    #[serde(untagged)]
+    Trust(TrustRecord),
 }
 
 impl Record {
@@ -371,7 +375,8 @@ impl Record {
             | Self::Imported { .. }
             | Self::WorkerDied { .. }
             | Self::WorkerSilenced { .. }
-            | Self::Archive(_) => None,
+            | Self::Archive(_)
+            | Self::Trust(_) => None,
         }
     }
 }

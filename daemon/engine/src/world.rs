@@ -1,15 +1,17 @@
 //! Records -> state. `apply` is a fold: it never decides, never fails, and given the same records it gives the same
 //! state, whether they come one by one from the driver or all at once at recovery.
 
+mod keep;
 mod release;
 
 pub use release::{Judged, Logged, Progress, Release};
 
-use crate::archive::{Archive, ArchiveRecord, Reason};
+use crate::archive::Archive;
 use crate::context::Contexts;
 use crate::record::{Cause, End, Kind, Planned, Record, Target};
 use crate::step::Step;
 use crate::tally::Tally;
+use crate::trust::TrustLog;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use turnout_manifest::{Generation, ModelName, ReleaseId, Sha256, Version};
@@ -77,6 +79,8 @@ pub struct World {
     pub tally: Tally,
     /// Snapshots, holds, mounts and deletions; shared, as the releases are.
     pub archive: Arc<Archive>,
+    /// Root, orders, exceptions and first sights; shared, as the releases are.
+    pub trust: Arc<TrustLog>,
     /// Audit contexts of what is remembered; shared, as the releases are.
     pub contexts: Arc<Contexts>,
     last_generation: u32,
@@ -141,6 +145,7 @@ impl World {
             Record::Ended { release, .. } => self.end(*release, record, at_ms),
             Record::DaemonStarted { .. }
             | Record::Archive(_)
+            | Record::Trust(_)
             | Record::Examined { .. }
             | Record::Importing { .. }
             | Record::Refused { .. }
@@ -161,32 +166,6 @@ impl World {
                     Arc::make_mut(release).apply(record, at_ms);
                 }
             }
-        }
-    }
-
-    /// Takes in what a record says of snapshots and stored versions.
-    fn keep(&mut self, record: &Record, stamp: Stamp) {
-        match record {
-            Record::DaemonStarted { .. } => {
-                Arc::make_mut(&mut self.archive).since_ms.get_or_insert(stamp.at_ms);
-            }
-            Record::Done { release, step: Step::Snapshot(moment), detail, .. } => {
-                let reason = Reason::Release { release: *release, moment: *moment };
-                Arc::make_mut(&mut self.archive).take(detail, reason, stamp);
-            }
-            Record::Archive(record) => {
-                let archive = Arc::make_mut(&mut self.archive);
-                if let ArchiveRecord::VersionDeleting { version, .. } = record {
-                    let key = (version.model.clone(), version.version.clone());
-                    archive.removing.extend(self.versions.remove_entry(&key));
-                }
-                if let ArchiveRecord::VersionKept { version, .. } = record {
-                    let key = (version.model.clone(), version.version.clone());
-                    self.versions.extend(archive.removing.remove_entry(&key));
-                }
-                archive.apply(record, stamp);
-            }
-            _ => {}
         }
     }
 

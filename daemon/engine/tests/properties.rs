@@ -204,6 +204,7 @@ impl Run {
             port: 8700,
             salt: 1,
             by: "test".into(),
+            order: None,
             audit_context: None,
         };
         self.tell(&Event::Start(Box::new(start)));

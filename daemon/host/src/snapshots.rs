@@ -82,8 +82,8 @@ pub(crate) fn checked_name(name: &str) -> Result<&str, HostError> {
 
 /// A document lies at the root, beside `journal` and `versions`.
 fn checked_document(name: &'static str) -> Result<&'static str, HostError> {
-    let legal = |byte: u8| byte.is_ascii_lowercase() || byte == b'.';
-    let ends = [".json", ".toml"].iter().any(|end| name.ends_with(end));
+    let legal = |byte: u8| byte.is_ascii_lowercase() || b".-".contains(&byte);
+    let ends = [".json", ".ndjson", ".toml"].iter().any(|end| name.ends_with(end));
     if ends && name.bytes().all(legal) {
         return Ok(name);
     }

@@ -5,7 +5,7 @@ use crate::assertion::{Assertion, Check};
 use crate::canonical::INTEGER_MAX;
 use crate::contract::{Contract, Datatype, TensorContract};
 use crate::document::{Node, Place, Reader};
-use crate::ids::{ModelName, Version};
+use crate::ids::{Channel, ModelName, Version};
 use crate::manifest::{FileEntry, Manifest, Runtime, SCHEMA};
 use crate::problem::Problems;
 use crate::profile::Class;
@@ -16,7 +16,8 @@ use std::fmt::Write;
 
 const UNITS: [(&str, u64); 5] =
     [("TiB", 1 << 40), ("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10), ("B", 1)];
-const KEYS: &[&str] = &["model", "version", "runtime", "contract", "assertions", "baseline", "annotations"];
+const KEYS: &[&str] =
+    &["model", "version", "channel", "runtime", "contract", "assertions", "baseline", "annotations"];
 
 /// What people say about a version: a [`Manifest`] without its files. See its fields there.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -25,6 +26,8 @@ pub struct Description {
     pub model: ModelName,
     /// The version's label.
     pub version: Version,
+    /// What it is meant for.
+    pub channel: Channel,
     /// How a worker runs it.
     pub runtime: Runtime,
     /// What requests and answers look like.
@@ -50,6 +53,7 @@ impl Description {
         Self {
             model,
             version,
+            channel: Channel::default(),
             runtime: Runtime {
                 model_file,
                 threads: THREADS_DEFAULT,
@@ -85,10 +89,20 @@ impl Description {
     /// Everything that is wrong with the whole.
     pub fn into_manifest(self, mut files: Vec<FileEntry>) -> Result<Manifest, Problems> {
         files.sort_by(|a, b| a.path.cmp(&b.path));
-        let Self { model, version, runtime, contract, assertions, baseline, annotations } = self;
+        let Self { model, version, channel, runtime, contract, assertions, baseline, annotations } = self;
         let schema = SCHEMA.to_owned();
-        let manifest =
-            Manifest { schema, model, version, files, runtime, contract, assertions, baseline, annotations };
+        let manifest = Manifest {
+            schema,
+            model,
+            version,
+            channel,
+            files,
+            runtime,
+            contract,
+            assertions,
+            baseline,
+            annotations,
+        };
         let problems = Problems(manifest.problems());
         problems.unless_any(Some(manifest))
     }
@@ -103,6 +117,7 @@ impl Description {
     fn write_yaml(&self, out: &mut String) -> std::fmt::Result {
         writeln!(out, "{HEAD}\nmodel: {}", scalar(self.model.as_str()))?;
         writeln!(out, "{VERSION}\nversion: {}", scalar(self.version.as_str()))?;
+        writeln!(out, "{CHANNEL}\nchannel: {}", scalar(self.channel.as_str()))?;
         writeln!(out, "\nruntime:\n{MODEL_FILE}\n  model_file: {}", scalar(&self.runtime.model_file))?;
         writeln!(out, "{THREADS}\n  threads: {}", self.runtime.threads)?;
         writeln!(out, "{MEMORY}\n  memory: {}", memory_text(self.runtime.memory_bytes))?;
@@ -136,6 +151,7 @@ impl Description {
 const HEAD: &str = "# What this version is and promises. Signing adds the digest of every file in this folder.\n\n\
                     # Name of the model: 1 to 64 of a-z A-Z 0-9 - _";
 const VERSION: &str = "# Label of this version: 1 to 64 of a-z A-Z 0-9 . + - _";
+const CHANNEL: &str = "# What it is meant for: a host serves only the channels of its configuration, `prod` unless it says otherwise.";
 const MODEL_FILE: &str = "  # The ONNX file, relative to this folder.";
 const THREADS: &str = "  # Serving threads, each with its own CPU and its own session: 1 to 64.";
 const MEMORY: &str = "  # Greatest memory of a worker: 16MiB to 1TiB.";
@@ -215,6 +231,7 @@ fn read(reader: &mut Reader, root: &Node) -> Option<Description> {
     Some(Description {
         model: sections.model?,
         version: sections.version?,
+        channel: sections.channel?,
         runtime: runtime?,
         contract: sections.contract?,
         assertions: sections.assertions?,
@@ -298,6 +315,7 @@ mod tests {
         fn any_description()(
             model in "[a-zA-Z0-9][a-zA-Z0-9_-]{0,8}",
             version in "[a-zA-Z0-9][a-zA-Z0-9.+_-]{0,8}",
+            channel in "[a-zA-Z0-9][a-zA-Z0-9_-]{0,8}",
             model_file in "[a-z \"#:é'-]{1,8}",
             threads in 1..=64u32,
             memory_bytes in (16u64 << 20)..=(1 << 40),
@@ -314,6 +332,7 @@ mod tests {
             Description {
                 model: model.parse().unwrap(),
                 version: version.parse().unwrap(),
+                channel: channel.parse().unwrap(),
                 runtime: Runtime { model_file, threads, memory_bytes, class, require },
                 contract: Contract { inputs: vec![tensor.clone()], outputs: vec![tensor] },
                 assertions: vec![Assertion { name: name.clone(), output: name, check }],

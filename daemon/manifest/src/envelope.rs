@@ -2,7 +2,7 @@
 //! Whose signature counts, and what the payload says, is left to `trust` and `manifest`.
 
 use crate::canonical::{self, CanonicalError};
-use crate::key::{KeyId, PrivateKey, SIGNATURE_MAX, strict_signature};
+use crate::key::{KeyId, PrivateKey, PublicKey, SIGNATURE_MAX, strict_signature};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
@@ -35,6 +35,12 @@ pub enum EnvelopeError {
     /// A signature that is not strict DER of P-256, or is high-S.
     #[error("signature of key `{0}` is not a strict DER, low-S signature over P-256")]
     SignatureForm(KeyId),
+    /// A signature that the key it is given for did not make over these bytes.
+    #[error("signature of key `{0}` does not hold over this payload")]
+    SignatureWrong(KeyId),
+    /// The key has signed already.
+    #[error("key `{0}` has signed this already")]
+    SignedAlready(KeyId),
 }
 
 /// One signature.
@@ -66,10 +72,37 @@ impl Envelope {
     /// # Errors
     /// [`EnvelopeError::PayloadType`].
     pub fn sign(payload_type: &str, payload: Vec<u8>, key: &PrivateKey) -> Result<Self, EnvelopeError> {
-        check_payload_type(payload_type)?;
-        let mut envelope = Self { payload_type: payload_type.to_owned(), payload, signatures: Vec::new() };
+        let mut envelope = Self::unsigned(payload_type, payload)?;
         envelope.add_signature(key)?;
         Ok(envelope)
+    }
+
+    /// Wraps a payload that others are to sign. Only [`Envelope::parse_draft`] reads it as long as nobody has.
+    ///
+    /// # Errors
+    /// [`EnvelopeError::PayloadType`].
+    pub fn unsigned(payload_type: &str, payload: Vec<u8>) -> Result<Self, EnvelopeError> {
+        check_payload_type(payload_type)?;
+        Ok(Self { payload_type: payload_type.to_owned(), payload, signatures: Vec::new() })
+    }
+
+    /// Takes in a signature that was made elsewhere, over [`Envelope::signed_bytes`].
+    ///
+    /// # Errors
+    /// [`EnvelopeError`] when the key has signed already, the envelope is full or the signature does not hold.
+    pub fn attach(&mut self, key: &PublicKey, signature: Vec<u8>) -> Result<(), EnvelopeError> {
+        let key_id = key.id();
+        if self.signatures.iter().any(|earlier| earlier.key_id == key_id) {
+            return Err(EnvelopeError::SignedAlready(key_id));
+        }
+        if self.signatures.len() == SIGNATURES_MAX {
+            return Err(EnvelopeError::SignatureCount(SIGNATURES_MAX + 1));
+        }
+        if !key.verifies(&self.signed_bytes(), &signature) {
+            return Err(EnvelopeError::SignatureWrong(key_id));
+        }
+        self.signatures.push(EnvelopeSignature { key_id, signature });
+        Ok(())
     }
 
     /// Adds the signature of one more key, in place of an earlier one of the same key.
@@ -92,9 +125,18 @@ impl Envelope {
     /// # Errors
     /// Any [`EnvelopeError`]: whatever is not in its one form is refused.
     pub fn parse(bytes: &[u8]) -> Result<Self, EnvelopeError> {
+        let envelope = Self::parse_draft(bytes)?;
+        if envelope.signatures.is_empty() { Err(EnvelopeError::SignatureCount(0)) } else { Ok(envelope) }
+    }
+
+    /// Reads the canonical JSON form of an envelope that nobody may have signed yet.
+    ///
+    /// # Errors
+    /// Any [`EnvelopeError`]: whatever is not in its one form is refused.
+    pub fn parse_draft(bytes: &[u8]) -> Result<Self, EnvelopeError> {
         let wire: Wire = canonical::from_canonical(bytes).map_err(EnvelopeError::Json)?;
         check_payload_type(&wire.payload_type)?;
-        if wire.signatures.is_empty() || wire.signatures.len() > SIGNATURES_MAX {
+        if wire.signatures.len() > SIGNATURES_MAX {
             return Err(EnvelopeError::SignatureCount(wire.signatures.len()));
         }
         let mut signatures: Vec<EnvelopeSignature> = Vec::with_capacity(wire.signatures.len());
@@ -138,7 +180,7 @@ impl Envelope {
         &self.payload
     }
 
-    /// The signatures, at least one, each of another key.
+    /// The signatures, each of another key; none in a draft that nobody has signed.
     pub fn signatures(&self) -> &[EnvelopeSignature] {
         &self.signatures
     }

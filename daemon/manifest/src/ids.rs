@@ -9,6 +9,10 @@ use std::str::FromStr;
 pub const MODEL_NAME_MAX: usize = 64;
 /// Longest accepted version label, in bytes.
 pub const VERSION_MAX: usize = 64;
+/// Longest accepted name of a host or group of hosts, in bytes.
+pub const HOST_NAME_MAX: usize = 253;
+/// Longest accepted name of a channel, in bytes.
+pub const CHANNEL_MAX: usize = 32;
 
 /// Why a name or number was refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -62,6 +66,10 @@ const MODEL_NAME: NameRule =
     NameRule { kind: "model name", max: MODEL_NAME_MAX, extra: "-_", alphabet: "a-z A-Z 0-9 - _" };
 const VERSION: NameRule =
     NameRule { kind: "version", max: VERSION_MAX, extra: ".+-_", alphabet: "a-z A-Z 0-9 . + - _" };
+const CHANNEL: NameRule =
+    NameRule { kind: "channel", max: CHANNEL_MAX, extra: "-_", alphabet: "a-z A-Z 0-9 - _" };
+const HOST_NAME: NameRule =
+    NameRule { kind: "host name", max: HOST_NAME_MAX, extra: "-_.", alphabet: "a-z A-Z 0-9 - _ ." };
 
 macro_rules! text_id {
     ($name:ident) => {
@@ -113,6 +121,46 @@ impl FromStr for Version {
     type Err = IdError;
     fn from_str(text: &str) -> Result<Self, IdError> {
         VERSION.check(text).map(Self)
+    }
+}
+
+/// What a version is meant for, such as `prod` or `staging`: 1 to 32 of `a-z A-Z 0-9 - _`. A version that does not say is
+/// meant for `prod`, the strictest.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Channel(String);
+text_id!(Channel);
+
+impl Channel {
+    /// True for `prod`, which a manifest does not write down.
+    pub fn is_prod(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+impl Default for Channel {
+    fn default() -> Self {
+        Self("prod".to_owned())
+    }
+}
+
+impl FromStr for Channel {
+    type Err = IdError;
+    fn from_str(text: &str) -> Result<Self, IdError> {
+        CHANNEL.check(text).map(Self)
+    }
+}
+
+/// What release orders call a host, or a group of hosts: 1 to 253 of `a-z A-Z 0-9 - _ .`.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct HostName(String);
+text_id!(HostName);
+
+impl FromStr for HostName {
+    type Err = IdError;
+    fn from_str(text: &str) -> Result<Self, IdError> {
+        HOST_NAME.check(text).map(Self)
     }
 }
 

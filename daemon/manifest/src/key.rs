@@ -6,10 +6,12 @@ use p256::ecdsa::signature::{Signer, Verifier};
 use p256::ecdsa::{Signature, SigningKey, VerifyingKey};
 use p256::elliptic_curve::Generate;
 use p256::elliptic_curve::sec1::ToSec1Point;
-use p256::pkcs8::der::asn1::ObjectIdentifier;
+use p256::pkcs8::der::Decode;
+use p256::pkcs8::der::asn1::{ObjectIdentifier, OctetStringRef};
 use p256::pkcs8::der::pem::{self, LineEnding};
 use p256::pkcs8::spki::{AlgorithmIdentifierRef, SubjectPublicKeyInfoRef};
 use p256::pkcs8::{EncodePrivateKey, PrivateKeyInfoRef};
+use pkcs8::EncryptedPrivateKeyInfoRef;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::str::FromStr;
@@ -22,6 +24,7 @@ pub const SIGNATURE_MAX: usize = 72;
 
 const PUBLIC_LABEL: &str = "PUBLIC KEY";
 const PRIVATE_LABEL: &str = "PRIVATE KEY";
+const ENCRYPTED_LABEL: &str = "ENCRYPTED PRIVATE KEY";
 /// What precedes the 64 bytes of X and Y in every P-256 SubjectPublicKeyInfo: named curve, uncompressed point.
 const SPKI_PREFIX: [u8; 27] = [
     0x30, 0x59, 0x30, 0x13, 0x06, 0x07, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01, 0x06, 0x08, 0x2a, 0x86,
@@ -51,8 +54,16 @@ pub enum KeyError {
     #[error("this is a public key where a private one is due")]
     PublicNotPrivate,
     /// A private key behind a password.
-    #[error("private key is encrypted: decrypt it first, `openssl pkey -in KEY -out PLAIN`")]
+    #[error("private key is encrypted: give its passphrase with `--passphrase`")]
     Encrypted,
+    /// A passphrase for a key that is not behind one.
+    #[error(
+        "private key is not encrypted: leave the passphrase away, or encrypt the key with `openssl pkcs8 -topk8`"
+    )]
+    NotEncrypted,
+    /// A passphrase that does not open the key, or an encryption that is not supported.
+    #[error("the passphrase does not open the private key, or it is encrypted otherwise than by PBES2")]
+    Passphrase,
     /// A private key in the older SEC1 form.
     #[error("private key is in SEC1 form: convert it, `openssl pkcs8 -topk8 -nocrypt -in KEY -out PKCS8`")]
     Sec1,
@@ -156,6 +167,19 @@ impl PublicKey {
         VerifyingKey::from_sec1_bytes(&encoded).map(Self).map_err(|_| KeyError::OffCurve)
     }
 
+    /// Reads what a PKCS#11 token says of a public key: CKA_EC_PARAMS and CKA_EC_POINT, both DER (PKCS #11, 6.3.3).
+    ///
+    /// # Errors
+    /// Any [`KeyError`] that says what the key is instead.
+    pub fn from_token(curve: &[u8], point: &[u8]) -> Result<Self, KeyError> {
+        let curve = ObjectIdentifier::from_der(curve).map_err(|_| KeyError::ExplicitCurve)?;
+        if curve != CURVE_P256 {
+            return Err(KeyError::Curve(named(curve)));
+        }
+        let point = <&OctetStringRef>::from_der(point).map_err(|_| KeyError::Malformed)?;
+        Self::from_der(&[&SPKI_PREFIX[..SPKI_PREFIX.len() - 1], point.as_bytes()].concat())
+    }
+
     /// True if `signature` is a signature of this key over SHA-256 of the message, whichever of the two equivalent S it
     /// has. Only for formats of others, which do not pin one of the two.
     pub(crate) fn verifies_either_s(&self, message: &[u8], signature: &Signature) -> bool {
@@ -198,10 +222,36 @@ impl PrivateKey {
     /// # Errors
     /// Any [`KeyError`] that says what the text is instead.
     pub fn from_pem(text: &str) -> Result<Self, KeyError> {
-        let der = one_block(text, PRIVATE_LABEL)?;
-        let info = PrivateKeyInfoRef::try_from(der.as_slice()).map_err(|_| KeyError::Malformed)?;
+        Self::from_pkcs8(&one_block(text, PRIVATE_LABEL)?)
+    }
+
+    /// Reads a PKCS#8 key in PEM that a passphrase protects (RFC 5958, section 3; PBES2 of RFC 8018).
+    ///
+    /// # Errors
+    /// Any [`KeyError`] that says what the text is instead; [`KeyError::Passphrase`] when it does not open.
+    pub fn from_encrypted_pem(text: &str, passphrase: &[u8]) -> Result<Self, KeyError> {
+        let der = one_block(text, ENCRYPTED_LABEL)?;
+        let sealed = EncryptedPrivateKeyInfoRef::try_from(der.as_slice()).map_err(|_| KeyError::Malformed)?;
+        let plain = sealed.decrypt(passphrase).map_err(|_| KeyError::Passphrase)?;
+        Self::from_pkcs8(plain.as_bytes())
+    }
+
+    fn from_pkcs8(der: &[u8]) -> Result<Self, KeyError> {
+        let info = PrivateKeyInfoRef::try_from(der).map_err(|_| KeyError::Malformed)?;
         check_algorithm(&info.algorithm)?;
         SigningKey::try_from(info).map(Self).map_err(|_| KeyError::OffCurve)
+    }
+
+    /// The PKCS#8 PEM text that only the passphrase opens (PBES2 with scrypt and AES-256-CBC); wiped when dropped.
+    ///
+    /// # Errors
+    /// [`KeyError::NoRandomness`].
+    pub fn to_encrypted_pem(&self, passphrase: &[u8]) -> Result<Zeroizing<String>, KeyError> {
+        let plain = self.0.to_pkcs8_der().expect("a key in memory always encodes");
+        let info =
+            PrivateKeyInfoRef::try_from(plain.as_bytes()).expect("what was encoded a line above decodes");
+        let sealed = info.encrypt(passphrase).map_err(|_| KeyError::NoRandomness)?;
+        Ok(sealed.to_pem(ENCRYPTED_LABEL, LineEnding::LF).expect("a sealed key and a constant label encode"))
     }
 
     /// The PKCS#8 PEM text; wiped when dropped.
@@ -225,6 +275,15 @@ impl fmt::Debug for PrivateKey {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(out, "PrivateKey({})", self.public_key().id())
     }
+}
+
+/// The strict DER, low-S form of a signature as PKCS#11 tokens give it: r and s, 32 bytes each (PKCS #11, 6.3.12).
+///
+/// # Errors
+/// [`KeyError::Malformed`] when it is no signature.
+pub fn signature_of_token(raw: &[u8]) -> Result<Vec<u8>, KeyError> {
+    let signature = Signature::from_slice(raw).map_err(|_| KeyError::Malformed)?;
+    Ok(signature.normalize_s().to_der().as_bytes().to_vec())
 }
 
 /// The signature in these bytes, if they are its one DER encoding and its S is the lower of the two equivalent ones.
@@ -258,9 +317,10 @@ fn one_block(text: &str, expected: &'static str) -> Result<Zeroizing<Vec<u8>>, K
 
 fn wrong_label(found: &str, expected: &'static str) -> KeyError {
     match (found, expected) {
-        (PUBLIC_LABEL, PRIVATE_LABEL) => KeyError::PublicNotPrivate,
+        (PUBLIC_LABEL, PRIVATE_LABEL | ENCRYPTED_LABEL) => KeyError::PublicNotPrivate,
         (found, PUBLIC_LABEL) if found.ends_with(PRIVATE_LABEL) => KeyError::PrivateNotPublic,
-        ("ENCRYPTED PRIVATE KEY", _) => KeyError::Encrypted,
+        (ENCRYPTED_LABEL, _) => KeyError::Encrypted,
+        (PRIVATE_LABEL, ENCRYPTED_LABEL) => KeyError::NotEncrypted,
         ("EC PRIVATE KEY", _) => KeyError::Sec1,
         _ => KeyError::Label { found: found.chars().take(40).collect(), expected },
     }
@@ -378,6 +438,24 @@ mod tests {
         }
         let key = PrivateKey::generate().unwrap();
         assert!(!format!("{key:?}").contains(key.to_pem().lines().nth(1).unwrap()));
+    }
+
+    #[test]
+    fn an_encrypted_key_opens_with_its_passphrase_alone() {
+        let key = PrivateKey::generate().unwrap();
+        let sealed = key.to_encrypted_pem(b"of the key").unwrap();
+        let opened = PrivateKey::from_encrypted_pem(&sealed, b"of the key").unwrap();
+        assert_eq!(opened.public_key(), key.public_key());
+        for (text, passphrase, expected) in [
+            (sealed.as_str(), &b"of another"[..], KeyError::Passphrase),
+            (&sealed, b"", KeyError::Passphrase),
+            (&key.to_pem(), b"of the key", KeyError::NotEncrypted),
+            (&pem(ENCRYPTED_LABEL, GOOD), b"of the key", KeyError::Malformed),
+            (&pem(PUBLIC_LABEL, GOOD), b"of the key", KeyError::PublicNotPrivate),
+        ] {
+            assert_eq!(PrivateKey::from_encrypted_pem(text, passphrase).unwrap_err(), expected);
+        }
+        assert_eq!(PrivateKey::from_pem(&sealed).unwrap_err(), KeyError::Encrypted);
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! What a release says about itself. The words of the product:
 //! a *model* has *versions*; a version is a folder of files described by a signed *manifest*;
 //! a *contract* says what requests and answers look like, *assertions* what a good answer is;
-//! the *trust store* says whose signature counts for which model, and gives a *verdict*;
+//! the *trust store*, or a signed *trust root*, says whose signature counts for which model, and gives a *verdict*;
 //! a *plan* says how a *release* moves traffic from the live version to another, step by step;
 //! each start of a worker is a *generation*. Nothing here touches a file, a clock or a socket.
 
@@ -14,14 +14,21 @@ pub mod digest;
 mod document;
 pub mod element;
 pub mod envelope;
+pub mod exception;
 pub mod expression;
 pub mod ids;
+pub mod judgement;
 pub mod key;
 pub mod manifest;
 pub mod oms;
+pub mod order;
 pub mod plan;
 pub mod problem;
 pub mod profile;
+pub mod quorum;
+pub mod root;
+pub mod root_chain;
+mod root_key;
 pub mod section;
 pub mod strategy;
 mod strict_json;
@@ -32,8 +39,10 @@ pub mod yaml;
 pub use audit_context::{AuditContext, AuditContextId, Operator};
 pub use description::Description;
 pub use digest::Sha256;
-pub use ids::{Generation, ModelName, Percent, ReleaseId, Version, VersionRef};
+pub use ids::{Channel, Generation, HostName, ModelName, Percent, ReleaseId, Version, VersionRef};
 pub use manifest::Manifest;
 pub use plan::Plan;
 pub use problem::{Problem, Problems};
+pub use root::TrustRoot;
+pub use root_chain::SignedRoot;
 pub use trust::{CheckResult, TrustStore, Verdict, VerifiedManifest};

@@ -6,7 +6,7 @@ use crate::canonical::{self, CanonicalError, Value};
 use crate::contract::Contract;
 use crate::digest::Sha256;
 use crate::document::{Node, Place, Reader};
-use crate::ids::{ModelName, Version, VersionRef};
+use crate::ids::{Channel, ModelName, Version, VersionRef};
 use crate::problem::{Problem, Problems};
 use crate::profile::{Class, Requirement};
 use crate::section::{self, FILES_MAX, MEMORY_DEFAULT, Sections, THREADS_DEFAULT, all};
@@ -53,6 +53,9 @@ pub struct Manifest {
     pub model: ModelName,
     /// The version's label.
     pub version: Version,
+    /// What it is meant for; `prod` is not written.
+    #[serde(default, skip_serializing_if = "Channel::is_prod")]
+    pub channel: Channel,
     /// Every file, sorted by path, none missing and none more.
     pub files: Vec<FileEntry>,
     /// How a worker runs it.
@@ -73,8 +76,18 @@ pub struct Manifest {
 /// The schema name that [`Manifest::schema`] must hold.
 pub const SCHEMA: &str = "turnout.manifest/v1";
 
-const KEYS: &[&str] =
-    &["schema", "model", "version", "files", "runtime", "contract", "assertions", "baseline", "annotations"];
+const KEYS: &[&str] = &[
+    "schema",
+    "model",
+    "version",
+    "channel",
+    "files",
+    "runtime",
+    "contract",
+    "assertions",
+    "baseline",
+    "annotations",
+];
 
 impl Manifest {
     /// Reads the canonical JSON of a manifest.
@@ -156,6 +169,7 @@ fn read(reader: &mut Reader, root: &Node) -> Option<Manifest> {
         schema: schema?.to_owned(),
         model: sections.model?,
         version: sections.version?,
+        channel: sections.channel?,
         files: files?,
         runtime: runtime?,
         contract: sections.contract?,

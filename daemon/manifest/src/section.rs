@@ -4,7 +4,7 @@
 use crate::assertion::{ASSERTIONS_MAX, Assertion, Check};
 use crate::contract::{Contract, DIMENSIONS_MAX, Datatype, Decimal, TENSORS_MAX, TensorContract};
 use crate::document::{Group, Place, Reader, deceptive, printable};
-use crate::ids::{ModelName, Version};
+use crate::ids::{Channel, ModelName, Version};
 use crate::manifest::{FileEntry, Runtime};
 use crate::problem::Problems;
 use crate::profile::{self, Class, REQUIREMENTS_MAX, Requirement};
@@ -41,6 +41,7 @@ pub const ANNOTATION_MAX: usize = 4096;
 pub(crate) struct Sections {
     pub model: Option<ModelName>,
     pub version: Option<Version>,
+    pub channel: Option<Channel>,
     pub contract: Option<Contract>,
     pub assertions: Option<Vec<Assertion>>,
     pub baseline: Option<BTreeMap<String, String>>,
@@ -55,6 +56,10 @@ impl Sections {
         Self {
             model: model.and_then(|place| reader.parsed(&place, "choose another name")),
             version: version.and_then(|place| reader.parsed(&place, "choose another label")),
+            channel: match group.get("channel") {
+                Some(place) => reader.parsed(&place, "write prod, staging or another short name"),
+                None => Some(Channel::default()),
+            },
             contract: contract.and_then(|place| read_contract(reader, &place)),
             assertions: group.get("assertions").map_or(Some(Vec::new()), |place| {
                 let items = reader.list(&place, ASSERTIONS_MAX)?;

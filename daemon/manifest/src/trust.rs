@@ -6,6 +6,7 @@ use crate::canonical;
 use crate::digest::Sha256;
 use crate::document::printable;
 use crate::envelope::{Envelope, MANIFEST_TYPE};
+use crate::judgement::{Case, Counted, Judgement};
 use crate::key::KeyId;
 use crate::manifest::{FileEntry, Manifest};
 use crate::oms::evidence;
@@ -14,6 +15,7 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::io;
 
+pub use crate::judgement::{Authority, History, NoHistory, Occasion, Purpose};
 pub use crate::trust_store::{ModelGlob, TRUST_SCHEMA, TrustError, TrustStore, TrustedKey};
 
 /// Greatest number of differing files that a check names.
@@ -56,7 +58,8 @@ pub enum Outcome {
 /// One check of a verification, as it is printed and recorded.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CheckResult {
-    /// Its stable name: `envelope`, `payload-type`, `signature`, `canonical`, `manifest`, `trust`, `files`; of a bundle in
+    /// Its stable name: `envelope`, `payload-type`, `signature`, `canonical`, `manifest`, `trust`, `files`; by a signed
+    /// trust root also `deny-list`, `key-state`, `channel`, `threshold`, `roles`, `expiry`, `exception`; of a bundle in
     /// the OpenSSF Model Signing format `bundle`, `payload-type`, `key`, `signature`, `statement`, `manifest`,
     /// `coverage`, `trust`, `files`.
     pub name: String,
@@ -66,7 +69,7 @@ pub struct CheckResult {
     pub detail: String,
 }
 
-/// A manifest whose signature, form and trust have been checked. Only [`verify`] makes one.
+/// A manifest whose signature, form and trust have been checked. Only [`verify_by`] makes one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct VerifiedManifest {
     manifest: Manifest,
@@ -118,9 +121,23 @@ impl Verification {
         self.manifest.as_ref()
     }
 
-    /// The manifest as something to act on, if and only if the verdict is valid.
+    /// The manifest as something to act on: if the verdict is valid, or if it is untrusted and a signed exception for it
+    /// holds. A rejected one never is.
     pub fn into_verified(self) -> Option<VerifiedManifest> {
-        self.verified.filter(|_| self.verdict == Verdict::Valid)
+        self.verified.filter(|_| self.verdict != Verdict::Rejected)
+    }
+
+    /// No verification: what whose signatures count is not known at present, and nobody can tell.
+    pub fn without_authority(why: String) -> Self {
+        let refused = CheckResult { name: "trust-root".to_owned(), result: Outcome::Fail, detail: why };
+        Self {
+            verdict: Verdict::Untrusted,
+            checks: vec![refused],
+            digest: None,
+            signed_by: Vec::new(),
+            manifest: None,
+            verified: None,
+        }
     }
 
     /// The same with the result of comparing the files; a failed one rejects the whole.
@@ -135,15 +152,17 @@ impl Verification {
     }
 }
 
-const CHECKS: [&str; 7] =
-    ["envelope", "payload-type", "signature", "canonical", "manifest", "trust", "files"];
+/// Verifies a signed manifest against a plain trust store, whatever the time and the channel.
+pub fn verify(envelope_bytes: &[u8], trust: &TrustStore) -> Verification {
+    verify_by(envelope_bytes, Authority::Store(trust), &Occasion::plain())
+}
 
 /// Verifies a signed manifest: envelope, payload type and signature over the raw bytes, and only then its content.
 /// A signature of a known key that fails rejects it; those of unknown keys neither help nor harm. In place of a signed
 /// manifest there may be the [`Evidence`](crate::oms::Evidence) of a version that is signed in another format.
-pub fn verify(envelope_bytes: &[u8], trust: &TrustStore) -> Verification {
+pub fn verify_by(envelope_bytes: &[u8], authority: Authority<'_>, occasion: &Occasion<'_>) -> Verification {
     if evidence::is_evidence(envelope_bytes) {
-        return of_evidence(evidence::examine(envelope_bytes, trust));
+        return of_evidence(evidence::examine(envelope_bytes, authority, occasion));
     }
     let mut verification = Verification {
         verdict: Verdict::Valid,
@@ -153,14 +172,14 @@ pub fn verify(envelope_bytes: &[u8], trust: &TrustStore) -> Verification {
         manifest: None,
         verified: None,
     };
-    match examine(envelope_bytes, trust, &mut verification) {
-        Ok(verified) => verification.verified = Some(verified),
-        Err(Refusal { verdict, check, detail }) => {
-            verification.verdict = verdict;
-            verification.note(check, Outcome::Fail, detail);
-        }
+    if let Err(refusal) = examine(envelope_bytes, (authority, occasion), &mut verification) {
+        verification.fail(refusal);
     }
-    for name in &CHECKS[verification.checks.len()..] {
+    let names = ["envelope", "payload-type", "signature", "canonical", "manifest"];
+    for name in names.iter().chain(authority.checks()).chain(&["files"]) {
+        if verification.checks.iter().any(|check| check.name == *name) {
+            continue;
+        }
         let detail = if *name == "files" { "not compared" } else { "not made: an earlier check failed" };
         verification.note(name, Outcome::Skipped, detail);
     }
@@ -168,14 +187,14 @@ pub fn verify(envelope_bytes: &[u8], trust: &TrustStore) -> Verification {
 }
 
 fn of_evidence(examined: evidence::Examined) -> Verification {
-    let evidence::Examined { verdict, checks, digest, signed_by, key, manifest } = examined;
+    let evidence::Examined { verdict, checks, digest, signed_by, counted, manifest, .. } = examined;
     let signed_by: Vec<String> = signed_by.into_iter().collect();
-    let verified = match (verdict, &manifest, digest, &key) {
-        (Verdict::Valid, Some(manifest), Some(digest), Some(key)) => Some(VerifiedManifest {
+    let verified = match (&manifest, digest, counted) {
+        (Some(manifest), Some(digest), Some(counted)) => Some(VerifiedManifest {
             manifest: manifest.clone(),
             digest,
-            signed_by: signed_by.clone(),
-            key_ids: vec![key.id()],
+            signed_by: counted.signed_by,
+            key_ids: counted.key_ids,
         }),
         _ => None,
     };
@@ -239,12 +258,23 @@ pub(crate) fn untrusted(check: &'static str, detail: impl Into<String>) -> Refus
 }
 
 impl Verification {
+    fn fail(&mut self, Refusal { verdict, check, detail }: Refusal) {
+        self.verdict = self.verdict.max(verdict);
+        self.verified = None;
+        self.note(check, Outcome::Fail, detail);
+    }
+
     fn note(&mut self, name: &str, result: Outcome, detail: impl Into<String>) {
         self.checks.push(CheckResult { name: name.to_owned(), result, detail: detail.into() });
     }
 }
 
-fn examine(bytes: &[u8], trust: &TrustStore, so_far: &mut Verification) -> Result<VerifiedManifest, Refusal> {
+/// What follows of each check is on the ledger; a refusal ends the examination.
+fn examine(
+    bytes: &[u8],
+    (authority, occasion): (Authority<'_>, &Occasion<'_>),
+    so_far: &mut Verification,
+) -> Result<(), Refusal> {
     let envelope = Envelope::parse(bytes).map_err(|error| rejected("envelope", chain(&error)))?;
     let digest = Sha256::of(envelope.payload());
     so_far.digest = Some(digest);
@@ -261,10 +291,20 @@ fn examine(bytes: &[u8], trust: &TrustStore, so_far: &mut Verification) -> Resul
     }
     so_far.note("payload-type", Outcome::Pass, MANIFEST_TYPE);
 
-    let signers = known_signers(&envelope, trust)?;
-    so_far.signed_by = issuers(&signers);
-    let names: Vec<String> = signers.iter().map(|key| format!("{} ({})", key.issuer, key.key_id)).collect();
-    so_far.note("signature", Outcome::Pass, format!("ECDSA P-256 of {}", names.join(", ")));
+    // Whoever excepts a manifest vouches for its bytes, as its signers would: only then it is read without them.
+    let excepted = matches!(authority.exception(digest, occasion), Some(Ok(_)));
+    let signers = match known_signers(&envelope, authority) {
+        Err(refusal) if refusal.verdict == Verdict::Untrusted && excepted => {
+            so_far.fail(refusal);
+            Vec::new()
+        }
+        found => found?,
+    };
+    so_far.signed_by = names(&signers);
+    if !signers.is_empty() {
+        let names: Vec<String> = signers.iter().map(|(name, key)| format!("{name} ({key})")).collect();
+        so_far.note("signature", Outcome::Pass, format!("ECDSA P-256 of {}", names.join(", ")));
+    }
 
     let value = canonical::parse_canonical(envelope.payload())
         .map_err(|error| rejected("canonical", chain(&error)))?;
@@ -279,36 +319,35 @@ fn examine(bytes: &[u8], trust: &TrustStore, so_far: &mut Verification) -> Resul
     );
     so_far.manifest = Some(manifest.clone());
 
-    let counted: Vec<&TrustedKey> = signers.into_iter().filter(|key| key.covers(&manifest.model)).collect();
-    let signed_by = issuers(&counted);
-    if counted.is_empty() {
-        let detail = format!(
-            "no signer may sign model `{}`: widen its models with `turnoutctl trust add`, or have another sign",
-            manifest.model
-        );
-        return Err(untrusted("trust", detail));
-    }
-    so_far.note(
-        "trust",
-        Outcome::Pass,
-        format!("{} may sign model `{}`", signed_by.join(", "), manifest.model),
-    );
-    let key_ids = counted.iter().map(|key| key.key_id).collect();
-    Ok(VerifiedManifest { manifest, digest, signed_by, key_ids })
+    let key_ids: Vec<KeyId> = signers.iter().map(|(_, key)| *key).collect();
+    let case = Case { manifest: &manifest, digest, signers: &key_ids };
+    let Judgement { verdict, checks, counted } = authority.judge(&case, occasion);
+    so_far.verdict = so_far.verdict.max(verdict);
+    so_far.checks.extend(checks);
+    so_far.verified = counted.map(|Counted { signed_by, key_ids }| VerifiedManifest {
+        manifest,
+        digest,
+        signed_by,
+        key_ids,
+    });
+    Ok(())
 }
 
-/// The known keys among the signers, every one of whose signatures holds. A rule for several signers (threshold,
-/// roles) would count these keys: they are distinct, as the envelope allows each key once and the store each key once.
-fn known_signers<'a>(envelope: &Envelope, trust: &'a TrustStore) -> Result<Vec<&'a TrustedKey>, Refusal> {
+/// The known keys among the signers, every one of whose signatures holds, and whose they are. They are distinct, as the
+/// envelope allows each key once and an authority knows each key once.
+fn known_signers<'a>(
+    envelope: &Envelope,
+    authority: Authority<'a>,
+) -> Result<Vec<(&'a str, KeyId)>, Refusal> {
     let signed_bytes = envelope.signed_bytes();
     let mut signers = Vec::new();
     for signature in envelope.signatures() {
-        let Some(key) = trust.find(signature.key_id) else { continue };
-        if !key.public_key.verifies(&signed_bytes, &signature.signature) {
-            let detail = format!("the signature of {} ({}) does not hold", key.issuer, key.key_id);
+        let Some((name, key)) = authority.find(signature.key_id) else { continue };
+        if !key.verifies(&signed_bytes, &signature.signature) {
+            let detail = format!("the signature of {name} ({}) does not hold", signature.key_id);
             return Err(rejected("signature", detail));
         }
-        signers.push(key);
+        signers.push((name, signature.key_id));
     }
     if signers.is_empty() {
         let ids: Vec<String> = envelope.signatures().iter().map(|s| s.key_id.to_string()).collect();
@@ -318,13 +357,13 @@ fn known_signers<'a>(envelope: &Envelope, trust: &'a TrustStore) -> Result<Vec<&
     Ok(signers)
 }
 
-/// Their names in order, each once.
-fn issuers(keys: &[&TrustedKey]) -> Vec<String> {
-    let names: BTreeSet<&String> = keys.iter().map(|key| &key.issuer).collect();
-    names.into_iter().cloned().collect()
+/// Whose they are, in order, each once.
+fn names(keys: &[(&str, KeyId)]) -> Vec<String> {
+    let names: BTreeSet<&str> = keys.iter().map(|(name, _)| *name).collect();
+    names.into_iter().map(str::to_owned).collect()
 }
 
-fn chain(error: &dyn std::error::Error) -> String {
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(inner) = cause {

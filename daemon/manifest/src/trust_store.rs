@@ -145,11 +145,7 @@ impl TrustedKey {
     }
 
     fn check(&self) -> Result<(), TrustError> {
-        let legal = |byte: u8| byte.is_ascii_alphanumeric() || b".-_@".contains(&byte);
-        let begins = self.issuer.bytes().next().is_some_and(|byte| byte.is_ascii_alphanumeric());
-        if !begins || self.issuer.len() > ISSUER_MAX || !self.issuer.bytes().all(legal) {
-            return Err(TrustError::Issuer(printable(&self.issuer)));
-        }
+        check_owner(&self.issuer).map_err(|()| TrustError::Issuer(printable(&self.issuer)))?;
         let (issuer, count) = (self.issuer.clone(), self.models.len());
         if count == 0 || count > GLOBS_MAX {
             return Err(TrustError::GlobCount { issuer, count });
@@ -157,6 +153,13 @@ impl TrustedKey {
         let (actual, stated) = (self.public_key.id(), self.key_id);
         if actual != stated { Err(TrustError::KeyIdMismatch { issuer, actual, stated }) } else { Ok(()) }
     }
+}
+
+/// Whether this can be the name of an issuer, or of who owns a key.
+pub(crate) fn check_owner(name: &str) -> Result<(), ()> {
+    let legal = |byte: u8| byte.is_ascii_alphanumeric() || b".-_@".contains(&byte);
+    let begins = name.bytes().next().is_some_and(|byte| byte.is_ascii_alphanumeric());
+    if begins && name.len() <= ISSUER_MAX && name.bytes().all(legal) { Ok(()) } else { Err(()) }
 }
 
 /// The keys that count, each once. One good signature of a key that covers the model is enough.

@@ -2,8 +2,8 @@
 //! What a call means, how it is printed and who may make it are left to others.
 
 use crate::control::{
-    AddTrust, AuditRecord, AuditVerified, Doctor, DryRun, Imported, Intervene, ReleaseStatus, Releases,
-    StartRelease, Status, Trust, Update, Versions,
+    AuditRecord, AuditVerified, Doctor, DryRun, Imported, Intervene, ReleaseStatus, Releases, StartRelease,
+    Status, Update, Versions,
 };
 use crate::error::Problem;
 use crate::report::Report;
@@ -23,6 +23,7 @@ use turnout_manifest::{ModelName, ReleaseId};
 
 mod archive;
 mod lines;
+mod trust;
 mod upload;
 
 pub use archive::{Download, SnapshotFilter};
@@ -251,30 +252,6 @@ impl Client {
         let length = u32::try_from(bundle.envelope.len()).map_err(|_| ClientError::Request(name.clone()))?;
         let upload = Upload::start(length, bundle);
         self.call(Call { body: Some((BUNDLE_TYPE, Either::Right(upload))), deadline: None, ..call }).await
-    }
-
-    /// `GET /v1/trust`.
-    ///
-    /// # Errors
-    /// [`ClientError`].
-    pub async fn trust(&self) -> Result<Trust, ClientError> {
-        self.call(Call::get("/v1/trust")).await
-    }
-
-    /// `POST /v1/trust`.
-    ///
-    /// # Errors
-    /// [`ClientError`].
-    pub async fn add_trust(&self, request: &AddTrust) -> Result<Trust, ClientError> {
-        self.call(Call::post("/v1/trust").json(request)).await
-    }
-
-    /// `DELETE /v1/trust/{key_id}`.
-    ///
-    /// # Errors
-    /// [`ClientError`].
-    pub async fn remove_trust(&self, key_id: &str) -> Result<Trust, ClientError> {
-        self.call(Call::new(Method::DELETE, format!("/v1/trust/{}", path_segment(key_id)))).await
     }
 
     /// `GET /v1/events?follow=true`, of one model or of all.

@@ -236,6 +236,9 @@ pub struct StartRelease {
     /// Only say which steps it would take.
     #[serde(default)]
     pub dry_run: bool,
+    /// The signed order to release it, where one is brought: the canonical JSON of its envelope.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub order: Option<String>,
 }
 
 /// Reply to `POST /v1/releases` with `dry_run`.

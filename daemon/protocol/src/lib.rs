@@ -8,6 +8,7 @@ pub mod error;
 pub mod frame;
 pub mod report;
 pub mod router;
+pub mod trust;
 pub mod worker;
 
 pub use error::{ErrorCode, Problem};

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use service::{Answer, Received, Service};
 use std::collections::BTreeSet;
 use turnout_protocol::client::{Bundle, Client, Intervention, SnapshotFilter, Tail};
-use turnout_protocol::{Problem, archive, control, report};
+use turnout_protocol::{Problem, archive, control, report, trust};
 
 mod service;
 
@@ -182,6 +182,9 @@ fn every_reply_matches_its_schema() {
     check::<control::Imported>("Imported", Reply);
     check::<control::Versions>("Versions", Reply);
     check::<control::Trust>("Trust", Reply);
+    check::<trust::TrustState>("TrustState", Reply);
+    check::<trust::TrustApplied>("TrustApplied", Reply);
+    check::<trust::TrustHistory>("TrustHistory", Reply);
     check::<control::Update>("Update", Reply);
     check::<control::AuditRecord>("AuditRecord", Reply);
     check::<control::AuditVerified>("AuditVerified", Reply);
@@ -204,6 +207,7 @@ fn every_reply_matches_its_schema() {
 fn every_request_matches_its_schema() {
     check::<control::StartRelease>("StartRelease", Direction::Request);
     check::<control::AddTrust>("AddTrust", Direction::Request);
+    check::<trust::ApplyTrust>("ApplyTrust", Direction::Request);
     check::<control::Intervene>("Intervene", Direction::Request);
     check::<archive::TakeSnapshot>("TakeSnapshot", Direction::Request);
     check::<archive::HoldSnapshot>("HoldSnapshot", Direction::Request);
@@ -240,7 +244,7 @@ fn calls_made_by_the_client() -> BTreeSet<String> {
     let client = Client::new(&service.socket);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let start: control::StartRelease = serde_json::from_value(golden("StartRelease")).unwrap();
-    let trust: control::AddTrust = serde_json::from_value(golden("AddTrust")).unwrap();
+    let key: control::AddTrust = serde_json::from_value(golden("AddTrust")).unwrap();
     let (model, id) = ("fraud".parse().unwrap(), "r-2".parse().unwrap());
     runtime.block_on(async {
         let mut refused = vec![
@@ -257,8 +261,12 @@ fn calls_made_by_the_client() -> BTreeSet<String> {
                 .await
                 .is_err(),
             client.trust().await.is_err(),
-            client.add_trust(&trust).await.is_err(),
+            client.add_trust(&key).await.is_err(),
             client.remove_trust("sha256:abab").await.is_err(),
+            client.trust_state().await.is_err(),
+            client.trust_history().await.is_err(),
+            client.apply_root(&request("ApplyTrust")).await.is_err(),
+            client.apply_exception(&request("ApplyTrust")).await.is_err(),
             client.events(Some(&model)).await.is_err(),
             client.audit_log(0, Tail::Follow).await.is_err(),
             client.audit_verify().await.is_err(),

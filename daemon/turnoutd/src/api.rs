@@ -2,7 +2,7 @@
 
 use crate::access::{Caller, Peer};
 use crate::handlers::{self, Desk, Failure, problem};
-use crate::{audit, diff, exports, feeds, keeping, snapshots, storage};
+use crate::{audit, diff, exports, feeds, keeping, snapshots, storage, trust};
 use axum::Router;
 use axum::extract::Request;
 use axum::http::{HeaderValue, Method, Uri};
@@ -125,8 +125,11 @@ fn router(desk: Desk) -> Router {
         .route("/v1/releases/{id}", get(handlers::release))
         .route("/v1/releases/{id}/report", get(handlers::report))
         .route("/v1/models/{model}/{wish}", post(handlers::intervene))
-        .route("/v1/trust", get(handlers::trust).post(handlers::add_trust))
-        .route("/v1/trust/{key_id}", delete(handlers::remove_trust))
+        .route("/v1/trust", get(trust::list).post(trust::add))
+        .route("/v1/trust/{key_id}", delete(trust::remove))
+        .route("/v1/trust/root", get(trust::state).post(trust::apply_root))
+        .route("/v1/trust/root/history", get(trust::history))
+        .route("/v1/trust/exceptions", post(trust::apply_exception))
         .route("/v1/audit/log", get(feeds::audit_log))
         .route("/v1/audit/verify", post(audit::verify))
         .route("/v1/versions/{version}", delete(keeping::remove_version))

@@ -4,7 +4,7 @@
 use crate::access::{Need, Peer};
 use crate::chain;
 use crate::handlers::{Desk, Failure, problem};
-use crate::intake::failures;
+use crate::intake::{self, failures};
 use axum::Json;
 use axum::body::{Body, BodyDataStream};
 use axum::extract::{Extension, State};
@@ -18,7 +18,7 @@ use turnout_engine::{Reason, Record};
 use turnout_host::HostError;
 use turnout_host::store::{ImportOutcome, Incoming, StoredName};
 use turnout_host::volume::StoreKind;
-use turnout_manifest::trust::Outcome;
+use turnout_manifest::trust::{Outcome, Purpose};
 use turnout_manifest::{AuditContext, VersionRef};
 use turnout_manifest::{CheckResult, Sha256, VerifiedManifest};
 use turnout_protocol::control::{Imported, SCHEMA};
@@ -51,16 +51,13 @@ pub async fn receive(
 async fn take_in(desk: &Desk, peer: Peer, content: &mut Content) -> Result<Json<Imported>, Failure> {
     desk.allow(peer, Need::Operate, "import a version").await?;
     let envelope = read_envelope(content).await?;
-    let verification = desk.intake.verify(&envelope);
+    let verification = desk.intake.verify(&envelope, Purpose::NewWork);
     let mut checks = verification.checks.clone();
     let verdict = verification.verdict;
     let Some(verified) = verification.into_verified() else {
         let mut refused = problem(ErrorCode::Refused, format!("the manifest is {verdict}"));
         refused.details = failures(&checks);
-        refused.hint = Some(
-            "`turnoutctl manifest verify DIR` lists every check; `turnoutctl trust list` whose keys count"
-                .into(),
-        );
+        refused.hint = Some(intake::remedy(verdict).into());
         return Err(desk.refuse(peer, "import a version", refused).await);
     };
     let version = verified.manifest().reference();

@@ -13,8 +13,10 @@ use turnout_manifest::ModelName;
 use turnout_protocol::worker::FORMATS;
 
 mod keep;
+mod trust;
 
 pub use keep::Keep;
+pub use trust::TrustPlace;
 
 /// Largest configuration file, bytes.
 const FILE_MAX: u64 = 1024 * 1024;
@@ -84,6 +86,8 @@ struct Raw {
     retention: keep::RawRetention,
     /// What an auditor can reach.
     audit: keep::RawAudit,
+    /// What this host is called in signed orders, and which channels it serves.
+    trust: trust::RawTrust,
     /// Domains of ONNX operators that models may use besides the standard ones, such as
     /// `["com.microsoft"]`. Default none.
     allowed_domains: Vec<String>,
@@ -143,6 +147,8 @@ pub struct Config {
     pub exclusive_cpus: u64,
     /// Retention, and care of the store.
     pub keep: Keep,
+    /// What this host is called in signed orders, and which channels it serves.
+    pub trust: TrustPlace,
     /// The read-only view of snapshots over HTTP, where it is wanted.
     pub audit_http: Option<AuditHttp>,
     /// The text as it was written, for the evidence.
@@ -232,12 +238,14 @@ impl Config {
         let state = absolute("state", raw.state.unwrap_or("/var/lib/turnout".into()), &mut problems);
         let keep = Keep::check(&raw.retention, &raw.store, &mut problems);
         let audit_http = raw.audit.check(&mut problems);
+        let trust = TrustPlace::check(raw.trust, &mut problems);
         if !problems.is_empty() {
             return Err(ConfigError::Values(problems));
         }
         Ok(Self {
             keep,
             audit_http,
+            trust,
             text: text.to_owned(),
             socket: raw.socket.unwrap_or_else(|| runtime.join("control.sock")),
             group: Some(raw.group.unwrap_or_else(|| "turnout".to_owned())),

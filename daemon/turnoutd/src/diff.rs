@@ -2,7 +2,7 @@
 //! daemon was configured, and every file. Pure; weights are compared by the digests in their signed manifests.
 
 use crate::catalog::State as Kept;
-use crate::evidence::{CONFIG_FILE, TRUST_FILE};
+use crate::evidence::{CONFIG_FILE, ROOTS_FILE, TRUST_FILE};
 use crate::handlers::{Desk, Failure, problem};
 use crate::snapshots::{find, on_host};
 use axum::Json;
@@ -14,7 +14,7 @@ use std::collections::BTreeMap;
 use turnout_host::archive::Inside;
 use turnout_host::store::StoredName;
 use turnout_manifest::envelope::Envelope;
-use turnout_manifest::{Manifest, ModelName, Sha256, TrustStore};
+use turnout_manifest::{Manifest, ModelName, Sha256, TrustRoot, TrustStore};
 use turnout_protocol::archive::{Change, LiveChange, SnapshotDiff, SnapshotVersion, VersionChange};
 use turnout_protocol::control::SCHEMA;
 use turnout_protocol::error::ErrorCode;
@@ -63,6 +63,8 @@ pub fn diff(from: &Side<'_>, to: &Side<'_>) -> SnapshotDiff {
     let document = |side: &Side<'_>, name: &str| side.inside.documents.get(name).cloned().unwrap_or_default();
     let both = |name: &str| (document(from, name), document(to, name));
     let (trusted, trusts) = both(TRUST_FILE);
+    let (rooted, roots) = both(ROOTS_FILE);
+    let trust = |store: &[u8], roots: &[u8]| keys(store).into_iter().chain(root(roots)).collect();
     let (configured, configures) = both(CONFIG_FILE);
     let size = |side: &Side<'_>| i64::try_from(side.journal_size).unwrap_or(i64::MAX);
     SnapshotDiff {
@@ -72,7 +74,7 @@ pub fn diff(from: &Side<'_>, to: &Side<'_>) -> SnapshotDiff {
         journal_records: size(to) - size(from),
         live,
         versions,
-        trust: changes(&keys(&trusted), &keys(&trusts)),
+        trust: changes(&trust(&trusted, &rooted), &trust(&trusts, &roots)),
         configuration: changes(&settings(&configured), &settings(&configures)),
         files: changes(&files(from.inside), &files(to.inside)),
     }
@@ -155,6 +157,24 @@ fn keys(document: &[u8]) -> BTreeMap<String, String> {
         (key.key_id.to_string(), format!("{} for {}", key.issuer, models.join(", ")))
     };
     store.keys().iter().map(described).collect()
+}
+
+/// What the last of these signed roots says, key by key as text.
+fn root(documents: &[u8]) -> BTreeMap<String, String> {
+    let last = documents.split(|byte| *byte == b'\n').rfind(|line| !line.is_empty());
+    let envelope = last.and_then(|line| Envelope::parse(line).ok());
+    let root = envelope.and_then(|envelope| TrustRoot::from_json(envelope.payload()).ok());
+    let mut flat = BTreeMap::new();
+    let Some(root) = root else { return flat };
+    for key in &root.keys {
+        flat.insert(key.key_id.to_string(), format!("{}, {}", key.owner, key.state));
+    }
+    let mut value = serde_json::to_value(&root).unwrap_or_default();
+    if let Some(members) = value.as_object_mut() {
+        members.remove("keys");
+    }
+    flatten("trust_root", &value, &mut flat);
+    flat
 }
 
 /// The keys of a TOML document, each with its value as text.

@@ -203,6 +203,9 @@ impl Driver {
     /// What a record makes due besides steps.
     fn after(&mut self, entry: &Entry) {
         crate::telemetry::tell(entry);
+        if matches!(&entry.record, Record::Trust(_) | Record::Imported { .. }) {
+            self.parts.executor.intake.learn(Arc::clone(&self.parts.world.trust));
+        }
         let model = match &entry.record {
             Record::WorkerDied { model, .. } => Some(model.clone()),
             Record::Ended { release, .. } => {

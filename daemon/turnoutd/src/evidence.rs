@@ -3,7 +3,7 @@
 
 use crate::config::Config;
 use crate::executor::stored;
-use crate::intake::Intake;
+use crate::intake::{Held, Intake};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 use std::path::Path;
@@ -16,6 +16,8 @@ pub const JOURNAL_DIR: &str = "journal";
 pub const STATE_FILE: &str = "state.json";
 /// The keys that counted, in a snapshot.
 pub const TRUST_FILE: &str = "trust.json";
+/// The signed trust roots from the first on, one a line, in a snapshot of a host that has any.
+pub const ROOTS_FILE: &str = "trust-root.ndjson";
 /// The daemon's configuration as it was written, in a snapshot.
 pub const CONFIG_FILE: &str = "config.toml";
 
@@ -57,8 +59,18 @@ impl Moment {
         let mut documents = vec![(STATE_FILE, self.state.clone()), (CONFIG_FILE, config.text.clone().into())];
         // A trust store that was read or taken in can be written.
         documents.extend(intake.trust().to_json().ok().map(|trust| (TRUST_FILE, trust)));
+        documents.extend(roots(&intake.held()).map(|roots| (ROOTS_FILE, roots)));
         Evidence { journal: config.state.join(JOURNAL_DIR), documents, versions: self.versions.clone() }
     }
+}
+
+/// Every signed root from the first to the one in force, one a line.
+fn roots(held: &Held) -> Option<Vec<u8>> {
+    let chain = match held {
+        Held::Root(chain) | Held::Lost { last: Some(chain), .. } => chain,
+        Held::Store(_) | Held::Lost { last: None, .. } => return None,
+    };
+    Some(chain.all.iter().flat_map(|root| root.iter().copied().chain(*b"\n")).collect())
 }
 
 /// The state of all models as JSON: what is live, from which content, by whose signature; and why this is kept.

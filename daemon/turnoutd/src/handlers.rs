@@ -4,7 +4,7 @@ use crate::access::{Need, Peer};
 use crate::driver::{Denial, Input};
 use crate::intake::Intake;
 use crate::view::{Daemon, View, release_status};
-use crate::{chain, metrics, ports, profile, view};
+use crate::{metrics, ports, view};
 use axum::Json;
 use axum::extract::rejection::{BytesRejection, PathRejection};
 use axum::extract::{Extension, Path, State};
@@ -21,12 +21,10 @@ use turnout_engine::{Entry, Event, Record, Refusal};
 use turnout_host::Host;
 use turnout_host::store::StoredName;
 use turnout_journal::Journal;
-use turnout_manifest::key::{PrivateKey, PublicKey};
-use turnout_manifest::trust::TRUST_SCHEMA;
-use turnout_manifest::{AuditContext, ModelName, Plan, ReleaseId, Sha256, VersionRef};
+use turnout_manifest::key::PrivateKey;
+use turnout_manifest::{AuditContext, ModelName, Plan, ReleaseId, VersionRef};
 use turnout_protocol::control::{
-    AddTrust, DryRun, Intervene, ReleaseStatus, Releases, SCHEMA, StartRelease, Status, StoredVersion, Trust,
-    TrustedKey, Versions,
+    DryRun, Intervene, ReleaseStatus, Releases, SCHEMA, StartRelease, Status, StoredVersion, Versions,
 };
 use turnout_protocol::error::{ErrorCode, Problem};
 use turnout_protocol::report::Report;
@@ -139,23 +137,6 @@ impl Desk {
         self.driver.send(input).map_err(|_| Failure(stopping()))
     }
 
-    /// Refuses a version that requires what this host cannot enforce, before anything happens. The step that makes the
-    /// cell asks again: a host may change.
-    async fn enforceable(&self, peer: Peer, version: &VersionRef, digest: Sha256) -> Result<(), Failure> {
-        let (host, intake) = (Arc::clone(&self.host), Arc::clone(&self.intake));
-        let name = StoredName { model: version.model.clone(), digest };
-        let asked = tokio::task::spawn_blocking(move || {
-            // What cannot be read or asked here is for the release's own steps to say.
-            let require = intake.stored_manifest(&name).ok()?.runtime.require;
-            let enforcement = if require.is_empty() { None } else { host.enforcement().ok() };
-            profile::demanded(&require, enforcement?).err()
-        });
-        let Some(why) = asked.await.ok().flatten() else { return Ok(()) };
-        let refused = problem(ErrorCode::Refused, why)
-            .hint("`turnoutctl doctor` shows what this host lacks; `runtime.require` is in the version's turnout.yaml");
-        Err(self.refuse(peer, &format!("release {version}"), refused).await)
-    }
-
     fn last_release(&self, model: &ModelName) -> Option<ReleaseStatus> {
         let view = self.view();
         let id = view.world.models.get(model)?.last?;
@@ -189,6 +170,10 @@ fn denied(denial: Denial) -> Problem {
                 Refusal::AlreadyLive(_) => "nothing to do".to_owned(),
                 Refusal::Nothing(_) => "`turnoutctl status` shows what is live".to_owned(),
                 Refusal::Deleted(_) => "`turnoutctl model import DIR` brings it back in".to_owned(),
+                Refusal::Order(_) => {
+                    "`turnoutctl trust show` tells the last order of each channel; have a later one signed"
+                        .to_owned()
+                }
                 // Answered above, with every reason.
                 Refusal::Archive(_) => String::new(),
                 Refusal::TooLate(id) | Refusal::NotWaiting(id) => format!("`turnoutctl release show {id}`"),
@@ -316,8 +301,9 @@ pub async fn start_release(
         refused.details = problems.iter().map(ToString::to_string).collect();
         return Err(desk.refuse(peer, &format!("release {version}"), refused).await);
     }
-    desk.enforceable(peer, &request.version, stored.digest).await?;
-    desk.can_take_over(peer, &plan, (version, stored.digest), live).await?;
+    let name = StoredName { model: version.model.clone(), digest: stored.digest };
+    let order = crate::admission::admit(&desk, peer, (version, name), request.order).await?;
+    desk.can_take_over(peer, (&plan, live), (version, stored.digest)).await?;
     if request.dry_run {
         let to = view.world.next_generation();
         let steps = turnout_engine::plan::steps(&plan, live.map(|live| live.generation), to);
@@ -339,6 +325,7 @@ pub async fn start_release(
         port,
         salt: crate::salt(),
         by: peer.to_string(),
+        order,
         audit_context: Some(peer.context.id()),
     };
     desk.ask(peer.context, Event::Start(Box::new(start))).await?;
@@ -418,67 +405,8 @@ async fn go_back(desk: &Desk, name: &ModelName, (peer, failure): (Peer, Failure)
         salt: crate::salt(),
         by: peer.to_string(),
         audit_context: Some(peer.context.id()),
+        // The way back needs no order, whatever the trust root demands of new work.
+        order: None,
     };
     desk.ask(peer.context, Event::Start(Box::new(start))).await
-}
-
-/// `GET /v1/trust`.
-pub async fn trust(State(desk): State<Desk>) -> Json<Trust> {
-    Json(trust_reply(&desk))
-}
-
-fn trust_reply(desk: &Desk) -> Trust {
-    let store = desk.intake.trust();
-    let keys = store.keys().iter().map(|key| TrustedKey {
-        issuer: key.issuer.clone(),
-        key_id: key.key_id.to_string(),
-        public_key: key.public_key.to_pem(),
-        models: key.models.iter().map(ToString::to_string).collect(),
-    });
-    Trust { schema: TRUST_SCHEMA.to_owned(), keys: keys.collect() }
-}
-
-/// `POST /v1/trust`.
-///
-/// # Errors
-/// 403 for who is not root, 422 for what is no key or no set of globs.
-pub async fn add_trust(
-    State(desk): State<Desk>,
-    Extension(peer): Extension<Peer>,
-    request: Sent,
-) -> Result<Json<Trust>, Failure> {
-    let request: AddTrust = body(request)?;
-    desk.allow(peer, Need::Trust, "add a trusted key").await?;
-    let refused = |message: String| problem(ErrorCode::Refused, message);
-    let key = PublicKey::from_pem(&request.public_key).map_err(|error| refused(chain(&error)))?;
-    let mut store = desk.intake.trust();
-    let key_id = key.id().to_string();
-    let trusted = turnout_manifest::trust::TrustedKey::new(&request.issuer, key, &request.models);
-    trusted.and_then(|trusted| store.add(trusted)).map_err(|error| refused(chain(&error)))?;
-    let (issuer, models) = (request.issuer, request.models);
-    let added = Record::TrustAdded { by: peer.to_string(), issuer, key_id, models };
-    desk.note(peer.context, added).await?;
-    desk.intake.set_trust(store).map_err(|error| problem(ErrorCode::HostFailure, chain(&error)))?;
-    Ok(Json(trust_reply(&desk)))
-}
-
-/// `DELETE /v1/trust/{key_id}`.
-///
-/// # Errors
-/// 403 for who is not root, 404 for an unknown key.
-pub async fn remove_trust(
-    State(desk): State<Desk>,
-    Extension(peer): Extension<Peer>,
-    key_id: Named<String>,
-) -> Result<Json<Trust>, Failure> {
-    let key_id = named(key_id)?;
-    desk.allow(peer, Need::Trust, "remove a trusted key").await?;
-    let mut store = desk.intake.trust();
-    if parsed(&key_id).ok().and_then(|id| store.remove(id)).is_none() {
-        let unknown = problem(ErrorCode::NotFound, format!("no trusted key `{key_id}`"));
-        return Err(unknown.hint("`turnoutctl trust list` shows the keys").into());
-    }
-    desk.note(peer.context, Record::TrustRemoved { by: peer.to_string(), key_id }).await?;
-    desk.intake.set_trust(store).map_err(|error| problem(ErrorCode::HostFailure, chain(&error)))?;
-    Ok(Json(trust_reply(&desk)))
 }

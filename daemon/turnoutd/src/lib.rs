@@ -2,6 +2,7 @@
 //! ([`executor`]), and the door through which it is asked ([`api`]). Read [`driver`] first.
 
 pub mod access;
+pub mod admission;
 pub mod api;
 pub mod arguments;
 pub mod audit;
@@ -40,6 +41,7 @@ pub mod telemetry;
 pub mod teller;
 pub mod timers;
 pub mod totals;
+pub mod trust;
 pub mod view;
 pub mod windows;
 

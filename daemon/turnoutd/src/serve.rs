@@ -104,8 +104,8 @@ pub fn run(config: Config) -> Result<(), ServeError> {
     let host: Arc<dyn Host> = Arc::new(LinuxHost::open(host_config(&config)?).map_err(ServeError::Host)?);
     let socket = open_door(&config, given)?;
     let view = config.audit_http.map(open_view).transpose()?;
-    let intake =
-        Intake::open(Arc::clone(&host), config.state.join("trust.json")).map_err(ServeError::Intake)?;
+    let intake = Intake::open(Arc::clone(&host), &config, Arc::clone(&world.trust));
+    let intake = intake.map_err(ServeError::Intake)?;
     let host_key = host_key::open(&config.state).map_err(ServeError::HostKey)?;
     let key_id = host_key.public_key().id().to_string();
     let key_is_new = world.archive.host_key.as_ref() != Some(&key_id);
@@ -155,8 +155,10 @@ pub fn run(config: Config) -> Result<(), ServeError> {
 /// Examines the host on a thread of its own: it takes half a second, and traffic is not to wait for it.
 fn examine_beside(desk: &Desk) {
     let (daemon, driver) = (Arc::clone(&desk.daemon), desk.driver.clone());
+    let concerns = desk.intake.concerns();
     std::thread::spawn(move || {
-        let degraded = examine::degraded(&daemon.config);
+        let mut degraded = examine::degraded(&daemon.config);
+        degraded.extend(concerns);
         let record = Record::Examined { degraded: degraded.clone() };
         let _ = daemon.degraded.set(degraded);
         note(&driver, record);

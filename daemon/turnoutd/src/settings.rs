@@ -96,6 +96,7 @@ fn waiting(old: &Config, new: &Config) -> Vec<&'static str> {
         ("allowed_formats", old.allowed_formats != new.allowed_formats),
         ("store, retention", old.keep != new.keep),
         ("audit.http", old.audit_http != new.audit_http),
+        ("trust", old.trust != new.trust),
         ("worker_uid_base", old.worker_uid_base != new.worker_uid_base),
         ("worker", old.worker != new.worker),
         ("launcher", old.launcher != new.launcher),

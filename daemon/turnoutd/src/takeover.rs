@@ -18,9 +18,8 @@ impl Desk {
     pub async fn can_take_over(
         &self,
         peer: Peer,
-        plan: &Plan,
+        (plan, live): (&Plan, Option<&Target>),
         (version, digest): (&VersionRef, Sha256),
-        live: Option<&Target>,
     ) -> Result<(), Failure> {
         if plan.strategy != Strategy::InPlace {
             return Ok(());

@@ -17,7 +17,7 @@ use tracing_journald::{Priority, PriorityMappings};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer, Registry, reload};
-use turnout_engine::{ArchiveRecord, Entry, Record};
+use turnout_engine::{ArchiveRecord, Entry, Record, TrustRecord};
 
 /// Shortest time between two status lines.
 const STATUS_PAUSE: Duration = Duration::from_millis(250);
@@ -154,6 +154,21 @@ fn say_record(record: &Record) {
             tracing::warn!(%model, %generation, "worker is not listened to any more: {why}")
         }
         Record::Archive(record) => tell_kept(record),
+        Record::Trust(record) => tell_trust(record),
+    }
+}
+
+fn tell_trust(record: &TrustRecord) {
+    match record {
+        TrustRecord::RootAccepted { by, root, digest, .. } => {
+            tracing::info!(%by, root, %digest, "trust root in force");
+        }
+        TrustRecord::ExceptionAccepted { by, model, manifest, reason, .. } => {
+            tracing::warn!(%by, %model, %manifest, "excepted for a time: {reason}");
+        }
+        TrustRecord::OrderUsed { by, version, channel, order, .. } => {
+            tracing::info!(%by, %version, %channel, epoch = order.epoch, counter = order.counter, "order used");
+        }
     }
 }
 

@@ -5,6 +5,7 @@ mod journals;
 mod manifests;
 mod messages;
 mod models;
+mod trust_roots;
 
 pub use peak_alloc::PeakAlloc;
 
@@ -25,7 +26,7 @@ pub struct Target {
 }
 
 /// Every target.
-pub const TARGETS: [Target; 16] = [
+pub const TARGETS: [Target; 18] = [
     Target { name: "audit_context", run: messages::audit_context, starts: messages::audit_contexts },
     Target { name: "canonical_json", run: manifests::canonical_json, starts: manifests::documents },
     Target { name: "description", run: manifests::description, starts: manifests::descriptions },
@@ -38,8 +39,10 @@ pub const TARGETS: [Target; 16] = [
     Target { name: "oms_bundle", run: manifests::oms_bundle, starts: manifests::oms_bundles },
     Target { name: "oms_evidence", run: manifests::oms_evidence, starts: manifests::oms_evidences },
     Target { name: "onnx", run: models::file, starts: models::files },
+    Target { name: "order", run: trust_roots::order, starts: trust_roots::orders },
     Target { name: "plan", run: manifests::plan, starts: manifests::plans },
     Target { name: "router_link", run: messages::router_link, starts: messages::router_messages },
+    Target { name: "trust_root", run: trust_roots::trust_root, starts: trust_roots::trust_roots },
     Target { name: "trust_store", run: manifests::trust_store, starts: manifests::trust_stores },
     Target { name: "worker_link", run: messages::worker_link, starts: messages::worker_messages },
 ];

@@ -7,12 +7,17 @@ use std::path::Path;
 use syn::{Attribute, Expr, ExprLit, Field, Item, ItemStruct, Lit, Meta};
 
 /// Where the types are.
-const SOURCES: [&str; 2] = ["daemon/turnoutd/src/config.rs", "daemon/turnoutd/src/config/keep.rs"];
+const SOURCES: [&str; 3] = [
+    "daemon/turnoutd/src/config.rs",
+    "daemon/turnoutd/src/config/keep.rs",
+    "daemon/turnoutd/src/config/trust.rs",
+];
 /// The type of each table, and what the file calls it. The type's comment stands above the table.
-const TABLES: [(&str, &str); 4] = [
+const TABLES: [(&str, &str); 5] = [
     ("RawRetention", "retention"),
     ("RawStore", "store"),
     ("RawAuditHttp", "audit.http"),
+    ("RawTrust", "trust"),
     ("RawModel", "models.NAME"),
 ];
 /// Where the file lies.

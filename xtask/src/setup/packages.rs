@@ -28,6 +28,8 @@ pub const BUILD: &[Package] = &[
     ("iproute2", "network namespaces of the tests"),
     ("systemd", "its journald is what the test of the log writes to"),
     ("python3-pip", "fetches the ONNX Runtime wheel"),
+    ("openssl", "tests hold signatures against it"),
+    ("softhsm2", "stands for a token in the tests of signing"),
 ];
 
 /// What making and checking packages needs on top.

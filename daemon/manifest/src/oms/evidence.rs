@@ -6,10 +6,10 @@ use super::{Coverage, Signer, Signers, Statement};
 use crate::canonical::{self, CanonicalError, Value};
 use crate::digest::Sha256;
 use crate::document::printable;
+use crate::judgement::{Authority, Case, Counted, Occasion};
 use crate::key::PublicKey;
 use crate::manifest::Manifest;
 use crate::trust::{CheckResult, Outcome, Verdict};
-use crate::trust_store::TrustStore;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// The schema name of the evidence's JSON.
@@ -18,8 +18,6 @@ pub const EVIDENCE_SCHEMA: &str = "turnout.oms-evidence/v1";
 pub const ASIDE: [&str; 2] = ["turnout.yaml", "turnout.dsse.json"];
 /// The canonical form begins with its first member, and no envelope's does.
 const BEGIN: &[u8] = b"{\"bundle\":";
-
-const CHECKS: [&str; 4] = ["manifest", "coverage", "trust", "files"];
 
 /// A bundle with a manifest that it vouches for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,6 +37,8 @@ pub(crate) struct Examined {
     pub digest: Option<Sha256>,
     pub signed_by: Option<String>,
     pub key: Option<PublicKey>,
+    /// Set when the version may be acted on.
+    pub counted: Option<Counted>,
     pub manifest: Option<Manifest>,
 }
 
@@ -72,28 +72,27 @@ impl Evidence {
 
 /// Verifies an evidence: the bundle as any other, then the manifest beside it, then that both speak of the same files,
 /// then whether the signer counts for this model.
-pub(crate) fn examine(bytes: &[u8], trust: &TrustStore) -> Examined {
+pub(crate) fn examine(bytes: &[u8], authority: Authority<'_>, occasion: &Occasion<'_>) -> Examined {
     let (bundle, allowed, manifest) = match read(bytes) {
         Ok(parts) => parts,
         Err(what) => {
             let mut examined = Examined::after(super::Verification::refused("bundle", what));
-            examined.skip_the_rest();
+            examined.skip_the_rest(authority);
             return examined;
         }
     };
-    let signer =
-        |key: &crate::trust::TrustedKey| Signer { name: key.issuer.clone(), key: key.public_key.clone() };
-    let signers = Signers::Keys(trust.keys().iter().map(signer).collect());
+    let signer = |(name, key): (&str, &PublicKey)| Signer { name: name.to_owned(), key: key.clone() };
+    let signers = Signers::Keys(authority.keys().into_iter().map(signer).collect());
     let verification = super::verify(bundle.as_bytes(), &signers, &allowed);
     let statement = verification.statement().cloned();
     let mut examined = Examined::after(verification);
     if let (Verdict::Valid, Some(statement)) = (examined.verdict, statement)
-        && let Err((verdict, check, detail)) = examined.hold(manifest, &statement, trust)
+        && let Err((verdict, check, detail)) = examined.hold(manifest, &statement, (authority, occasion))
     {
         examined.verdict = verdict;
         examined.note(check, Outcome::Fail, detail);
     }
-    examined.skip_the_rest();
+    examined.skip_the_rest(authority);
     examined
 }
 
@@ -106,26 +105,32 @@ impl Examined {
         let mut checks = verification.checks;
         checks.retain(|check| check.name != "files");
         let (verdict, signed_by, key) = (verification.verdict, verification.signed_by, verification.key);
-        Self { verdict, checks, digest: None, signed_by, key, manifest: None }
+        Self { verdict, checks, digest: None, signed_by, key, counted: None, manifest: None }
     }
 
     fn note(&mut self, name: &str, result: Outcome, detail: impl Into<String>) {
         self.checks.push(CheckResult { name: name.to_owned(), result, detail: detail.into() });
     }
 
-    fn skip_the_rest(&mut self) {
-        for name in CHECKS {
-            if self.checks.iter().all(|check| check.name != name) {
+    fn skip_the_rest(&mut self, authority: Authority<'_>) {
+        for name in ["manifest", "coverage"].iter().chain(authority.checks()).chain(&["files"]) {
+            if self.checks.iter().all(|check| check.name != *name) {
                 let detail =
-                    if name == "files" { "not compared" } else { "not made: an earlier check failed" };
+                    if *name == "files" { "not compared" } else { "not made: an earlier check failed" };
                 self.note(name, Outcome::Skipped, detail);
             }
         }
     }
 
-    fn hold(&mut self, manifest: Value, statement: &Statement, trust: &TrustStore) -> Result<(), Refusal> {
+    fn hold(
+        &mut self,
+        manifest: Value,
+        statement: &Statement,
+        (authority, occasion): (Authority<'_>, &Occasion<'_>),
+    ) -> Result<(), Refusal> {
         let refused = |check, detail: String| (Verdict::Rejected, check, detail);
-        self.digest = Some(Sha256::of(&manifest.to_bytes()));
+        let digest = Sha256::of(&manifest.to_bytes());
+        self.digest = Some(digest);
         let manifest = Manifest::from_value(manifest)
             .map_err(|problems| refused("manifest", problems.to_string().replace('\n', "; ")))?;
         let (reference, count) = (manifest.reference(), manifest.files.len());
@@ -133,20 +138,12 @@ impl Examined {
         self.manifest = Some(manifest.clone());
         check_coverage(&manifest, statement).map_err(|what| refused("coverage", what))?;
         self.note("coverage", Outcome::Pass, "the manifest lists the signed files and no others");
-        let model = &manifest.model;
-        let key = self.key.as_ref().and_then(|key| trust.find(key.id()));
-        match key {
-            Some(key) if key.covers(model) => {
-                self.note("trust", Outcome::Pass, format!("{} may sign model `{model}`", key.issuer));
-                Ok(())
-            }
-            _ => {
-                let detail = format!(
-                    "the signer may not sign model `{model}`: widen its models with `turnoutctl trust add`"
-                );
-                Err((Verdict::Untrusted, "trust", detail))
-            }
-        }
+        let signers: Vec<_> = self.key.iter().map(PublicKey::id).collect();
+        let judgement = authority.judge(&Case { manifest: &manifest, digest, signers: &signers }, occasion);
+        self.verdict = judgement.verdict;
+        self.checks.extend(judgement.checks);
+        self.counted = judgement.counted;
+        Ok(())
     }
 }
 

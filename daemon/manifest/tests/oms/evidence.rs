@@ -2,9 +2,12 @@
 
 use crate::making::{KEY, OTHER, bundle_over, outcome_of, plain, sharded, statement};
 use serde_json::{Value, json};
+use turnout_manifest::key::PublicKey;
 use turnout_manifest::oms::Evidence;
-use turnout_manifest::trust::{TrustedKey, Verdict, verify};
-use turnout_manifest::{Manifest, Sha256, TrustStore, canonical};
+use turnout_manifest::quorum::Quorum;
+use turnout_manifest::root::{Issuer, KeyState, Member, ROOT_SCHEMA, RootKey};
+use turnout_manifest::trust::{Authority, Occasion, TrustedKey, Verdict, verify, verify_by};
+use turnout_manifest::{Manifest, Sha256, TrustRoot, TrustStore, canonical};
 
 fn store(models: &str) -> TrustStore {
     let mut store = TrustStore::default();
@@ -74,12 +77,55 @@ fn a_manifest_that_says_more_or_other_than_is_signed_is_rejected() {
 }
 
 #[test]
+fn a_signed_root_judges_it_as_it_does_every_version() {
+    let (key, root_key) = (KEY.public_key(), OTHER.public_key());
+    let known = |owner: &str, key: &PublicKey| RootKey {
+        owner: owner.to_owned(),
+        key_id: key.id(),
+        public_key: key.clone(),
+        state: KeyState::Active,
+    };
+    let root = |threshold: u32, channel: &str| TrustRoot {
+        schema: ROOT_SCHEMA.to_owned(),
+        version: 1,
+        created_ms: 1,
+        expires_ms: 2,
+        keys: vec![known("modellers", &key), known("alice", &root_key)],
+        root: Quorum { keys: vec![root_key.id()], threshold: 1 },
+        issuers: vec![Issuer {
+            name: "vendor".to_owned(),
+            keys: [&key, &root_key].map(|key| Member { key_id: key.id(), roles: Vec::new() }).to_vec(),
+            threshold,
+            models: vec!["fraud".parse().unwrap()],
+            channels: vec![channel.parse().unwrap()],
+            require: Vec::new(),
+        }],
+        orders: None,
+        exceptions: None,
+        deny: Vec::new(),
+    };
+    let bytes = evidence(&FILES, &FILES);
+    for (root, verdict, told) in [
+        (root(1, "prod"), Verdict::Valid, ""),
+        // A bundle has one signature: it never meets a threshold of two.
+        (root(2, "prod"), Verdict::Untrusted, "1 of 2 needed"),
+        (root(1, "staging"), Verdict::Untrusted, "for channel `prod`"),
+    ] {
+        root.check().unwrap();
+        let verification = verify_by(&bytes, Authority::Root(&root), &Occasion::plain());
+        let (found, words) = outcome_of(verification.verdict, &verification.checks);
+        assert!(found == verdict && words.contains(told), "{told}: {words}");
+        assert_eq!(verification.into_verified().is_some(), verdict == Verdict::Valid);
+    }
+}
+
+#[test]
 fn the_signer_must_be_known_and_may_sign_the_stated_model() {
     let bytes = evidence(&FILES, &FILES);
     let mut strangers = TrustStore::default();
     strangers.add(TrustedKey::new("others", OTHER.public_key(), &["*".to_owned()]).unwrap()).unwrap();
     for (store, told) in [
-        (store("aml*"), "may not sign model `fraud`"),
+        (store("aml*"), "no signer may sign model `fraud`"),
         (strangers, "not trusted here"),
         (TrustStore::default(), "not trusted"),
     ] {

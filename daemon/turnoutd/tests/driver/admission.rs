@@ -124,6 +124,7 @@ fn name(refusal: &Refusal) -> &'static str {
         Refusal::TooLate(_) => "too late",
         Refusal::NotWaiting(_) => "not waiting",
         Refusal::Deleted(_) => "deleted",
+        Refusal::Order(_) => "order",
         Refusal::Archive(_) => "kept",
     }
 }

@@ -15,6 +15,7 @@ mod liars;
 mod power;
 mod profiles;
 mod read_only;
+mod rooted;
 mod router;
 mod stage;
 mod workers;

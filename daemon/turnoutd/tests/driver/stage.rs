@@ -266,7 +266,7 @@ impl Stage {
         let journal = Arc::new(open_journal(&journal_folder));
         let world = replay(&journal_folder).unwrap();
         let host = Arc::clone(&self.host);
-        let intake = Arc::new(Intake::open(host.clone(), self.folder.path().join("trust.json")).unwrap());
+        let intake = Arc::new(Intake::open(host.clone(), &self.config, Arc::clone(&world.trust)).unwrap());
         let (sender, inbox) = channel();
         self.workers.attach(sender.clone());
         self.router.attach(sender.clone());
@@ -352,6 +352,7 @@ impl Stage {
             port: PORT,
             salt: 7,
             by: "root (pid 1)".to_owned(),
+            order: None,
             audit_context: Some(asked().id()),
         }))
     }
