@@ -17,6 +17,7 @@ mod manifest;
 mod model;
 mod oms;
 mod oms_import;
+mod proofs;
 mod release;
 mod render;
 mod report;
@@ -27,6 +28,7 @@ mod trust;
 mod updates;
 mod verify;
 mod watch;
+mod witness;
 
 use args::{Arguments, Command};
 use clap::Parser;

@@ -3,14 +3,17 @@
 //!
 //! Read in this order: [`step`] (what can be done to the host), [`plan`] (a release as a list of steps),
 //! [`advance`] (state x event -> records), [`world`] (records -> state), [`rollback`], [`slo`], [`cpus`]. What is kept
-//! and what may go: [`archive`], [`guard`], [`retention`].
+//! and what may go: [`archive`], [`guard`], [`retention`]. The journal, its clock and a full
+//! disk: [`log`], [`reserve`].
 
 pub mod advance;
 pub mod archive;
 pub mod cpus;
 pub mod guard;
+pub mod log;
 pub mod plan;
 pub mod record;
+pub mod reserve;
 pub mod retention;
 pub mod rollback;
 pub mod slo;
@@ -21,6 +24,7 @@ pub mod world;
 pub use advance::{Event, Refusal, decide};
 pub use archive::{Archive, ArchiveRecord, Reason};
 pub use guard::{ArchiveRefusal, ArchiveWish};
+pub use log::LogRecord;
 pub use record::{Cause, Kind, Record, Target};
 pub use slo::{Figures, Verdict, Window};
 pub use step::{Moment, Step};

@@ -2,6 +2,7 @@
 //! disk before its effect happens; the fold of all records is the state ([`crate::world`]).
 
 use crate::archive::ArchiveRecord;
+use crate::log::LogRecord;
 use crate::slo::{Verdict, Window};
 use crate::step::Step;
 use serde::{Deserialize, Serialize};
@@ -323,6 +324,9 @@ pub enum Record {
     /// Something about what is kept: snapshots, stored versions, the store itself.
     #[serde(untagged)]
     Archive(ArchiveRecord),
+    /// Something about the journal itself, or its clock.
+    #[serde(untagged)]
+    Log(LogRecord),
 }
 
 impl Record {
@@ -349,7 +353,8 @@ impl Record {
             | Self::Imported { .. }
             | Self::WorkerDied { .. }
             | Self::WorkerSilenced { .. }
-            | Self::Archive(_) => None,
+            | Self::Archive(_)
+            | Self::Log(_) => None,
         }
     }
 }

@@ -266,6 +266,7 @@ impl World {
             Record::Ended { release, .. } => self.end(*release, record, at_ms),
             Record::DaemonStarted { .. }
             | Record::Archive(_)
+            | Record::Log(_)
             | Record::Examined { .. }
             | Record::Importing { .. }
             | Record::Refused { .. }

@@ -2,6 +2,10 @@
 //! everything else sends it events or reads the published copy. It never waits for the host: steps run beside it
 //! and come back as events.
 
+mod full_disk;
+
+pub use full_disk::FULL;
+
 use crate::executor::{Executor, Job};
 use crate::supervise::Workers;
 use crate::timers::{Timer, Timers};
@@ -67,6 +71,8 @@ pub struct Parts {
     pub inbox: Receiver<Input>,
     /// Where steps send their events.
     pub sender: Sender<Input>,
+    /// Called once a record is on disk with which a release begins, is promoted or ends: the journal is signed then.
+    pub turning_point: Box<dyn Fn() + Send>,
 }
 
 /// The loop's state.
@@ -79,6 +85,8 @@ pub struct Driver {
     journal_bytes: u64,
     synced_ms: u64,
     read_only: Option<String>,
+    /// The journal is written on its reserve: nothing new is begun.
+    on_reserve: bool,
 }
 
 impl Driver {
@@ -93,6 +101,7 @@ impl Driver {
             journal_bytes: 0,
             synced_ms: 0,
             read_only: None,
+            on_reserve: false,
         }
     }
 
@@ -141,13 +150,13 @@ impl Driver {
         match input {
             Input::Event(event) => drop(self.decide(&event)),
             Input::Ask(event, reply) => {
-                let answer = self.decide(&event);
+                let answer = self.grant(&event);
                 self.go_on();
                 self.publish();
                 let _ = reply.send(answer);
             }
             Input::Note(record, reply) => {
-                let answer = self.write(vec![*record]);
+                let answer = self.note(*record);
                 self.publish();
                 let _ = reply.send(answer);
             }
@@ -180,6 +189,7 @@ impl Driver {
                     self.parts.world.apply(record, stamp);
                     self.after(record);
                 }
+                self.note_reserve();
                 Ok(())
             }
             Err(error) => {
@@ -194,6 +204,9 @@ impl Driver {
     /// What a record makes due besides steps.
     fn after(&mut self, record: &Record) {
         crate::telemetry::tell(record);
+        if matches!(record, Record::Planned(_) | Record::Promoted { .. } | Record::Ended { .. }) {
+            (self.parts.turning_point)();
+        }
         let model = match record {
             Record::WorkerDied { model, .. } => Some(model.clone()),
             Record::Ended { release, .. } => {
@@ -280,6 +293,9 @@ impl Driver {
             Timer::Look => {
                 self.timers.arm(Timer::Look, Instant::now() + LOOK_EVERY);
                 self.look();
+                if self.on_reserve {
+                    self.look_for_room();
+                }
             }
             Timer::Restart(model) => {
                 let event = Event::Restart { model, salt: crate::salt() };
@@ -352,7 +368,7 @@ impl Driver {
         let head = self.parts.journal.head();
         self.parts.publisher.publish(View {
             world: self.parts.world.clone(),
-            read_only: self.read_only.clone(),
+            read_only: self.why_refusing(),
             journal_size: head.size,
             journal_root: head.root.to_string(),
             journal_bytes: self.journal_bytes,

@@ -3,7 +3,7 @@
 use clap::Parser;
 use std::process::ExitCode;
 use turnoutd::arguments::{Arguments, Command};
-use turnoutd::{audit_http, chain, serve};
+use turnoutd::{audit_http, chain, new_log, serve};
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
@@ -30,6 +30,12 @@ fn main() -> ExitCode {
         None => serve::run(config),
         Some(Command::Doctor { output }) => return serve::doctor(&config, &output),
         Some(Command::Dismantle) => serve::dismantle(config),
+        Some(Command::NewLog { reason }) => {
+            return match new_log::open(&config, &reason) {
+                Ok(()) => ExitCode::SUCCESS,
+                Err(error) => refuse(&chain(&error), error.hint()),
+            };
+        }
         Some(Command::ServeSnapshots { .. }) => Ok(()),
     };
     match done {

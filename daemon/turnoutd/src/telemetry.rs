@@ -18,7 +18,8 @@ use tracing_subscriber::EnvFilter;
 use tracing_subscriber::Layer;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
-use turnout_engine::{ArchiveRecord, Record};
+use turnout_engine::log::ClockReason;
+use turnout_engine::{ArchiveRecord, LogRecord, Record};
 
 /// Shortest time between two status lines.
 const STATUS_PAUSE: Duration = Duration::from_millis(250);
@@ -131,6 +132,28 @@ fn say(record: &Record) {
             tracing::warn!(%model, %generation, "worker is not listened to any more: {why}")
         }
         Record::Archive(record) => tell_kept(record),
+        Record::Log(record) => tell_log(record),
+    }
+}
+
+fn tell_log(record: &LogRecord) {
+    match record {
+        LogRecord::ClockRead { reason: ClockReason::Stepped, stepped_ms, .. } => {
+            tracing::warn!("the clock was set by {stepped_ms} ms")
+        }
+        LogRecord::ClockRead { reason: ClockReason::Changed, synchronized, .. } => {
+            tracing::warn!(synchronized, "what keeps the clock right has changed")
+        }
+        LogRecord::ClockRead { synchronized, error_us, .. } => {
+            tracing::debug!(synchronized, error_us, "clock read")
+        }
+        LogRecord::LogOpened { by, reason, taken, .. } => {
+            tracing::warn!(%by, taken, "a new log was opened: {reason}")
+        }
+        LogRecord::ReserveSpent => {
+            tracing::error!("the journal's disk is full: nothing new is begun until there is room")
+        }
+        LogRecord::ReserveRestored => tracing::info!("the journal's disk has room again"),
     }
 }
 

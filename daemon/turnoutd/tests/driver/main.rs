@@ -15,5 +15,6 @@ mod power;
 mod profiles;
 mod read_only;
 mod router;
+mod signed;
 mod stage;
 mod workers;
