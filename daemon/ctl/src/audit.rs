@@ -70,6 +70,8 @@ fn field(name: &str, value: &Value) -> String {
         "step" => step(value),
         "verdict" => verdict(value),
         "window" => figures(value),
+        // Who it is stands in the JSON forms.
+        "audit_context" => value.get("id").and_then(Value::as_str).map(str::to_owned),
         _ => None,
     };
     let text = match (short, value) {
@@ -212,7 +214,10 @@ mod tests {
                        "window": {"candidate": {"requests": 20, "errors": 1, "p95_us": 361}}}),
                 "observed release=r-2 verdict=\"missed: p95\" window=\"20 requests, 1 errors, 361 us p95\"",
             ),
-            (json!({"event": "promoted", "release": "r-2"}), "promoted release=r-2"),
+            (
+                json!({"event": "promoted", "release": "r-2", "audit_context": {"id": "01a0", "began_ms": 1}}),
+                "promoted release=r-2 audit_context=01a0",
+            ),
             (json!({"event": "planned", "step": {"undo": [1]}}), "planned step={\"undo\":[1]}"),
         ];
         for (body, wanted) in lines {

@@ -9,7 +9,7 @@ use crate::render::{
     BAD, DIM, GOOD, STRONG, Screen, Table, WARN, duration_ms, figure, pretty, safe, styled, time, words,
 };
 use crate::watch;
-use turnout_manifest::Plan;
+use turnout_manifest::{AuditContext, Plan};
 use turnout_protocol::client::Client;
 use turnout_protocol::report::{Report, StepReport};
 
@@ -69,10 +69,20 @@ pub fn facts(report: &Report) -> Vec<(&'static str, String)> {
         facts.push(("version before", format!("{}@{from} {digest}", release.model)));
     }
     facts.push(("signed by", report.signed_by.join(", ")));
+    facts.extend(contexts(report));
     facts.extend(plan_facts(&report.plan));
     facts.push(("snapshots", report.snapshots.join(", ")));
     facts.push(("journal", format!("records {} to {}", report.journal_range.0, report.journal_range.1)));
     facts
+}
+
+/// Who asked for the release and who changed its course, each with the audit context that its records carry.
+fn contexts(report: &Report) -> impl Iterator<Item = (&'static str, String)> {
+    let names = std::iter::once("audit context").chain(std::iter::repeat("changed under"));
+    let told = |context: &AuditContext| {
+        format!("{} by {} at {}", context.id(), context.operator(), time(context.began_ms()))
+    };
+    names.zip(report.audit_contexts.iter().map(told))
 }
 
 fn plan_facts(plan: &Plan) -> Vec<(&'static str, String)> {

@@ -56,7 +56,9 @@ pub async fn run(client: &Client, screen: &mut Screen, command: SnapshotCommand)
         }
         SnapshotCommand::Key => {
             let key = client.host_key().await?;
-            screen.show(&key, &format!("key id  {}\n{}", safe(&key.key_id), key.public_key))?;
+            // The key alone, so that `> host.pem` keeps it.
+            screen.show(&key, &key.public_key)?;
+            anstream::eprintln!("key id  {}", safe(&key.key_id));
         }
         SnapshotCommand::Prune { dry_run } => {
             let pruned = client.prune(&Prune { dry_run }).await?;

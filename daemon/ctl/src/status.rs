@@ -131,7 +131,7 @@ fn versions(versions: &[LiveVersion]) -> String {
     if versions.is_empty() {
         "  no version has a worker\n".to_owned()
     } else {
-        table.text() + &cells(versions)
+        table.text() + &cells(versions) + &contexts(versions)
     }
 }
 
@@ -150,6 +150,12 @@ fn cells(versions: &[LiveVersion]) -> String {
         text += &format!("  cell:    {} {}{enforced}\n", live.version, safe(&cell.asked));
     }
     text
+}
+
+/// Under which audit context each version came where it is, as its answers and its records say.
+fn contexts(versions: &[LiveVersion]) -> String {
+    let line = |live: &LiveVersion| Some(format!("  audit:   {} {}\n", live.version, live.audit_context?));
+    versions.iter().filter_map(line).collect()
 }
 
 /// The role's word in the API.

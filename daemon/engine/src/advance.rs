@@ -14,7 +14,7 @@ use crate::world::{Progress, Release, World};
 use losses::{died, router_died, silenced};
 use std::sync::Arc;
 use turnout_manifest::plan::OnBreach;
-use turnout_manifest::{Generation, ModelName, Plan, ReleaseId, Sha256, Version};
+use turnout_manifest::{AuditContextId, Generation, ModelName, Plan, ReleaseId, Sha256, Version};
 
 /// A fact or a wish that reaches the engine.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -121,6 +121,8 @@ pub struct Start {
     pub salt: u64,
     /// Who asks.
     pub by: String,
+    /// Under which audit context.
+    pub audit_context: Option<AuditContextId>,
 }
 
 /// Why a wish cannot be granted in this state.
@@ -239,6 +241,7 @@ fn start_release(world: &World, start: &Start) -> Result<Record, Refusal> {
         digest: start.digest,
         signed_by: start.signed_by.clone(),
         generation: world.next_generation(),
+        audit_context: start.audit_context,
     };
     let steps = steps(&start.plan, from.as_ref().map(|live| live.generation), to.generation);
     Ok(Record::Planned(Box::new(Planned {

@@ -8,6 +8,7 @@
 
 pub mod advance;
 pub mod archive;
+pub mod context;
 pub mod cpus;
 pub mod guard;
 pub mod log;
@@ -23,9 +24,10 @@ pub mod world;
 
 pub use advance::{Event, Refusal, decide};
 pub use archive::{Archive, ArchiveRecord, Reason};
+pub use context::Contexts;
 pub use guard::{ArchiveRefusal, ArchiveWish};
 pub use log::LogRecord;
-pub use record::{Cause, Kind, Record, Target};
+pub use record::{Cause, Entry, Kind, Record, Target};
 pub use slo::{Figures, Verdict, Window};
 pub use step::{Moment, Step};
 pub use tally::{ModelTally, Tally};

@@ -8,7 +8,9 @@ use crate::step::Step;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use turnout_manifest::trust::CheckResult;
-use turnout_manifest::{Generation, ModelName, Plan, ReleaseId, Sha256, Version, VersionRef};
+use turnout_manifest::{
+    AuditContext, AuditContextId, Generation, ModelName, Plan, ReleaseId, Sha256, Version, VersionRef,
+};
 
 /// A version with a worker: what it is and which start of it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -21,6 +23,9 @@ pub struct Target {
     pub signed_by: Vec<String>,
     /// The start of its worker.
     pub generation: Generation,
+    /// Under which audit context it was asked for; a worker that is brought up again keeps it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub audit_context: Option<AuditContextId>,
 }
 
 /// Why a release exists.
@@ -149,7 +154,18 @@ pub struct Planned {
     pub by: String,
 }
 
-/// One record of the journal.
+/// One entry of the journal: a record, and the audit context of the request that it follows from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Entry {
+    /// The record; its members stand beside the context's.
+    #[serde(flatten)]
+    pub record: Record,
+    /// Absent where nobody asked, and in journals of versions that had none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub audit_context: Option<AuditContext>,
+}
+
+/// What a record says.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "kebab-case")]
 pub enum Record {

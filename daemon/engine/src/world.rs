@@ -1,19 +1,21 @@
 //! Records -> state. `apply` is a fold: it never decides, never fails, and given the same records it gives the same
 //! state, whether they come one by one from the driver or all at once at recovery.
 
+mod release;
+
+pub use release::{Judged, Logged, Progress, Release};
+
 use crate::archive::{Archive, ArchiveRecord, Reason};
+use crate::context::Contexts;
 use crate::record::{Cause, End, Kind, Planned, Record, Target};
-use crate::slo::{Verdict, Window};
 use crate::step::Step;
 use crate::tally::Tally;
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use turnout_manifest::{Generation, ModelName, Percent, Plan, ReleaseId, Sha256, Version};
+use turnout_manifest::{Generation, ModelName, ReleaseId, Sha256, Version};
 
 /// Ended releases kept in memory; older ones are in the journal.
 const ENDED_KEPT: usize = 64;
-/// Windows of one release kept in memory, the newest.
-const WINDOWS_KEPT: usize = 1024;
 
 /// Where and when a record was written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,138 +24,6 @@ pub struct Stamp {
     pub seq: u64,
     /// Milliseconds since the epoch.
     pub at_ms: u64,
-}
-
-/// Where a release stands.
-///
-/// ```text
-///   Planned -> Forward --(steps before the commit done)--> Tidying --(rest done or failed)--> Ended Promoted
-///                 |
-///                 +--(RollingBack)--> Backward --(all undone)--> Ended RolledBack | Cancelled
-///                                        ^   \--(an undo failed)--> Ended Stuck --(rollback again)--+
-///                                        +------------------------------------------------------------+
-/// ```
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Progress {
-    /// Steps before the point of no return.
-    Forward,
-    /// Undo.
-    Backward,
-    /// Past the point of no return: the old version is retired.
-    Tidying,
-    /// Over.
-    Ended(End),
-}
-
-/// A step as it went.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Logged {
-    /// The step.
-    pub step: Step,
-    /// It was part of an undo list.
-    pub undo: bool,
-    /// When its intent was on disk, milliseconds since the epoch.
-    pub begun_ms: u64,
-    /// When its outcome was on disk.
-    pub ended_ms: Option<u64>,
-    /// What was found, or why it failed.
-    pub outcome: Option<Result<String, String>>,
-}
-
-/// A window as it was judged.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Judged {
-    /// What was measured.
-    pub window: Window,
-    /// What it says.
-    pub verdict: Verdict,
-}
-
-/// One release.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Release {
-    /// What was planned.
-    pub planned: Planned,
-    /// Where it stands.
-    pub progress: Progress,
-    /// The list under way: the plan's steps, then perhaps an undo list.
-    pub list: Vec<Step>,
-    /// Position in the list, from 0.
-    pub cursor: usize,
-    /// The step at the cursor has its intent on disk and no outcome.
-    pub open: bool,
-    /// Why it is held, if it is.
-    pub held: Option<String>,
-    /// Why it will be undone once the open step has its outcome.
-    pub interrupted: Option<Cause>,
-    /// Why it is or was undone.
-    pub cause: Option<Cause>,
-    /// Undo steps that failed, with why.
-    pub failures: Vec<(Step, String)>,
-    /// Plan steps that were begun, the failed one included.
-    pub touched: Vec<Step>,
-    /// Share of the new version in force.
-    pub asked: Percent,
-    /// Verdicts of the present observation, oldest first.
-    pub verdicts: Vec<Verdict>,
-    /// Windows of the whole release, oldest first, the newest thousand.
-    pub windows: Vec<Judged>,
-    /// Every step that was begun.
-    pub log: Vec<Logged>,
-    /// When it was created, milliseconds since the epoch.
-    pub begun_ms: u64,
-    /// When it ended.
-    pub ended_ms: Option<u64>,
-    /// Causes as recorded at the end.
-    pub causes: Vec<String>,
-    /// Its first record in the journal.
-    pub first_seq: u64,
-    /// Its newest record in the journal.
-    pub last_seq: u64,
-}
-
-impl Release {
-    fn new(planned: Planned, at_ms: u64) -> Self {
-        Self {
-            progress: Progress::Forward,
-            list: planned.steps.clone(),
-            cursor: 0,
-            open: false,
-            held: None,
-            interrupted: None,
-            cause: None,
-            failures: Vec::new(),
-            touched: Vec::new(),
-            asked: Percent::NONE,
-            verdicts: Vec::new(),
-            windows: Vec::new(),
-            log: Vec::new(),
-            begun_ms: at_ms,
-            ended_ms: None,
-            causes: Vec::new(),
-            first_seq: u64::MAX,
-            last_seq: 0,
-            planned,
-        }
-    }
-
-    /// The step at the cursor, if the list is not done.
-    pub fn step(&self) -> Option<Step> {
-        self.list.get(self.cursor).copied()
-    }
-
-    /// Number of steps before the point of no return.
-    pub fn commit(&self) -> usize {
-        self.planned.commit as usize
-    }
-
-    /// The generation that traffic returns to.
-    pub fn home(&self) -> Option<Generation> {
-        match self.planned.kind {
-            Kind::Restart => None,
-            Kind::Release | Kind::Return => self.planned.from.as_ref().map(|from| from.generation),
-        }
-    }
 }
 
 /// A version known to be in the store.
@@ -205,6 +75,8 @@ pub struct World {
     pub tally: Tally,
     /// Snapshots, holds, mounts and deletions; shared, as the releases are.
     pub archive: Arc<Archive>,
+    /// Audit contexts of what is remembered; shared, as the releases are.
+    pub contexts: Arc<Contexts>,
     last_generation: u32,
     last_release: u32,
 }
@@ -406,68 +278,6 @@ impl World {
         {
             model.live_died = true;
         }
-    }
-}
-
-impl Release {
-    fn apply(&mut self, record: &Record, at_ms: u64) {
-        match record {
-            Record::Intent { step, .. } => self.begin(*step, at_ms),
-            Record::Done { step, detail, .. } => {
-                match step {
-                    Step::Shift(percent) => self.asked = *percent,
-                    Step::Home => self.asked = Percent::NONE,
-                    _ => {}
-                }
-                self.finish(Ok(detail.clone()), at_ms);
-            }
-            Record::Failed { step, why, .. } => {
-                if self.progress != Progress::Forward {
-                    self.failures.push((*step, why.clone()));
-                }
-                self.finish(Err(why.clone()), at_ms);
-            }
-            Record::Observed { window, verdict, .. } => {
-                self.verdicts.push(verdict.clone());
-                self.windows.push(Judged { window: (**window).clone(), verdict: verdict.clone() });
-                if self.windows.len() > WINDOWS_KEPT {
-                    self.windows.remove(0);
-                }
-            }
-            Record::Held { why, .. } => self.held = Some(why.clone()),
-            Record::Resumed { .. } => {
-                self.held = None;
-                self.verdicts.clear();
-            }
-            Record::Interrupted { cause, .. } => {
-                self.interrupted.get_or_insert_with(|| cause.clone());
-            }
-            _ => {}
-        }
-    }
-
-    fn begin(&mut self, step: Step, at_ms: u64) {
-        let undo = self.progress == Progress::Backward;
-        self.open = true;
-        self.verdicts.clear();
-        if self.progress == Progress::Forward {
-            self.touched.push(step);
-        }
-        self.log.push(Logged { step, undo, begun_ms: at_ms, ended_ms: None, outcome: None });
-    }
-
-    fn finish(&mut self, outcome: Result<String, String>, at_ms: u64) {
-        self.open = false;
-        self.cursor += 1;
-        if let Some(logged) = self.log.last_mut() {
-            logged.ended_ms = Some(at_ms);
-            logged.outcome = Some(outcome);
-        }
-    }
-
-    /// The plan in force.
-    pub fn plan(&self) -> &Plan {
-        &self.planned.plan
     }
 }
 

@@ -144,6 +144,7 @@ impl Run {
             port: 8700,
             salt: 1,
             by: "test".into(),
+            audit_context: None,
         };
         self.tell(&Event::Start(Box::new(start)));
     }

@@ -110,6 +110,7 @@ impl Run {
             port: 1,
             salt: 1,
             by: "root".into(),
+            audit_context: None,
         };
         let known = self.world.versions.contains_key(&(version.model.clone(), version.version.clone()));
         if known && let Ok(records) = decide(&self.world, &Event::Start(Box::new(start))) {
@@ -329,6 +330,7 @@ fn a_deleted_label_stays_bound_and_a_failed_deletion_changes_nothing() {
         port: 1,
         salt: 1,
         by: "root".into(),
+        audit_context: None,
     };
     let refused = decide(&run.world, &Event::Start(Box::new(start)));
     assert_eq!(refused, Err(Refusal::Deleted(version.version)));

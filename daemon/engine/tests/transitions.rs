@@ -89,6 +89,7 @@ fn start(version: &str) -> Event {
         port: 8700,
         salt: 1,
         by: "test".into(),
+        audit_context: None,
     }))
 }
 

@@ -43,12 +43,12 @@ pub enum Command {
 #[derive(Args)]
 pub struct MetricsArguments {
     /// Address and port to listen on.
-    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:9464")]
+    #[arg(long, env = "TURNOUT_METRICS_LISTEN", value_name = "ADDRESS", default_value = "127.0.0.1:9464")]
     pub listen: SocketAddr,
     /// Control socket of the daemon.
     #[arg(long, env = "TURNOUT_SOCKET", value_name = "PATH", default_value = DEFAULT_SOCKET)]
     pub socket: PathBuf,
-    /// Cursor of an export of the journal, to tell how far it is; may be repeated.
+    /// Cursor of an export of the journal, to tell how far it is; may be repeated. One that is not there is not told.
     #[arg(long, value_name = "FILE")]
     pub cursor: Vec<PathBuf>,
 }

@@ -123,6 +123,7 @@ fn entry(event: &Event, subject: &Subject) -> String {
         ("TURNOUT_RELEASE", word(body, "release").to_owned()),
         ("TURNOUT_SNAPSHOT", word(body, "snapshot").to_owned()),
         ("TURNOUT_BY", word(body, "by").to_owned()),
+        ("TURNOUT_AUDIT_CONTEXT", word(&body["audit_context"], "id").to_owned()),
         ("TURNOUT_STEP", events::step(body)),
         ("TURNOUT_VERDICT", events::verdict(body).to_owned()),
         ("TURNOUT_STATE", word(body, "state").to_owned()),
@@ -181,7 +182,10 @@ mod tests {
     #[test]
     fn what_a_record_says_can_be_searched_for() {
         let step = json!({ "do": "observe", "of": 10_000 });
-        let told = fields(json!({ "event": "failed", "release": "r-2", "step": step, "why": "late" }));
+        let context = json!({ "id": "01a0c4f0-9f00-7a0b-8c0d-0e0f10111213", "began_ms": 1 });
+        let told = fields(json!({
+            "event": "failed", "release": "r-2", "step": step, "why": "late", "audit_context": context,
+        }));
         for wanted in [
             ("MESSAGE_ID", "eeca8c91beaf4754ae5b2f62f2135ee2"),
             ("PRIORITY", "3"),
@@ -190,6 +194,7 @@ mod tests {
             ("TURNOUT_STEP", "observe at 10 %"),
             ("TURNOUT_WHY", "late"),
             ("TURNOUT_SEQ", "7"),
+            ("TURNOUT_AUDIT_CONTEXT", "01a0c4f0-9f00-7a0b-8c0d-0e0f10111213"),
         ] {
             assert!(
                 told.iter().any(|(name, value)| (name.as_str(), value.as_str()) == wanted),

@@ -52,6 +52,14 @@ pub trait Cells {
     /// [`HostError::Launcher`], [`HostError::Missing`] for an unknown version.
     fn start_worker(&self, generation: Generation, version: &StoredName) -> Result<StartedWorker, HostError>;
 
+    /// Mounts another version's files where a running worker has its model; it reads them when it is told to. Repeating
+    /// it is no error.
+    ///
+    /// # Errors
+    /// [`HostError::Launcher`], [`HostError::Missing`] for an unknown version, [`HostError::Unsupported`] where the
+    /// launcher that runs is too old.
+    fn swap_model(&self, generation: Generation, version: &StoredName) -> Result<(), HostError>;
+
     /// The link and pidfd of a running worker, `None` when it runs no more.
     ///
     /// # Errors

@@ -38,6 +38,8 @@ pub struct Finding {
 pub struct Places<'a> {
     /// The state directory, or the nearest one above it that exists.
     pub state: &'a Path,
+    /// The runtime directory, below which the pointers are.
+    pub runtime: &'a Path,
     /// The cgroup2 directory, when configured.
     pub cgroup: Option<&'a Path>,
     /// The worker's binary.
@@ -107,7 +109,7 @@ fn nearest(path: &Path) -> &Path {
     path.ancestors().find(|above| above.is_dir()).unwrap_or(Path::new("/"))
 }
 
-const REQUIREMENTS: [Requirement; 21] = [
+const REQUIREMENTS: [Requirement; 22] = [
     Requirement {
         name: "root",
         rights: Rights::Anybody,
@@ -143,6 +145,15 @@ const REQUIREMENTS: [Requirement; 21] = [
         try_out: storage::swap,
         why: "readers of a model's `current` must never meet an empty directory",
         remedy: "allow mount(2), open_tree(2) and move_mount(2) to the service",
+    },
+    Requirement {
+        name: "propagation",
+        rights: Rights::Root,
+        try_out: storage::propagation,
+        why: "other programs read a model's `current`, from their own mount namespaces too",
+        remedy: "let the daemon have the host's mounts: no `ProtectSystem=`, `PrivateTmp=`, `ReadOnlyPaths=` or other \
+                 sandbox of files in a drop-in of its unit; where the mount is not shared, \
+                 `mount --make-shared` it before readers start",
     },
     Requirement {
         name: "namespaces",

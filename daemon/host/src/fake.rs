@@ -142,6 +142,11 @@ impl FakeHost {
         self.inner().machine.cells.get(&generation).map(|cell| cell.worker)
     }
 
+    /// What a running worker finds where it has its model. As [`FakeHost::worker`], not a call of the daemon.
+    pub fn mounted(&self, generation: Generation) -> Option<StoredName> {
+        self.inner().machine.cells.get(&generation)?.model.clone()
+    }
+
     /// Whether the router runs. As [`FakeHost::worker`], not a call of the daemon.
     pub fn router(&self) -> bool {
         self.inner().machine.router
@@ -257,6 +262,10 @@ impl Cells for FakeHost {
     fn start_worker(&self, generation: Generation, version: &StoredName) -> Result<StartedWorker, HostError> {
         let object = generation.to_string();
         self.call(("start_worker", object), |machine| machine.start_worker(generation, version))
+    }
+
+    fn swap_model(&self, generation: Generation, version: &StoredName) -> Result<(), HostError> {
+        self.call(("swap_model", generation.to_string()), |machine| machine.swap_model(generation, version))
     }
 
     /// Plain values have no descriptors: who supervises workers in tests asks [`FakeHost::worker`] instead, or plays the

@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use turnout_launcher_wire::{
-    DETAIL_MAX, Failure, Reply, Request, TransportError, WIRE_VERSION, detail_text, receive, send,
+    DETAIL_MAX, Failure, Reply, Request, TransportError, UNKNOWN, WIRE_VERSION, detail_text, receive, send,
 };
 
 /// Longest wait for an answer: the launcher itself waits up to 10 s for a cell to be built.
@@ -59,6 +59,8 @@ pub(crate) struct Answer {
 pub(crate) enum Refusal {
     /// There is no such cell.
     NoCell,
+    /// The launcher does not know this request.
+    Unknown,
     /// Anything else.
     Other(HostError),
 }
@@ -150,6 +152,7 @@ impl LauncherClient {
                 }
                 Ok(Err(Refusal::Other(error))) => return Err(error),
                 Ok(Err(Refusal::NoCell)) => return Err(failed(Failure::NoCell, 0, "hello")),
+                Ok(Err(Refusal::Unknown)) => return Err(failed(Failure::Request, 0, "hello")),
                 // A launcher that is ending takes connections until its last descriptor is closed.
                 Err(TransportError::Closed) if attempts < ATTEMPTS => {}
                 Err(error) => return Err(self.lost(error)),
@@ -239,6 +242,7 @@ pub(crate) fn failed(failure: Failure, errno: i32, detail: &str) -> HostError {
         Failure::Listener => "listener not made",
         Failure::Lock => "lock not put on",
         Failure::Exec => "worker not executed",
+        Failure::Swap => "model not swapped",
     };
     let source = (errno != 0).then(|| io::Error::from_raw_os_error(errno));
     HostError::Launcher { failure: words.into(), detail: detail.into(), source }
@@ -261,6 +265,9 @@ fn exchange(
     let received = receive(connection)?;
     let answer = match Reply::decode(&received.bytes) {
         Ok(Reply::Failed { failure: Failure::NoCell, .. }) => Err(Refusal::NoCell),
+        Ok(Reply::Failed { failure: Failure::Request, detail, .. }) if detail_text(&detail) == UNKNOWN => {
+            Err(Refusal::Unknown)
+        }
         Ok(Reply::Failed { failure, errno, detail }) => {
             let detail: &[u8; DETAIL_MAX] = &detail;
             Err(Refusal::Other(failed(failure, errno, detail_text(detail))))

@@ -21,6 +21,7 @@ pub mod linux_pointer;
 mod linux_store;
 pub mod meters;
 pub mod mounts;
+pub mod peers;
 pub mod pointer;
 mod probes;
 pub mod programs;

@@ -7,14 +7,13 @@ use crate::cells::{Cells, Enforcement, Profile, Router, StartedWorker, WorkerLin
 use crate::linux_cells::{CellsConfig, LinuxCells};
 use crate::linux_pointer::{LinuxPointer, PointerConfig};
 use crate::meters::{self, Meters, Usage};
+use crate::mounts::detach_all;
 use crate::pointer::Pointer;
 use crate::programs;
 use crate::steering::{LinuxTraffic, TrafficConfig};
 use crate::store::{Evidence, ImportOutcome, Incoming, SnapshotInfo, Store, StoredName};
 use crate::traffic::{Probes, Route, Sample, Tenants, Traffic};
 use crate::volume::{Volume, VolumeConfig};
-use rustix::io::Errno;
-use rustix::mount::{UnmountFlags, unmount};
 use std::io::Read;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
@@ -43,7 +42,6 @@ pub struct LinuxHost {
     cells: Arc<LinuxCells>,
     traffic: LinuxTraffic,
     cgroup: PathBuf,
-    pointers: PathBuf,
     pins: PathBuf,
 }
 
@@ -55,7 +53,7 @@ impl LinuxHost {
     pub fn open(config: HostConfig) -> Result<Self, HostError> {
         let volume = Arc::new(Volume::open(&config.volume)?);
         let pointer = LinuxPointer::open(&PointerConfig {
-            dir: config.pointers.clone(),
+            dir: config.pointers,
             versions: volume.versions_folder(),
             method: None,
         })?;
@@ -68,7 +66,7 @@ impl LinuxHost {
             &TrafficConfig { pin_directory: config.pins.clone(), cgroup: cgroup.clone() },
             tenants,
         )?;
-        Ok(Self { volume, pointer, cells, traffic, cgroup, pointers: config.pointers, pins: config.pins })
+        Ok(Self { volume, pointer, cells, traffic, cgroup, pins: config.pins })
     }
 
     /// Ends every worker and the launcher, takes programs, pins and mounts away. Versions and evidence stay.
@@ -76,25 +74,13 @@ impl LinuxHost {
     /// # Errors
     /// The first thing that would not go.
     pub fn dismantle(self) -> Result<(), HostError> {
-        let Self { volume, pointer, cells, traffic, pointers, pins, .. } = self;
+        let Self { volume, pointer, cells, traffic, pins, .. } = self;
         programs::detach(&pins)?;
         cells.shutdown()?;
-        drop((traffic, pointer, cells));
-        for mounted in [pins, pointers] {
-            detach_mounts(&mounted)?;
-        }
+        drop((traffic, cells));
+        detach_all(&pins)?;
+        pointer.dismantle()?;
         Arc::into_inner(volume).map_or(Ok(()), Volume::unmount)
-    }
-}
-
-/// Takes every mount at a folder away, with what is mounted below. No error when there is none.
-fn detach_mounts(folder: &Path) -> Result<(), HostError> {
-    loop {
-        match unmount(folder, UnmountFlags::DETACH) {
-            Ok(()) => {}
-            Err(Errno::INVAL | Errno::NOENT) => return Ok(()),
-            Err(error) => return Err(HostError::os("umount2", folder.display())(error)),
-        }
     }
 }
 
@@ -221,6 +207,10 @@ impl Cells for LinuxHost {
 
     fn start_worker(&self, generation: Generation, version: &StoredName) -> Result<StartedWorker, HostError> {
         self.cells.start_worker(generation, version)
+    }
+
+    fn swap_model(&self, generation: Generation, version: &StoredName) -> Result<(), HostError> {
+        self.cells.swap_model(generation, version)
     }
 
     fn link(&self, generation: Generation) -> Result<Option<WorkerLink>, HostError> {

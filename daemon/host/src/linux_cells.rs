@@ -198,6 +198,22 @@ impl Cells for LinuxCells {
         Ok(StartedWorker { pid, enforcement })
     }
 
+    fn swap_model(&self, generation: Generation, version: &StoredName) -> Result<(), HostError> {
+        let model = (self.model_mount)(version)?;
+        let request = Request::SwapModel { generation: generation.0 };
+        match self.client.ask(request, &[model.as_fd()]) {
+            Ok(Answer { reply: Reply::Done, .. }) => Ok(()),
+            Ok(answer) => Err(unexpected(answer.reply, request)),
+            // Of all requests that this daemon can make, the only one that may not be on the list.
+            Err(Refusal::Unknown) => Err(HostError::Unsupported {
+                what: "the launcher that runs cannot swap the model of a running worker".to_owned(),
+                remedy: "it is older than this daemon: release by another strategy, or restart the launcher, \
+                         which starts every worker anew",
+            }),
+            Err(refusal) => Err(refused(refusal, request)),
+        }
+    }
+
     fn link(&self, generation: Generation) -> Result<Option<WorkerLink>, HostError> {
         self.adopt(generation)
     }
@@ -281,6 +297,7 @@ fn runs(pidfd: &OwnedFd) -> Result<bool, HostError> {
 fn refused(refusal: Refusal, request: Request) -> HostError {
     match refusal {
         Refusal::NoCell => failed(Failure::NoCell, 0, &format!("{request:?}")),
+        Refusal::Unknown => failed(Failure::Request, 0, &format!("{request:?}")),
         Refusal::Other(error) => error,
     }
 }

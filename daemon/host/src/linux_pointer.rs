@@ -3,7 +3,7 @@
 //! A swap that was killed after any of its steps is finished when the pointers are opened again.
 
 use crate::HostError;
-use crate::mounts::{detached_tree, in_private_namespace, mount_table, mounts_at};
+use crate::mounts::{detach_all, detached_tree, in_private_namespace, mount_table, mounts_at};
 use crate::pointer::Pointer;
 use crate::store::StoredName;
 use crate::volume::{make_folder, set_mode};
@@ -158,6 +158,14 @@ impl LinuxPointer {
     /// path may see two versions.
     pub fn point_of(&self, model: &ModelName) -> PathBuf {
         self.dir.join(model.as_str()).join("current")
+    }
+
+    /// Takes every pointer away, and the mounts that swapping needs.
+    ///
+    /// # Errors
+    /// The kernel's own.
+    pub fn dismantle(self) -> Result<(), HostError> {
+        [self.dir, self.scaffold].iter().try_for_each(|folder| detach_all(folder))
     }
 
     fn alone(&self) -> MutexGuard<'_, ()> {
@@ -379,101 +387,4 @@ fn out_of_step(point: &Path) -> HostError {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const MODEL: &str = "fraud";
-
-    fn name(byte: u8) -> StoredName {
-        StoredName { model: MODEL.parse().unwrap(), digest: Sha256([byte; 32]) }
-    }
-
-    fn config(method: Method) -> PointerConfig {
-        PointerConfig { dir: "/run/models".into(), versions: "/run/versions".into(), method: Some(method) }
-    }
-
-    /// In a namespace of its own, with a file system of its own at `/run`, shared as on a host with systemd.
-    fn with_versions(check: impl FnOnce() + Send) {
-        in_private_namespace(|| {
-            mount(c"test", c"/run", c"tmpfs", MountFlags::empty(), None).unwrap();
-            propagate(Path::new("/run"), MountPropagationFlags::SHARED).unwrap();
-            for byte in [1, 2] {
-                fs::create_dir_all(format!("/run/versions/{}/files", name(byte))).unwrap();
-            }
-            check();
-            Ok(())
-        })
-        .unwrap();
-    }
-
-    /// Kills a swap after each number of steps; whatever it left, opening again settles it on one whole version.
-    fn recovers(method: Method) {
-        for done in 0..=method.steps().len() {
-            with_versions(|| {
-                let pointer = LinuxPointer::open(&config(method)).unwrap();
-                pointer.point(&name(1)).unwrap();
-                let mounts = mount_table().unwrap().len();
-                let model: ModelName = MODEL.parse().unwrap();
-                let (point, tree) = (pointer.point_of(&model), pointer.tree(&name(2)).unwrap());
-                let swap = Swap { model: model.clone(), point: point.clone(), tree };
-                method.steps()[..done].iter().for_each(|step| pointer.run(*step, &swap).unwrap());
-                drop(swap);
-                assert!(point.join("files").is_dir(), "a reader finds a version after {done} steps");
-                drop(pointer);
-
-                let pointer = LinuxPointer::open(&config(method)).unwrap();
-                let begun = method.steps()[..done]
-                    .iter()
-                    .any(|step| matches!(step, Step::SlipBeneath | Step::AttachToPeer | Step::Cover));
-                let shown = name(if begun { 2 } else { 1 });
-                assert_eq!(pointer.pointed(&model).unwrap(), Some(shown), "{method:?} after {done} steps");
-                assert_eq!(mount_table().unwrap().len(), mounts, "{method:?} after {done} steps");
-                pointer.point(&name(1)).unwrap();
-                pointer.point(&name(2)).unwrap();
-                assert_eq!(pointer.pointed(&model).unwrap(), Some(name(2)));
-            });
-        }
-    }
-
-    #[test]
-    fn a_swap_beneath_killed_after_any_step_is_finished() {
-        recovers(Method::Beneath);
-    }
-
-    #[test]
-    fn a_tuck_killed_after_any_step_is_finished() {
-        recovers(Method::Tuck);
-    }
-
-    #[test]
-    fn a_stacked_swap_killed_after_any_step_is_finished() {
-        recovers(Method::Stack);
-    }
-
-    #[test]
-    fn the_stack_is_capped_and_folded_when_opened_again() {
-        with_versions(|| {
-            let pointer = LinuxPointer::open(&config(Method::Stack)).unwrap();
-            for byte in [1, 2].into_iter().cycle().take(STACK_MAX) {
-                pointer.point(&name(byte)).unwrap();
-            }
-            assert!(matches!(pointer.point(&name(1)), Err(HostError::Unsupported { .. })));
-            let pointer = LinuxPointer::open(&config(Method::Stack)).unwrap();
-            let model = MODEL.parse().unwrap();
-            assert_eq!(mounts_at(&pointer.point_of(&model)).unwrap().len(), 1);
-            assert_eq!(pointer.pointed(&model).unwrap(), Some(name(2)));
-            pointer.point(&name(1)).unwrap();
-        });
-    }
-
-    #[test]
-    fn a_method_that_the_kernel_lacks_is_told_from_one_that_works() {
-        // Both tucks and stacks exist since long before the oldest kernel that is supported.
-        assert!(Method::Tuck.works());
-        assert!(Method::Stack.works());
-        with_versions(|| {
-            let found = LinuxPointer::open(&PointerConfig { method: None, ..config(Method::Stack) }).unwrap();
-            assert_eq!(found.method() == Method::Beneath, Method::Beneath.works());
-        });
-    }
-}
+mod tests;

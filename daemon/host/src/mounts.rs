@@ -3,7 +3,10 @@
 
 use crate::{HostError, sys};
 use nix::sched::{CloneFlags, setns, unshare};
-use rustix::mount::{MountAttrFlags, MountPropagationFlags, OpenTreeFlags, mount_change, open_tree};
+use rustix::io::Errno;
+use rustix::mount::{
+    MountAttrFlags, MountPropagationFlags, OpenTreeFlags, UnmountFlags, mount_change, open_tree, unmount,
+};
 use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::fs::{self, File};
@@ -106,6 +109,20 @@ pub fn within_namespace_of<Outcome: Send>(
 /// Where the cgroup2 tree is mounted.
 pub fn cgroup2_root() -> Option<PathBuf> {
     mount_table().ok()?.into_iter().find(|mount| mount.kind == "cgroup2").map(|mount| mount.point)
+}
+
+/// Takes every mount at a folder away, with what is mounted below (umount2(2)). No error when there is none.
+///
+/// # Errors
+/// The kernel's own.
+pub fn detach_all(folder: &Path) -> Result<(), HostError> {
+    loop {
+        match unmount(folder, UnmountFlags::DETACH) {
+            Ok(()) => {}
+            Err(Errno::INVAL | Errno::NOENT) => return Ok(()),
+            Err(error) => return Err(HostError::os("umount2", folder.display())(error)),
+        }
+    }
 }
 
 /// A directory as a detached mount that is read-only from its first moment and holds no devices, no set-uid and

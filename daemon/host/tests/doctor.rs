@@ -16,6 +16,7 @@ const NOBODY: u32 = 65_534;
 fn findings(folder: &Path) -> Vec<Finding> {
     examine(&Places {
         state: &folder.join("not/yet/there"),
+        runtime: &folder.join("not/yet/there"),
         cgroup: None,
         worker: Path::new("/bin/sh"),
         launcher: &folder.join("no-launcher"),

@@ -58,6 +58,13 @@ fn cases() -> Vec<Case> {
         Case { refused: "move_mount=EPERM mount:kind=EPERM", ..missing("swap", "no way to swap") },
         // As a kernel before 6.5 answers.
         Case { refused: "move_mount:beneath=EINVAL", ..fine("swap", "by propagation, without a gap") },
+        degraded("propagation", "has mounts of its own"),
+        Case { through: AS_PROCESS_1, ..degraded("propagation", "is not shared") },
+        Case {
+            before: "mount --make-rshared /",
+            through: AS_PROCESS_1,
+            ..fine("propagation", "in the host's namespace, shared")
+        },
         Case { refused: "unshare:net=EPERM", ..missing("namespaces", "unshare") },
         Case { before: UNMOUNT_CGROUPS, ..missing("cgroup2", "no cgroup2 tree is mounted") },
         Case { before: READ_ONLY_CGROUPS, ..missing("cgroup2", "Read-only file system") },
@@ -89,6 +96,8 @@ fn cases() -> Vec<Case> {
     ]
 }
 
+/// With process 1 of a machine in the same namespace of mounts.
+const AS_PROCESS_1: &str = "unshare --pid --fork --mount-proc --propagation unchanged";
 /// A machine that an older systemd runs.
 const OLD_SYSTEMD: &str = "mount -t tmpfs none /run; mkdir -p /run/systemd/system; \
     printf '#!/bin/sh\necho \"systemd 247 (247.3-7)\"\n' > /run/systemctl; chmod +x /run/systemctl; \
@@ -135,6 +144,7 @@ fn child() {
     let onnxruntime = state.join("onnxruntime");
     let places = Places {
         state,
+        runtime: state,
         cgroup: None,
         worker: &worker,
         launcher: &launcher,

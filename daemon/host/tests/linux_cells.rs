@@ -4,7 +4,10 @@
 
 use rustix::fs::CWD;
 use rustix::mount::{OpenTreeFlags, open_tree};
-use rustix::net::{RecvFlags, recv, sockopt};
+use rustix::net::{
+    AddressFamily, RecvFlags, SocketAddrUnix, SocketFlags, SocketType, accept, bind, listen, recv,
+    socket_with, sockopt,
+};
 use rustix::process::{Pid, Signal, getsid, kill_process};
 use std::fs;
 use std::os::fd::OwnedFd;
@@ -18,7 +21,7 @@ use turnout_host::HostError;
 use turnout_host::cells::{Cells, Class, Profile, WorkerState};
 use turnout_host::linux_cells::{CellsConfig, LinuxCells};
 use turnout_host::store::StoredName;
-use turnout_launcher_wire::{MESSAGE_SIZE, Request, WIRE_VERSION};
+use turnout_launcher_wire::{Failure, MESSAGE_SIZE, Reply, Request, UNKNOWN, WIRE_VERSION};
 use turnout_manifest::{Generation, Sha256};
 
 const PREFIX: &str = "turnout-cells-test-";
@@ -91,6 +94,42 @@ fn a_launcher_that_was_killed_is_started_again_and_what_it_knew_is_forgotten() {
     assert_eq!(cells.slot(SECOND).unwrap(), None);
     cells.create_cell(SECOND, PROFILE).unwrap();
     assert_eq!(cells.slot(SECOND).unwrap(), Some(0));
+}
+
+#[test]
+fn the_model_of_a_running_worker_is_swapped_and_of_no_other() {
+    let host = Machine::new();
+    let (cells, known) = (host.open(), host.version("known"));
+    let no_cell = cells.swap_model(FIRST, &known).unwrap_err();
+    assert!(no_cell.to_string().starts_with("launcher: no such cell"), "{no_cell}");
+    cells.create_cell(FIRST, PROFILE).unwrap();
+    let idle = cells.swap_model(FIRST, &known).unwrap_err();
+    assert_eq!(idle.to_string(), "launcher: model not swapped `no worker runs`");
+    cells.start_worker(FIRST, &known).unwrap();
+    cells.swap_model(FIRST, &known).unwrap();
+    cells.swap_model(FIRST, &known).unwrap();
+    let unknown = cells.swap_model(FIRST, &host.version("unknown"));
+    assert!(matches!(unknown, Err(HostError::Missing { kind: "version", .. })), "{unknown:?}");
+}
+
+/// A launcher that was started before an upgrade, and whose list is the shorter one of that time.
+#[test]
+fn a_launcher_that_does_not_know_the_request_is_told_from_one_that_failed() {
+    let host = Machine::new();
+    let flags = SocketFlags::CLOEXEC;
+    let listener = socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None).unwrap();
+    bind(&listener, &SocketAddrUnix::new(&host.config.socket).unwrap()).unwrap();
+    listen(&listener, 1).unwrap();
+    let old = std::thread::spawn(move || {
+        let peer = accept(&listener).unwrap();
+        for answer in [Reply::Done, Reply::failed(Failure::Request, 0, UNKNOWN)] {
+            turnout_launcher_wire::receive(&peer).unwrap();
+            turnout_launcher_wire::send(&peer, &answer.encode(), &[]).unwrap();
+        }
+    });
+    let refused = host.open().swap_model(FIRST, &host.version("known")).unwrap_err();
+    assert!(matches!(refused, HostError::Unsupported { .. }), "{refused:?}");
+    old.join().unwrap();
 }
 
 #[test]
@@ -193,7 +232,7 @@ impl Drop for Machine {
 }
 
 fn connection(path: &Path) -> rustix::io::Result<OwnedFd> {
-    use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
+    use rustix::net::connect;
     let socket = socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
     connect(&socket, &SocketAddrUnix::new(path)?).map(|()| socket)
 }

@@ -4,9 +4,11 @@
 use crate::cell::{self, PARKED, Recipe, StepError, Worker, become_worker, first_namespaces};
 use crate::cgroup::{CellGroup, CgroupError, Hierarchy};
 use crate::router::{RouterRecipe, become_router};
+use crate::swap::{self, SwapError};
 use crate::sys::{self, Forked};
 use crate::wait::wait;
 use rustix::event::PollFlags;
+use rustix::fs::{Mode, OFlags, open};
 use rustix::io::{Errno, fcntl_dupfd_cloexec};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use rustix::pipe::{PipeFlags, pipe_with};
@@ -58,6 +60,12 @@ pub enum CellsError {
     /// The new process failed at a step.
     #[error("a step failed")]
     Step(Reply),
+    /// No worker runs in the cell.
+    #[error("no worker runs")]
+    NoWorker,
+    /// The model's mount could not be swapped.
+    #[error(transparent)]
+    Swap(#[from] SwapError),
 }
 
 /// All cells.
@@ -91,8 +99,16 @@ struct Entry {
     process: Process,
 }
 
+/// A process that became what it should.
+struct Born {
+    pid: u32,
+    pidfd: OwnedFd,
+    /// Its mount namespace: later, its `/proc` entry is not the launcher's to open.
+    mounts: OwnedFd,
+}
+
 enum Process {
-    Running { pid: u32, pidfd: OwnedFd, link: OwnedFd },
+    Running { born: Born, link: OwnedFd },
     Not(WorkerState),
 }
 
@@ -162,7 +178,7 @@ impl Cells {
     fn start_once(
         &mut self,
         generation: u32,
-        start: impl FnOnce(Own<'_>, u32, BorrowedFd<'_>) -> Result<(u32, OwnedFd), CellsError>,
+        start: impl FnOnce(Own<'_>, u32, BorrowedFd<'_>) -> Result<Born, CellsError>,
     ) -> Result<Started, CellsError> {
         if let Some(started) = self.adopt(generation)? {
             return Ok(started);
@@ -173,8 +189,8 @@ impl Cells {
             socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
                 .map_err(process("link"))?;
         let own = Own { entry, recipe: &self.recipe, router: &self.router };
-        let (pid, pidfd) = start(own, uid, theirs.as_fd())?;
-        entry.process = Process::Running { pid, pidfd, link };
+        let born = start(own, uid, theirs.as_fd())?;
+        entry.process = Process::Running { born, link };
         self.adopt(generation)?.ok_or(CellsError::NoCell)
     }
 
@@ -186,13 +202,29 @@ impl Cells {
         let enforcement = self.enforcement();
         let entry = self.cells.get_mut(&generation).ok_or(CellsError::NoCell)?;
         entry.reap();
-        let Process::Running { pid, pidfd, link } = &entry.process else { return Ok(None) };
+        let Process::Running { born, link } = &entry.process else { return Ok(None) };
         let duplicate = |descriptor: &OwnedFd| fcntl_dupfd_cloexec(descriptor, 0).map_err(process("dup"));
-        let descriptors = [duplicate(pidfd)?, duplicate(link)?];
+        let descriptors = [duplicate(&born.pidfd)?, duplicate(link)?];
         Ok(Some(Started {
-            reply: Reply::Started { cell: entry.cell(generation), pid: *pid, enforcement },
+            reply: Reply::Started { cell: entry.cell(generation), pid: born.pid, enforcement },
             descriptors,
         }))
+    }
+
+    /// Mounts other files where a running worker has its model.
+    ///
+    /// # Errors
+    /// [`CellsError`]; the worker then finds the files that it had, or those.
+    pub fn swap_model(&mut self, generation: u32, model: &OwnedFd) -> Result<Reply, CellsError> {
+        let entry = self.cells.get_mut(&generation).ok_or(CellsError::NoCell)?;
+        entry.reap();
+        match &entry.process {
+            Process::Running { born, .. } if generation != ROUTER_CELL => {
+                swap::swap_model(&self.recipe.protections, born.mounts.as_fd(), model.as_fd())?;
+                Ok(Reply::Done)
+            }
+            _ => Err(CellsError::NoWorker),
+        }
     }
 
     /// What a cell's worker does.
@@ -257,7 +289,7 @@ impl Cells {
     /// What becomes readable when a worker ends.
     pub fn pidfds(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
         self.cells.values().filter_map(|entry| match &entry.process {
-            Process::Running { pidfd, .. } => Some(pidfd.as_fd()),
+            Process::Running { born, .. } => Some(born.pidfd.as_fd()),
             Process::Not(_) => None,
         })
     }
@@ -318,6 +350,7 @@ impl CellsError {
             }
             Self::Cgroup(_) => Failure::Cgroup,
             Self::Process(..) => Failure::Clone,
+            Self::NoWorker | Self::Swap(_) => Failure::Swap,
             Self::Step(reply) => return *reply,
         };
         Reply::failed(failure, cell::errno(self), &self.to_string())
@@ -340,8 +373,8 @@ impl Entry {
     }
 
     fn reap(&mut self) {
-        if let Process::Running { pidfd, .. } = &self.process
-            && let Some(state) = ended(pidfd)
+        if let Process::Running { born, .. } = &self.process
+            && let Some(state) = ended(&born.pidfd)
         {
             self.process = Process::Not(state);
         }
@@ -349,8 +382,8 @@ impl Entry {
 
     fn kill(&mut self) -> Result<(), CellsError> {
         self.group.kill()?;
-        if let Process::Running { pidfd, .. } = &self.process {
-            wait(pidfd, PollFlags::IN, END_DEADLINE).map_err(process("poll"))?;
+        if let Process::Running { born, .. } = &self.process {
+            wait(&born.pidfd, PollFlags::IN, END_DEADLINE).map_err(process("poll"))?;
         }
         self.reap();
         Ok(())
@@ -358,14 +391,18 @@ impl Entry {
 }
 
 /// Makes the process and waits until it is what it should become, or says why not.
-fn launch(own: &Own<'_>, become_it: impl FnOnce() -> StepError) -> Result<(u32, OwnedFd), CellsError> {
+fn launch(own: &Own<'_>, become_it: impl FnOnce() -> StepError) -> Result<Born, CellsError> {
     let (report, told) = pipe_with(PipeFlags::CLOEXEC).map_err(process("pipe"))?;
+    let (go, hold) = pipe_with(PipeFlags::CLOEXEC).map_err(process("pipe"))?;
     // Above the numbers on which the worker's descriptors are put.
     let told = fcntl_dupfd_cloexec(told, PARKED).map_err(process("dup"))?;
     let namespaces = first_namespaces(&own.recipe.protections);
     let (pid, pidfd) =
         match sys::clone_into(namespaces, own.entry.group.as_fd()).map_err(process("clone3"))? {
             Forked::Child => {
+                drop(hold);
+                // Until its namespace was opened it is what the launcher is.
+                let _ = rustix::io::read(&go, &mut [0; 1]);
                 let error = become_it();
                 let _ = rustix::io::write(&told, &error.reply().encode());
                 sys::exit_now(FAILED)
@@ -373,6 +410,8 @@ fn launch(own: &Own<'_>, become_it: impl FnOnce() -> StepError) -> Result<(u32, 
             Forked::Parent { pid, pidfd } => (pid, pidfd),
         };
     drop(told);
+    let mounts = open(format!("/proc/{pid}/ns/mnt"), OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty());
+    drop(hold);
     // The pipe closes when the child executes the worker.
     let mut reply = [0; MESSAGE_SIZE];
     let length = match wait(&report, PollFlags::IN, START_DEADLINE) {
@@ -380,12 +419,14 @@ fn launch(own: &Own<'_>, become_it: impl FnOnce() -> StepError) -> Result<(u32, 
         Ok(false) => Err(Errno::TIMEDOUT),
         Err(errno) => Err(errno),
     };
-    if length == Ok(0) {
-        return Ok((pid, pidfd));
+    if let (Ok(0), Ok(mounts)) = (length, &mounts) {
+        let mounts = fcntl_dupfd_cloexec(mounts, 0).map_err(process("dup"))?;
+        return Ok(Born { pid, pidfd, mounts });
     }
     let _ = pidfd_send_signal(&pidfd, Signal::KILL);
     let _ = wait(&pidfd, PollFlags::IN, END_DEADLINE);
     let _ = ended(&pidfd);
+    mounts.map_err(process("mount namespace"))?;
     length.map_err(process("start"))?;
     Err(CellsError::Step(Reply::decode(&reply).unwrap_or(Reply::failed(Failure::Clone, 0, "no report"))))
 }

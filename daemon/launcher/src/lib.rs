@@ -12,6 +12,7 @@ mod router;
 mod seccomp;
 mod serve;
 mod starter;
+mod swap;
 mod sys;
 mod wait;
 
@@ -32,7 +33,7 @@ use std::process::ExitCode;
 #[cfg(all(feature = "weaken", not(debug_assertions)))]
 compile_error!("`weaken` makes cells that do not hold: it is for tests, and no build for use may have it");
 
-/// Descriptors the launcher itself needs: three for each cell, the connections, and those of one start.
+/// Descriptors the launcher itself needs: four for each cell, the connections, and those of one start.
 const DESCRIPTORS: u64 = 512;
 
 /// The whole life of a launcher with this command line, beginning with the first lines of `main`.

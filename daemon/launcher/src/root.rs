@@ -21,7 +21,8 @@ const WORKER: &str = "/worker";
 /// The router's program inside its cell.
 pub const ROUTER: &std::ffi::CStr = c"/router";
 const ONNXRUNTIME: &str = "/lib/libonnxruntime.so";
-const MODEL: &str = "/model";
+/// Where a worker finds its model.
+pub const MODEL: &str = "/model";
 /// Room for directories and empty mount points only.
 const TMPFS_SIZE: [(&str, &str); 2] = [("size", "64k"), ("nr_inodes", "64")];
 const TMPFS_MODE: [(&str, &str); 1] = [("mode", "0755")];
@@ -79,7 +80,8 @@ struct Bind {
 const LOCKED: MountAttrFlags = MountAttrFlags::MOUNT_ATTR_RDONLY.union(MountAttrFlags::MOUNT_ATTR_NOSUID);
 const CODE: MountAttrFlags = LOCKED.union(MountAttrFlags::MOUNT_ATTR_NODEV);
 const DEVICE: MountAttrFlags = LOCKED.union(MountAttrFlags::MOUNT_ATTR_NOEXEC);
-const DATA: MountAttrFlags = CODE.union(MountAttrFlags::MOUNT_ATTR_NOEXEC);
+/// Of files that are read and nothing else.
+pub const DATA: MountAttrFlags = CODE.union(MountAttrFlags::MOUNT_ATTR_NOEXEC);
 
 impl Layout {
     /// Looks for everything. `cell_root` is a directory that each cell covers with its root, in its own mount namespace.

@@ -11,7 +11,9 @@ use rustix::net::{
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use turnout_launcher_wire::{Failure, Received, Reply, Request, TransportError, WIRE_VERSION, receive, send};
+use turnout_launcher_wire::{
+    Failure, Received, Reply, Request, TransportError, UNKNOWN, WIRE_VERSION, receive, send,
+};
 
 /// Most connections at one time: the daemon's, and a few of people who look.
 const CONNECTIONS: usize = 16;
@@ -195,8 +197,9 @@ impl Connection {
 
     /// The order of requests and the descriptors each may bring.
     fn judge(&mut self, received: Received, cells: &mut Cells) -> Answer {
-        let Ok(request) = Request::decode(&received.bytes) else { return Answer::refused("not of the list") };
-        let due = usize::from(matches!(request, Request::StartWorker { .. }));
+        let Ok(request) = Request::decode(&received.bytes) else { return Answer::refused(UNKNOWN) };
+        let brings_files = matches!(request, Request::StartWorker { .. } | Request::SwapModel { .. });
+        let due = usize::from(brings_files);
         if received.descriptors.len() != due {
             return Answer::refused("descriptors");
         }
@@ -231,6 +234,10 @@ fn perform(request: Request, descriptors: &[OwnedFd], cells: &mut Cells) -> Answ
         Request::CreateCell { generation, profile } => Answer::of(cells.create(generation, profile)),
         Request::StartWorker { generation } => match descriptors {
             [model] => Answer::started(cells.start(generation, model)),
+            _ => Answer::refused("descriptors"),
+        },
+        Request::SwapModel { generation } => match descriptors {
+            [model] => Answer::of(cells.swap_model(generation, model)),
             _ => Answer::refused("descriptors"),
         },
         Request::StartRouter => Answer::started(cells.start_router()),

@@ -83,13 +83,19 @@ pub fn reset_signals() {
 /// # Errors
 /// The kernel's own.
 pub fn clone_into(namespaces: u64, cgroup: BorrowedFd<'_>) -> Result<Forked, Errno> {
-    let mut pidfd: c_int = -1;
     // SAFETY: an all-zero clone_args asks for nothing.
     let mut arguments: libc::clone_args = unsafe { std::mem::zeroed() };
-    arguments.flags = namespaces | CLONE_INTO_CGROUP | libc::CLONE_PIDFD as u64;
+    arguments.flags = namespaces | CLONE_INTO_CGROUP;
+    arguments.cgroup = cgroup.as_raw_fd() as u64;
+    clone_with(arguments)
+}
+
+/// `arguments` must not ask for shared memory (`CLONE_VM`).
+fn clone_with(mut arguments: libc::clone_args) -> Result<Forked, Errno> {
+    let mut pidfd: c_int = -1;
+    arguments.flags |= libc::CLONE_PIDFD as u64;
     arguments.pidfd = (&raw mut pidfd) as u64;
     arguments.exit_signal = libc::SIGCHLD as u64;
-    arguments.cgroup = cgroup.as_raw_fd() as u64;
     // SAFETY: without CLONE_VM this is a fork: the child has its own copy of the memory and the stack. The launcher has
     // one thread, so no lock is held by a thread that the child lacks. `arguments` and `pidfd` outlive the call.
     let pid = unsafe { libc::syscall(libc::SYS_clone3, &raw mut arguments, size_of::<libc::clone_args>()) };
@@ -101,6 +107,16 @@ pub fn clone_into(namespaces: u64, cgroup: BorrowedFd<'_>) -> Result<Forked, Err
             Ok(Forked::Parent { pid, pidfd: unsafe { OwnedFd::from_raw_fd(pidfd) } })
         }
     }
+}
+
+/// Makes a child in the caller's own cgroup and namespaces (clone3(2) with `CLONE_PIDFD`).
+///
+/// # Errors
+/// The kernel's own.
+pub fn fork() -> Result<Forked, Errno> {
+    // SAFETY: an all-zero clone_args asks for nothing.
+    let arguments: libc::clone_args = unsafe { std::mem::zeroed() };
+    clone_with(arguments)
 }
 
 /// Moves the caller into new namespaces (unshare(2)).

@@ -6,6 +6,7 @@
 //! each start of a worker is a *generation*. Nothing here touches a file, a clock or a socket.
 
 pub mod assertion;
+pub mod audit_context;
 pub mod canonical;
 pub mod contract;
 pub mod description;
@@ -28,6 +29,7 @@ pub mod trust;
 pub mod trust_store;
 pub mod yaml;
 
+pub use audit_context::{AuditContext, AuditContextId, Operator};
 pub use description::Description;
 pub use digest::Sha256;
 pub use ids::{Generation, ModelName, Percent, ReleaseId, Version, VersionRef};

@@ -5,7 +5,7 @@ use crate::router::Stats;
 use serde::{Deserialize, Serialize};
 use turnout_manifest::plan::Strategy;
 use turnout_manifest::trust::CheckResult;
-use turnout_manifest::{ModelName, Percent, Plan, ReleaseId, Sha256, Version, VersionRef};
+use turnout_manifest::{AuditContextId, ModelName, Percent, Plan, ReleaseId, Sha256, Version, VersionRef};
 
 /// Version of this API, sent in every reply as `schema`: `turnout/v1`.
 pub const SCHEMA: &str = "turnout/v1";
@@ -68,6 +68,8 @@ pub struct LiveVersion {
     pub signed_by: Vec<String>,
     /// Ordinal of this worker's start.
     pub generation: u32,
+    /// The audit context that made it live or a candidate; its answers carry it too.
+    pub audit_context: Option<AuditContextId>,
     /// `stable` or `candidate`.
     pub role: Role,
     /// `starting`, `ready`, `draining`, `dead`.
@@ -184,6 +186,8 @@ pub struct ReleaseStatus {
     pub causes: Vec<String>,
     /// Who asked for it.
     pub asked_by: String,
+    /// Under which audit context.
+    pub audit_context: Option<AuditContextId>,
     /// How long things took.
     pub timings: Timings,
 }
@@ -270,6 +274,8 @@ pub struct Imported {
     pub checks: Vec<CheckResult>,
     /// The read-only snapshot made after it.
     pub snapshot: Option<String>,
+    /// Under which audit context its records are.
+    pub audit_context: AuditContextId,
 }
 
 /// One version in the store, in `GET /v1/versions`.

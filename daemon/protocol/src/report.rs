@@ -2,7 +2,7 @@
 
 use crate::control::{ReleaseStatus, WindowStatus};
 use serde::{Deserialize, Serialize};
-use turnout_manifest::{Plan, Sha256};
+use turnout_manifest::{AuditContext, Plan, Sha256};
 
 /// Everything about one release, made from its journal records alone.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -19,6 +19,8 @@ pub struct Report {
     pub from_digest: Option<Sha256>,
     /// Issuers whose signatures counted for the version released.
     pub signed_by: Vec<String>,
+    /// Under which audit contexts: that of who asked for it, then those of who changed its course.
+    pub audit_contexts: Vec<AuditContext>,
     /// Every step with its times and outcome, undo steps included.
     pub steps: Vec<StepReport>,
     /// Every judged window.

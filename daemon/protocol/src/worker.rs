@@ -4,7 +4,7 @@
 use serde::{Deserialize, Serialize};
 use turnout_manifest::assertion::Assertion;
 use turnout_manifest::contract::Contract;
-use turnout_manifest::{ModelName, Version};
+use turnout_manifest::{AuditContextId, ModelName, Version};
 
 /// The descriptor number on which a worker finds its listening socket.
 pub const LISTENER_FD: i32 = 3;
@@ -46,6 +46,9 @@ pub struct Assignment {
     pub version: Version,
     /// The manifest's digest, sent back in the `turnout-version-digest` header.
     pub digest: String,
+    /// The audit context under which the version was asked for, sent back in the `turnout-audit-context` header.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub audit_context: Option<AuditContextId>,
     /// The ONNX file under [`MODEL_DIR`].
     pub model_file: String,
     /// Serving threads, each with its own session. The cell's CPU set is fixed before the worker starts.

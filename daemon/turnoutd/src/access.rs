@@ -1,6 +1,8 @@
 //! Who may ask what: a table. The caller is who the kernel says is at the other end of the socket (SO_PEERCRED,
 //! unix(7)); being able to connect at all is the socket's group, and the configuration names who of it may only read.
 
+use turnout_manifest::{AuditContext, Operator};
+
 /// What a request needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Need {
@@ -25,7 +27,7 @@ pub enum Standing {
     Reader,
 }
 
-/// Who asks.
+/// Who asks, and under which audit context: one for each request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Peer {
     /// Effective uid.
@@ -34,17 +36,34 @@ pub struct Peer {
     pub pid: i32,
     /// What it is to the daemon.
     pub standing: Standing,
+    /// What follows from the request is recorded under it.
+    pub context: AuditContext,
+}
+
+/// Who is at the other end of a connection, as the kernel says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Caller {
+    /// Effective uid.
+    pub uid: u32,
+    /// Effective gid.
+    pub gid: u32,
+    /// Process id, 0 when the kernel does not tell.
+    pub pid: i32,
+    /// The user of its login session.
+    pub login_uid: Option<u32>,
 }
 
 impl Peer {
-    /// Who is at the other end. Root stays root, whoever the configuration calls a reader.
-    pub fn new(uid: u32, pid: i32, readers: &[u32]) -> Self {
+    /// Who asks now. Root stays root, whoever the configuration calls a reader.
+    pub fn asking(caller: Caller, readers: &[u32]) -> Self {
+        let Caller { uid, gid, pid, login_uid } = caller;
         let standing = match uid {
             0 => Standing::Root,
             uid if readers.contains(&uid) => Standing::Reader,
             _ => Standing::Member,
         };
-        Self { uid, pid, standing }
+        let context = begin_context(Operator::Peer { uid, gid, pid, login_uid });
+        Self { uid, pid, standing, context }
     }
 
     /// May this peer do this? Members of the socket's group read and operate; trust and evidence are root's.
@@ -56,6 +75,18 @@ impl Peer {
             (Standing::Member | Standing::Reader, Need::Trust | Need::Evidence) => false,
         }
     }
+}
+
+/// The context of what the daemon does by itself: a timer, a rule of its configuration.
+pub fn internal_context() -> AuditContext {
+    begin_context(Operator::Internal)
+}
+
+fn begin_context(operator: Operator) -> AuditContext {
+    let mut random = [0; 10];
+    random[..8].copy_from_slice(&crate::salt().to_le_bytes());
+    random[8..].copy_from_slice(&crate::salt().to_le_bytes()[..2]);
+    AuditContext::begin(operator, crate::now_ms(), random)
 }
 
 impl std::fmt::Display for Peer {
@@ -74,7 +105,8 @@ mod tests {
     #[test]
     fn everyone_reads_members_operate_and_trust_and_evidence_are_for_root_alone() {
         let readers = [0, 1001];
-        let [root, member, reader] = [0, 1000, 1001].map(|uid| Peer::new(uid, 1, &readers));
+        let [root, member, reader] = [0, 1000, 1001]
+            .map(|uid| Peer::asking(Caller { uid, gid: uid, pid: 1, login_uid: None }, &readers));
         for (need, allowed) in [
             (Need::Read, [true, true, true]),
             (Need::Operate, [true, true, false]),
@@ -83,5 +115,15 @@ mod tests {
         ] {
             assert_eq!([root, member, reader].map(|peer| peer.may(need)), allowed, "{need:?}");
         }
+    }
+
+    #[test]
+    fn each_request_has_a_context_of_its_own_that_says_who_asked() {
+        let caller = Caller { uid: 0, gid: 4, pid: 5, login_uid: Some(1000) };
+        let contexts: Vec<_> = (0..100).map(|_| Peer::asking(caller, &[]).context).collect();
+        let ids: std::collections::BTreeSet<_> = contexts.iter().map(AuditContext::id).collect();
+        assert_eq!(ids.len(), 100);
+        let operator = Operator::Peer { uid: 0, gid: 4, pid: 5, login_uid: Some(1000) };
+        assert!(contexts.iter().all(|context| context.operator() == operator));
     }
 }

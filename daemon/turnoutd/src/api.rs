@@ -1,16 +1,19 @@
 //! The door: accepts on the control socket with limits, learns who is there, and hands each request to its handler.
 
-use crate::access::Peer;
+use crate::access::{Caller, Peer};
 use crate::handlers::{self, Desk, Failure, problem};
 use crate::{audit, checkpoints, diff, exports, feeds, keeping, snapshots, storage};
 use axum::Router;
-use axum::extract::Extension;
-use axum::http::{Method, Uri};
+use axum::extract::Request;
+use axum::http::{HeaderValue, Method, Uri};
+use axum::middleware::{self, Next};
+use axum::response::Response;
 use axum::routing::{delete, get, post};
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use std::io;
+use std::os::fd::AsFd;
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::os::unix::net::UnixListener as StdListener;
 use std::path::Path;
@@ -18,6 +21,8 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{Semaphore, watch};
+use turnout_host::peers::login_uid;
+use turnout_manifest::audit_context::AUDIT_CONTEXT_HEADER;
 use turnout_protocol::error::ErrorCode;
 
 /// Most connections at one time.
@@ -26,6 +31,9 @@ const CONNECTIONS_MAX: usize = 128;
 const HEAD_DEADLINE: Duration = Duration::from_secs(10);
 /// Largest JSON request, bytes. Bundles are streamed and have their own limits.
 const JSON_MAX: usize = 1024 * 1024;
+
+/// Below this path snapshots are given out.
+const SNAPSHOTS: &str = "/v1/audit/snapshots/";
 
 /// Makes the control socket: mode 0660, owned by root and the group. A socket file that nobody listens on is replaced.
 ///
@@ -62,7 +70,7 @@ pub async fn serve(listener: UnixListener, desk: Desk, mut stop: watch::Receiver
             Ok((stream, _)) => {
                 let (router, readers) = (router.clone(), Arc::clone(&readers));
                 tokio::spawn(async move {
-                    connection(stream, router, &readers).await;
+                    connection(stream, router, readers).await;
                     drop(place);
                 });
             }
@@ -75,18 +83,34 @@ pub async fn serve(listener: UnixListener, desk: Desk, mut stop: watch::Receiver
     }
 }
 
-async fn connection(stream: UnixStream, router: Router, readers: &[u32]) {
+async fn connection(stream: UnixStream, router: Router, readers: Arc<[u32]>) {
     let Ok(credentials) = stream.peer_cred() else { return };
-    let peer = Peer::new(credentials.uid(), credentials.pid().unwrap_or(0), readers);
-    let service = TowerToHyperService::new(router.layer(Extension(peer)));
+    let (uid, gid, pid) = (credentials.uid(), credentials.gid(), credentials.pid().unwrap_or(0));
+    let caller = Caller { uid, gid, pid, login_uid: login_uid(stream.as_fd(), pid) };
+    let asks =
+        middleware::from_fn(move |request, next| under_context(caller, Arc::clone(&readers), request, next));
+    let service = TowerToHyperService::new(router.layer(asks));
     let served = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_DEADLINE)
         .serve_connection(TokioIo::new(stream), service)
         .await;
     if let Err(error) = served {
-        tracing::debug!("control connection of {peer}: {error}");
+        tracing::debug!("control connection of pid {pid}: {error}");
     }
+}
+
+/// Makes the audit context of a request, and names it in the answer where records can follow from it.
+async fn under_context(caller: Caller, readers: Arc<[u32]>, mut request: Request, next: Next) -> Response {
+    let peer = Peer::asking(caller, &readers);
+    // Reading leaves no record, but who is given a snapshot is written down.
+    let recorded = request.method() != Method::GET || request.uri().path().starts_with(SNAPSHOTS);
+    request.extensions_mut().insert(peer);
+    let mut response = next.run(request).await;
+    if recorded && let Ok(id) = HeaderValue::from_str(&peer.context.id().to_string()) {
+        response.headers_mut().insert(AUDIT_CONTEXT_HEADER, id);
+    }
+    response
 }
 
 fn router(desk: Desk) -> Router {

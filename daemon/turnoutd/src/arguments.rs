@@ -36,14 +36,18 @@ pub enum Command {
         #[arg(long, value_name = "TEXT")]
         reason: String,
     },
-    /// Serve snapshots over HTTP: started by the daemon, with the port as standard input and the folder as output.
+    /// Serve snapshots over HTTP, without rights: started by the daemon, with the port as standard input and the folder
+    /// as output, or by systemd with the port as a handed socket.
     #[command(hide = true)]
     ServeSnapshots {
         /// The user to become.
         #[arg(long)]
         uid: u32,
         /// The daemon, without which it ends.
-        #[arg(long)]
-        parent: i32,
+        #[arg(long, required_unless_present = "snapshots", conflicts_with = "snapshots")]
+        parent: Option<i32>,
+        /// The folder to serve; the port is a socket that systemd hands over.
+        #[arg(long, value_name = "DIR")]
+        snapshots: Option<PathBuf>,
     },
 }

@@ -1,11 +1,12 @@
 //! `[audit.http]`: the daemon's side of the read-only view of snapshots. It opens the port and the folder, gives both to
 //! a process without rights, and starts that again when it dies. The daemon itself never reads a stranger's bytes.
+//! Where systemd fences the daemon, it may not do that; `turnout-audit-view.socket` and its service do the same there.
 
 mod answer;
 mod process;
 mod request;
 
-pub use process::{ServeSnapshotsError, serve};
+pub use process::{ServeSnapshotsError, View, serve};
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
@@ -79,7 +80,10 @@ async fn stopped_or_died(child: &mut Child, stop: &mut watch::Receiver<bool>) ->
             return true;
         }
         if let Ok(Some(status)) = child.try_wait() {
-            tracing::error!("the process that serves snapshots over HTTP ended: {status}");
+            tracing::error!(
+                "the process that serves snapshots over HTTP ended: {status}; where systemd runs the daemon, \
+                 `systemctl enable --now turnout-audit-view.socket` serves them in place of `[audit.http]`"
+            );
             return false;
         }
     }

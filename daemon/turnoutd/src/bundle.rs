@@ -18,8 +18,8 @@ use turnout_engine::{Reason, Record};
 use turnout_host::HostError;
 use turnout_host::store::{ImportOutcome, Incoming, StoredName};
 use turnout_host::volume::StoreKind;
-use turnout_manifest::VersionRef;
 use turnout_manifest::trust::Outcome;
+use turnout_manifest::{AuditContext, VersionRef};
 use turnout_manifest::{CheckResult, Sha256, VerifiedManifest};
 use turnout_protocol::control::{Imported, SCHEMA};
 use turnout_protocol::error::{ErrorCode, Problem};
@@ -67,7 +67,7 @@ async fn take_in(desk: &Desk, peer: Peer, content: &mut Content) -> Result<Json<
     check_label(desk, &version, &verified)?;
     let importing =
         Record::Importing { by: peer.to_string(), version: version.clone(), digest: verified.digest() };
-    desk.note(importing).await?;
+    desk.note(peer.context, importing).await?;
     let outcome = match store(desk, verified.clone(), envelope, content).await {
         Ok(outcome) => outcome,
         Err(error) => {
@@ -79,22 +79,26 @@ async fn take_in(desk: &Desk, peer: Peer, content: &mut Content) -> Result<Json<
     let bytes = verified.manifest().files.iter().map(|file| file.size).sum();
     let known = desk.view().world.versions.contains_key(&(version.model.clone(), version.version.clone()));
     if !known {
-        desk.note(Record::Imported {
+        let imported = Record::Imported {
             by: peer.to_string(),
             version: version.clone(),
             digest: verified.digest(),
             bytes,
             signed_by: verified.signed_by().to_vec(),
             checks: checks.clone(),
-        })
-        .await?;
+        };
+        desk.note(peer.context, imported).await?;
     }
     let already_there = outcome == ImportOutcome::AlreadyThere;
     let digest = verified.digest();
     let keeps_snapshots = desk.daemon.config.keep.store == StoreKind::Btrfs;
-    let snapshot =
-        if already_there || !keeps_snapshots { None } else { snapshot(desk, (&version, digest)).await };
-    Ok(Json(Imported { schema: SCHEMA.to_owned(), version, digest, already_there, checks, snapshot }))
+    let snapshot = match already_there || !keeps_snapshots {
+        true => None,
+        false => snapshot(desk, peer.context, (&version, digest)).await,
+    };
+    let audit_context = peer.context.id();
+    let schema = SCHEMA.to_owned();
+    Ok(Json(Imported { schema, version, digest, already_there, checks, snapshot, audit_context }))
 }
 
 /// What a bundle's bytes are read from.
@@ -196,9 +200,13 @@ fn import_problem(version: &VersionRef, error: &HostError) -> Problem {
 }
 
 /// The evidence after an import. A snapshot that fails is told in journal and log; the import itself stands.
-async fn snapshot(desk: &Desk, (version, digest): (&VersionRef, Sha256)) -> Option<String> {
+async fn snapshot(
+    desk: &Desk,
+    context: AuditContext,
+    (version, digest): (&VersionRef, Sha256),
+) -> Option<String> {
     let reason = Reason::Import { version: version.clone(), digest };
-    let made = crate::snapshots::make(desk, reason).await;
+    let made = crate::snapshots::make(desk, context, reason).await;
     made.inspect_err(|failure| tracing::error!("snapshot after import: {}", failure.0))
         .ok()
         .map(|made| made.name)

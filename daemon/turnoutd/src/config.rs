@@ -141,8 +141,6 @@ pub struct Config {
     pub onnxruntime: PathBuf,
     /// CPUs set aside for guaranteed workers, one bit each.
     pub exclusive_cpus: u64,
-    /// How much the daemon logs.
-    pub log: tracing::Level,
     /// Retention, and care of the store.
     pub keep: Keep,
     /// The read-only view of snapshots over HTTP, where it is wanted.
@@ -256,6 +254,7 @@ impl Config {
                 worker_cpus,
                 ready: Duration::from_secs(raw.ready_seconds.unwrap_or(120).clamp(1, 3600)),
                 drain: Duration::from_secs(raw.drain_seconds.unwrap_or(30).clamp(1, 3600)),
+                log,
             })),
             file: None,
             launcher_unit: None,
@@ -264,7 +263,6 @@ impl Config {
             state,
             runtime,
             worker_uid_base,
-            log,
             exclusive_cpus,
         })
     }

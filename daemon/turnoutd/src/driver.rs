@@ -18,11 +18,13 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
 use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 use turnout_engine::advance::proceed;
-use turnout_engine::{Event, Progress, Reason, Record, Refusal, Release, Stamp, Step, Window, World, decide};
+use turnout_engine::{
+    Entry, Event, Progress, Reason, Record, Refusal, Release, Stamp, Step, Window, World, decide,
+};
 use turnout_host::Host;
 use turnout_host::traffic::{Route, Spread};
 use turnout_journal::Journal;
-use turnout_manifest::{Generation, ModelName, ReleaseId, canonical};
+use turnout_manifest::{AuditContext, Generation, ModelName, ReleaseId, canonical};
 
 /// How often versions are looked at for `status` outside of a release's windows.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -35,10 +37,10 @@ const RESTART_DOUBLINGS: u32 = 8;
 pub enum Input {
     /// A fact.
     Event(Event),
-    /// A wish of somebody who waits for the answer.
-    Ask(Event, oneshot::Sender<Result<(), Denial>>),
+    /// A wish of somebody who waits for the answer, and the audit context of the request.
+    Ask(Event, Option<AuditContext>, oneshot::Sender<Result<(), Denial>>),
     /// A record that changes no release: a trust change, an import, a refusal. Answered once it is on disk.
-    Note(Box<Record>, oneshot::Sender<Result<(), Denial>>),
+    Note(Box<Entry>, oneshot::Sender<Result<(), Denial>>),
     /// The end of the daemon; workers and routes stay.
     Stop,
 }
@@ -148,15 +150,15 @@ impl Driver {
 
     fn take(&mut self, input: Input) {
         match input {
-            Input::Event(event) => drop(self.decide(&event)),
-            Input::Ask(event, reply) => {
-                let answer = self.grant(&event);
+            Input::Event(event) => drop(self.decide(&event, None)),
+            Input::Ask(event, context, reply) => {
+                let answer = self.grant(&event, context);
                 self.go_on();
                 self.publish();
                 let _ = reply.send(answer);
             }
-            Input::Note(record, reply) => {
-                let answer = self.note(*record);
+            Input::Note(entry, reply) => {
+                let answer = self.note(*entry);
                 self.publish();
                 let _ = reply.send(answer);
             }
@@ -164,30 +166,36 @@ impl Driver {
         }
     }
 
-    fn decide(&mut self, event: &Event) -> Result<(), Denial> {
+    fn decide(&mut self, event: &Event, asked: Option<AuditContext>) -> Result<(), Denial> {
         let records = decide(&self.parts.world, event).map_err(Denial::Refusal)?;
-        self.write(records)
+        self.write(records, asked)
     }
 
     /// Writes the records as one batch and, once they are on disk, takes them in. Nothing happens when they are not.
-    fn write(&mut self, records: Vec<Record>) -> Result<(), Denial> {
+    /// Those that answer no request have the audit context of what they belong to.
+    fn write(&mut self, records: Vec<Record>, asked: Option<AuditContext>) -> Result<(), Denial> {
         if let Some(why) = &self.read_only {
             return Err(Denial::ReadOnly(why.clone()));
         }
         if records.is_empty() {
             return Ok(());
         }
-        let bodies: Result<Vec<Vec<u8>>, _> = records.iter().map(canonical::to_canonical).collect();
+        let entry = |record| {
+            let audit_context = asked.or_else(|| self.parts.world.context_of(&record));
+            Entry { record, audit_context }
+        };
+        let entries: Vec<Entry> = records.into_iter().map(entry).collect();
+        let bodies: Result<Vec<Vec<u8>>, _> = entries.iter().map(canonical::to_canonical).collect();
         let bodies = bodies.expect("records hold only what canonical JSON can carry");
         let slices: Vec<&[u8]> = bodies.iter().map(Vec::as_slice).collect();
         match self.parts.journal.append_all(&slices) {
             Ok(receipts) => {
                 self.synced_ms = crate::now_ms();
-                for (record, receipt) in records.iter().zip(receipts) {
-                    tracing::debug!(seq = receipt.seq, record = ?record, "written");
+                for (entry, receipt) in entries.iter().zip(receipts) {
+                    tracing::debug!(seq = receipt.seq, record = ?entry.record, "written");
                     let stamp = Stamp { seq: receipt.seq, at_ms: crate::millis(receipt.time_ns) };
-                    self.parts.world.apply(record, stamp);
-                    self.after(record);
+                    self.parts.world.take(entry, stamp);
+                    self.after(entry);
                 }
                 self.note_reserve();
                 Ok(())
@@ -202,12 +210,12 @@ impl Driver {
     }
 
     /// What a record makes due besides steps.
-    fn after(&mut self, record: &Record) {
-        crate::telemetry::tell(record);
-        if matches!(record, Record::Planned(_) | Record::Promoted { .. } | Record::Ended { .. }) {
+    fn after(&mut self, entry: &Entry) {
+        crate::telemetry::tell(entry);
+        if matches!(entry.record, Record::Planned(_) | Record::Promoted { .. } | Record::Ended { .. }) {
             (self.parts.turning_point)();
         }
-        let model = match record {
+        let model = match &entry.record {
             Record::WorkerDied { model, .. } => Some(model.clone()),
             Record::Ended { release, .. } => {
                 self.parts.world.releases.get(release).map(|release| release.planned.model.clone())
@@ -228,7 +236,7 @@ impl Driver {
         for model in models {
             while let Some(record) = proceed(&self.parts.world, &model) {
                 let intent = matches!(record, Record::Intent { .. });
-                if self.write(vec![record]).is_err() {
+                if self.write(vec![record], None).is_err() {
                     return;
                 }
                 if intent {
@@ -299,12 +307,12 @@ impl Driver {
             }
             Timer::Restart(model) => {
                 let event = Event::Restart { model, salt: crate::salt() };
-                let _ = self.decide(&event);
+                let _ = self.decide(&event, None);
             }
             Timer::ReadyDeadline(generation) => {
                 let seconds = self.parts.executor.config.live.get().ready.as_secs();
                 let outcome = Err(format!("worker was not ready within {seconds} s"));
-                let _ = self.decide(&Event::Ready { generation, outcome });
+                let _ = self.decide(&Event::Ready { generation, outcome }, None);
             }
             Timer::WindowEnd(id, at) => self.end_window(id, at),
         }
@@ -320,7 +328,7 @@ impl Driver {
         let length = release.planned.plan.window();
         self.timers.arm(Timer::WindowEnd(id, at), Instant::now() + length);
         if let Some(window) = self.measure(&release) {
-            let _ = self.decide(&Event::Measured { release: id, window: Box::new(window) });
+            let _ = self.decide(&Event::Measured { release: id, window: Box::new(window) }, None);
         }
     }
 
@@ -383,7 +391,7 @@ impl Driver {
     /// becomes an event. The open step of a release, if any, is done again.
     pub fn recover(&mut self) {
         let version = env!("CARGO_PKG_VERSION").to_owned();
-        let _ = self.write(vec![Record::DaemonStarted { version }]);
+        let _ = self.write(vec![Record::DaemonStarted { version }], None);
         self.sweep();
         let models: Vec<ModelName> = self.parts.world.models.keys().cloned().collect();
         for model in &models {
@@ -391,7 +399,7 @@ impl Driver {
         }
         if let Err(why) = self.parts.executor.router.supervise() {
             // Nothing follows when no release needs it.
-            let _ = self.decide(&Event::RouterDied { why });
+            let _ = self.decide(&Event::RouterDied { why }, None);
         }
         for model in &models {
             self.begin(model);
@@ -416,7 +424,7 @@ impl Driver {
         let live = model.live.as_ref().filter(|_| !model.live_died).map(|live| live.generation);
         for generation in live.into_iter().chain(candidate) {
             if let Err(why) = self.workers().supervise(generation) {
-                let _ = self.decide(&Event::Died { generation, why });
+                let _ = self.decide(&Event::Died { generation, why }, None);
             }
         }
         self.restore_route(name, live);

@@ -37,6 +37,7 @@ fn without_btrfs(finding: &mut Finding) {
 fn found(config: &Config) -> Vec<Finding> {
     examine(&Places {
         state: &config.state,
+        runtime: &config.runtime,
         cgroup: config.cgroup.as_deref(),
         worker: &config.worker,
         launcher: &config.launcher,

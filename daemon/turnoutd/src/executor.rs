@@ -143,6 +143,7 @@ impl Executor {
             model: manifest.model,
             version: manifest.version,
             digest: target.digest.to_string(),
+            audit_context: target.audit_context,
             model_file: manifest.runtime.model_file,
             threads: manifest.runtime.threads,
             contract: manifest.contract,

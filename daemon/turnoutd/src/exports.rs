@@ -54,7 +54,8 @@ pub async fn digests(
     let signed = blocking(move || Envelope::sign(DIGESTS_TYPE, list, &key).and_then(|made| made.to_json()));
     let envelope = signed.await?.map_err(|error| failed(&error))?;
     let by = peer.to_string();
-    desk.keep(ArchiveRecord::SnapshotExported { snapshot: name, by, list: digest }).await?;
+    let exported = ArchiveRecord::SnapshotExported { snapshot: name, by, list: digest };
+    desk.keep(peer.context, exported).await?;
     let envelope = String::from_utf8_lossy(&envelope).into_owned();
     Ok(Json(SignedDigests { schema: SCHEMA.to_owned(), envelope }))
 }

@@ -18,13 +18,13 @@ use std::sync::mpsc::Sender;
 use tokio::sync::{oneshot, watch};
 use turnout_engine::advance::{Start, Wish};
 use turnout_engine::record::Kind;
-use turnout_engine::{Event, Record, Refusal};
+use turnout_engine::{Entry, Event, Record, Refusal};
 use turnout_host::Host;
 use turnout_host::store::StoredName;
 use turnout_journal::Journal;
 use turnout_manifest::key::{PrivateKey, PublicKey};
 use turnout_manifest::trust::TRUST_SCHEMA;
-use turnout_manifest::{ModelName, Plan, ReleaseId, Sha256, VersionRef};
+use turnout_manifest::{AuditContext, ModelName, Plan, ReleaseId, Sha256, VersionRef};
 use turnout_protocol::control::{
     AddTrust, DryRun, Intervene, ReleaseStatus, Releases, SCHEMA, StartRelease, Status, StoredVersion, Trust,
     TrustedKey, Versions,
@@ -108,27 +108,33 @@ impl Desk {
     pub async fn refuse(&self, peer: Peer, what: &str, refused: Problem) -> Failure {
         let mut why = vec![refused.message.clone()];
         why.extend(refused.details.iter().cloned());
-        let _ = self.note(Record::Refused { by: peer.to_string(), what: what.to_owned(), why }).await;
+        let refusal = Record::Refused { by: peer.to_string(), what: what.to_owned(), why };
+        let _ = self.note(peer.context, refusal).await;
         Failure(refused)
     }
 
-    /// Has the loop write a record.
+    /// Has the loop write a record under this audit context; without one, under that of what it belongs to.
     ///
     /// # Errors
     /// 503 when the journal cannot be written, 409 when the loop has ended.
-    pub async fn note(&self, record: Record) -> Result<(), Failure> {
+    pub async fn note(
+        &self,
+        context: impl Into<Option<AuditContext>>,
+        record: Record,
+    ) -> Result<(), Failure> {
         let (reply, answer) = oneshot::channel();
-        self.send(Input::Note(Box::new(record), reply))?;
+        let entry = Entry { record, audit_context: context.into() };
+        self.send(Input::Note(Box::new(entry), reply))?;
         settle(answer).await
     }
 
-    /// Has the loop decide a wish.
+    /// Has the loop decide a wish that was asked for under this audit context.
     ///
     /// # Errors
     /// 409 when the state forbids it, 503 when the journal cannot be written.
-    pub async fn ask(&self, event: Event) -> Result<(), Failure> {
+    pub async fn ask(&self, context: AuditContext, event: Event) -> Result<(), Failure> {
         let (reply, answer) = oneshot::channel();
-        self.send(Input::Ask(event, reply))?;
+        self.send(Input::Ask(event, Some(context), reply))?;
         settle(answer).await
     }
 
@@ -279,7 +285,7 @@ pub async fn release(State(desk): State<Desk>, id: Named<String>) -> Result<Json
 pub async fn report(State(desk): State<Desk>, id: Named<String>) -> Result<Json<Report>, Failure> {
     let view = desk.view();
     let id: ReleaseId = parsed(&named(id)?)?;
-    let found = view.world.releases.get(&id).map(|release| view::report(release));
+    let found = view.world.releases.get(&id).map(|release| view::report(release, &view.world.contexts));
     found.map(Json).ok_or_else(|| Failure(no_release(id)))
 }
 
@@ -339,8 +345,9 @@ pub async fn start_release(
         port,
         salt: crate::salt(),
         by: peer.to_string(),
+        audit_context: Some(peer.context.id()),
     };
-    desk.ask(Event::Start(Box::new(start))).await?;
+    desk.ask(peer.context, Event::Start(Box::new(start))).await?;
     let made = desk.last_release(&version.model).ok_or_else(|| Failure(stopping()))?;
     Ok((StatusCode::CREATED, Json(made)).into_response())
 }
@@ -373,11 +380,11 @@ pub async fn intervene(
         let unknown = problem(ErrorCode::NotFound, format!("no model `{model}` was ever released here"));
         return Err(unknown.hint("`turnoutctl status` shows the models").into());
     }
-    let by = peer.to_string();
-    let asked = desk.ask(Event::Operator { model: model.clone(), wish, by: by.clone(), reason }).await;
+    let event = Event::Operator { model: model.clone(), wish, by: peer.to_string(), reason };
+    let asked = desk.ask(peer.context, event).await;
     match (asked, wish) {
         (Ok(()), _) => {}
-        (Err(failure), Wish::Rollback) => go_back(&desk, &model, (by, failure)).await?,
+        (Err(failure), Wish::Rollback) => go_back(&desk, &model, (peer, failure)).await?,
         (Err(failure), _) => return Err(failure),
     }
     desk.last_release(&model).map(Json).ok_or_else(|| Failure(stopping()))
@@ -385,7 +392,7 @@ pub async fn intervene(
 
 /// A rollback with no release under way: the version that was live before is released at once. When the last release
 /// was itself undone, or was such a return, nothing is left to do.
-async fn go_back(desk: &Desk, name: &ModelName, (by, failure): (String, Failure)) -> Result<(), Failure> {
+async fn go_back(desk: &Desk, name: &ModelName, (peer, failure): (Peer, Failure)) -> Result<(), Failure> {
     let view = desk.view();
     let Some(model) = view.world.models.get(name).filter(|model| model.current.is_none()) else {
         return Err(failure);
@@ -415,9 +422,10 @@ async fn go_back(desk: &Desk, name: &ModelName, (by, failure): (String, Failure)
         plan: Plan::all_at_once(),
         port: model.port,
         salt: crate::salt(),
-        by,
+        by: peer.to_string(),
+        audit_context: Some(peer.context.id()),
     };
-    desk.ask(Event::Start(Box::new(start))).await
+    desk.ask(peer.context, Event::Start(Box::new(start))).await
 }
 
 /// `GET /v1/trust`.
@@ -454,7 +462,8 @@ pub async fn add_trust(
     let trusted = turnout_manifest::trust::TrustedKey::new(&request.issuer, key, &request.models);
     trusted.and_then(|trusted| store.add(trusted)).map_err(|error| refused(chain(&error)))?;
     let (issuer, models) = (request.issuer, request.models);
-    desk.note(Record::TrustAdded { by: peer.to_string(), issuer, key_id, models }).await?;
+    let added = Record::TrustAdded { by: peer.to_string(), issuer, key_id, models };
+    desk.note(peer.context, added).await?;
     desk.intake.set_trust(store).map_err(|error| problem(ErrorCode::HostFailure, chain(&error)))?;
     Ok(Json(trust_reply(&desk)))
 }
@@ -475,7 +484,7 @@ pub async fn remove_trust(
         let unknown = problem(ErrorCode::NotFound, format!("no trusted key `{key_id}`"));
         return Err(unknown.hint("`turnoutctl trust list` shows the keys").into());
     }
-    desk.note(Record::TrustRemoved { by: peer.to_string(), key_id }).await?;
+    desk.note(peer.context, Record::TrustRemoved { by: peer.to_string(), key_id }).await?;
     desk.intake.set_trust(store).map_err(|error| problem(ErrorCode::HostFailure, chain(&error)))?;
     Ok(Json(trust_reply(&desk)))
 }

@@ -1,7 +1,7 @@
 //! The end of what is kept: mounts that expire, snapshots and versions that are deleted, by a person or by the policy.
 //! The loop decides each deletion and writes it down before it happens; what a dead daemon left open is finished.
 
-use crate::access::{Need, Peer};
+use crate::access::{self, Need, Peer};
 use crate::handlers::{Desk, Failure, Named, Sent, body, named, parsed, problem};
 use crate::now_ms;
 use crate::snapshots::on_host;
@@ -17,7 +17,7 @@ use turnout_engine::{ArchiveRecord, ArchiveRefusal, ArchiveWish, Event};
 use turnout_host::archive::Unmount;
 use turnout_host::store::StoredName;
 use turnout_host::{Host, HostError};
-use turnout_manifest::VersionRef;
+use turnout_manifest::{AuditContext, VersionRef};
 use turnout_protocol::archive::{Gone, Prune, Pruned, Removed};
 use turnout_protocol::control::SCHEMA;
 use turnout_protocol::error::{ErrorCode, Problem};
@@ -42,7 +42,8 @@ pub async fn look_after(desk: Desk, mut stop: watch::Receiver<bool>) {
         looks += 1;
         if looks.is_multiple_of(LOOKS_BETWEEN_ROUNDS) {
             // A round that fails is told in the log and made again.
-            let _ = prune_now(&desk).await.inspect_err(|failed| tracing::error!("retention: {}", failed.0));
+            let round = prune_now(&desk, access::internal_context()).await;
+            let _ = round.inspect_err(|failed| tracing::error!("retention: {}", failed.0));
             // A scrub may take hours: mounts are looked after meanwhile.
             if scrub.as_ref().is_none_or(JoinHandle::is_finished) {
                 let desk = desk.clone();
@@ -56,11 +57,11 @@ pub async fn look_after(desk: Desk, mut stop: watch::Receiver<bool>) {
 async fn finish_deletions(desk: &Desk) {
     let archive = desk.view().world.archive.clone();
     for snapshot in archive.deleting.clone() {
-        let _ = delete_snapshot(desk, &snapshot).await;
+        let _ = delete_snapshot(desk, None, &snapshot).await;
     }
     for ((model, version), stored) in archive.removing.clone() {
         let name = StoredName { model: model.clone(), digest: stored.digest };
-        let _ = delete_version(desk, (&VersionRef { model, version }, name)).await;
+        let _ = delete_version(desk, None, (&VersionRef { model, version }, name)).await;
     }
 }
 
@@ -74,7 +75,7 @@ async fn end_lost_mounts(desk: &Desk) {
             continue;
         }
         let why = "it was not there any more".to_owned();
-        let _ = desk.keep(ArchiveRecord::MountEnded { snapshot: grant.snapshot, at, why }).await;
+        let _ = desk.keep(None, ArchiveRecord::MountEnded { snapshot: grant.snapshot, at, why }).await;
     }
 }
 
@@ -87,7 +88,8 @@ async fn end_expired_mounts(desk: &Desk) {
         match gone {
             Ok(there) => {
                 let why = if there { "its time was over" } else { "it was not there any more" }.to_owned();
-                let _ = desk.keep(ArchiveRecord::MountEnded { snapshot: grant.snapshot, at, why }).await;
+                let ended = ArchiveRecord::MountEnded { snapshot: grant.snapshot, at, why };
+                let _ = desk.keep(None, ended).await;
             }
             Err(failed) => tracing::error!("unmount `{at}`: {}", failed.0),
         }
@@ -138,7 +140,7 @@ async fn leavers(desk: &Desk) -> Result<Leavers, Failure> {
     Ok(Leavers { found, snapshots, versions })
 }
 
-async fn prune_now(desk: &Desk) -> Result<(Vec<Gone>, Vec<Gone>), Failure> {
+async fn prune_now(desk: &Desk, context: AuditContext) -> Result<(Vec<Gone>, Vec<Gone>), Failure> {
     let Leavers { found, snapshots, versions } = leavers(desk).await?;
     let (mut gone, mut failed) = (Vec::new(), Vec::new());
     let mut note = |what: String, why: String, outcome: Result<(), Failure>| match outcome {
@@ -148,14 +150,14 @@ async fn prune_now(desk: &Desk) -> Result<(Vec<Gone>, Vec<Gone>), Failure> {
     for Leaving { what: snapshot, why } in snapshots {
         let (by, reason) = (POLICY.to_owned(), why.clone());
         let wish = ArchiveWish::DeleteSnapshot { snapshot: snapshot.clone(), by, why: reason };
-        let outcome = match desk.ask(Event::Archive(wish)).await {
-            Ok(()) => delete_snapshot(desk, &snapshot).await,
+        let outcome = match desk.ask(context, Event::Archive(wish)).await {
+            Ok(()) => delete_snapshot(desk, Some(context), &snapshot).await,
             Err(refused) => Err(refused),
         };
         note(snapshot, why, outcome);
     }
     for Leaving { what: version, why } in versions {
-        let outcome = remove(desk, (&version, &found), (POLICY.to_owned(), why.clone())).await;
+        let outcome = remove(desk, context, (&version, &found), (POLICY.to_owned(), why.clone())).await;
         note(version.to_string(), why, outcome.map(drop));
     }
     Ok((gone, failed))
@@ -179,7 +181,7 @@ pub async fn prune(
             versions.into_iter().map(|leaving| Gone { what: leaving.what.to_string(), why: leaving.why });
         (snapshots.chain(versions).collect(), Vec::new())
     } else {
-        prune_now(&desk).await?
+        prune_now(&desk, peer.context).await?
     };
     Ok(Json(Pruned { schema: SCHEMA.to_owned(), dry_run, gone, failed }))
 }
@@ -198,7 +200,7 @@ pub async fn remove_version(
     let host = desk.host.clone();
     let found = on_host(move || found(host.as_ref())).await?;
     let by = (peer.to_string(), "asked for".to_owned());
-    match remove(&desk, (&version, &found), by).await {
+    match remove(&desk, peer.context, (&version, &found), by).await {
         Ok(removed) => Ok(Json(removed)),
         Err(Failure(refused)) => Err(desk.refuse(peer, &format!("delete {version}"), refused).await),
     }
@@ -206,6 +208,7 @@ pub async fn remove_version(
 
 async fn remove(
     desk: &Desk,
+    context: AuditContext,
     (version, found): (&VersionRef, &Found),
     (by, why): (String, String),
 ) -> Result<Removed, Failure> {
@@ -214,34 +217,38 @@ async fn remove(
     let digest = stored.ok_or_else(|| Failure(refused(&ArchiveRefusal::NoVersion(version.clone()))))?.digest;
     let kept_in = holding(found, digest);
     let wish = ArchiveWish::DeleteVersion { version: version.clone(), by, why, kept_in: kept_in.clone() };
-    desk.ask(Event::Archive(wish)).await?;
+    desk.ask(context, Event::Archive(wish)).await?;
     let name = StoredName { model: version.model.clone(), digest };
-    delete_version(desk, (version, name)).await?;
+    delete_version(desk, Some(context), (version, name)).await?;
     Ok(Removed { schema: SCHEMA.to_owned(), version: version.clone(), digest, kept_in })
 }
 
 /// The announced deletion, and its outcome.
-async fn delete_snapshot(desk: &Desk, snapshot: &str) -> Result<(), Failure> {
+async fn delete_snapshot(desk: &Desk, context: Option<AuditContext>, snapshot: &str) -> Result<(), Failure> {
     let (host, wanted) = (desk.host.clone(), snapshot.to_owned());
     let outcome = on_host(move || host.delete_snapshot(&wanted)).await;
     let snapshot = snapshot.to_owned();
-    desk.keep(match &outcome {
+    let record = match &outcome {
         Ok(()) => ArchiveRecord::SnapshotDeleted { snapshot },
         Err(failed) => ArchiveRecord::SnapshotKept { snapshot, why: failed.0.message.clone() },
-    })
-    .await?;
+    };
+    desk.keep(context, record).await?;
     outcome
 }
 
-async fn delete_version(desk: &Desk, (version, name): (&VersionRef, StoredName)) -> Result<(), Failure> {
+async fn delete_version(
+    desk: &Desk,
+    context: Option<AuditContext>,
+    (version, name): (&VersionRef, StoredName),
+) -> Result<(), Failure> {
     let (host, digest) = (desk.host.clone(), name.digest);
     let outcome = on_host(move || host.delete_version(&name)).await;
     let version = version.clone();
-    desk.keep(match &outcome {
+    let record = match &outcome {
         Ok(()) => ArchiveRecord::VersionDeleted { version, digest },
         Err(failed) => ArchiveRecord::VersionKept { version, why: failed.0.message.clone() },
-    })
-    .await?;
+    };
+    desk.keep(context, record).await?;
     outcome
 }
 

@@ -1,18 +1,17 @@
 //! `turnoutd`: configuration, state, sockets, then the loop. `turnoutd doctor` only examines the host.
 
 use clap::Parser;
+use std::path::Path;
 use std::process::ExitCode;
 use turnoutd::arguments::{Arguments, Command};
-use turnoutd::{audit_http, chain, new_log, serve};
+use turnoutd::audit_http::{self, View};
+use turnoutd::{chain, new_log, serve};
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     // It has no file to read its configuration from, and no right to.
-    if let Some(Command::ServeSnapshots { uid, parent }) = arguments.command {
-        return match audit_http::serve(uid, parent) {
-            Ok(()) => ExitCode::SUCCESS,
-            Err(error) => refuse(&chain(&error), "the daemon starts this process: see `[audit.http]`"),
-        };
+    if let Some(Command::ServeSnapshots { uid, parent, snapshots }) = arguments.command {
+        return serve_snapshots(uid, parent, snapshots.as_deref());
     }
     let config = match arguments
         .config
@@ -41,6 +40,20 @@ fn main() -> ExitCode {
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => refuse(&chain(&error), error.hint()),
+    }
+}
+
+fn serve_snapshots(uid: u32, parent: Option<i32>, snapshots: Option<&Path>) -> ExitCode {
+    let view = match (snapshots, parent) {
+        (Some(snapshots), _) => View::from_service_manager(snapshots),
+        (None, parent) => View::from_daemon(parent.unwrap_or_default()),
+    };
+    match view.and_then(|view| audit_http::serve(view, uid)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => refuse(
+            &chain(&error),
+            "the daemon starts this process, see `[audit.http]`; or systemd, see `turnout-audit-view.service`",
+        ),
     }
 }
 

@@ -2,7 +2,7 @@
 
 use crate::millis;
 use std::path::Path;
-use turnout_engine::{Record, Stamp, World};
+use turnout_engine::{Entry, Stamp, World};
 use turnout_journal::{JournalError, Reader};
 
 /// Why the state could not be read back.
@@ -30,9 +30,9 @@ pub fn replay(journal: &Path) -> Result<World, RecoverError> {
     let mut world = World::default();
     let mut reader = Reader::open(journal, 0).map_err(RecoverError::Journal)?;
     while let Some(record) = reader.next_record().map_err(RecoverError::Journal)? {
-        let parsed: Record = serde_json::from_slice(&record.body)
+        let parsed: Entry = serde_json::from_slice(&record.body)
             .map_err(|source| RecoverError::Record { seq: record.seq, source })?;
-        world.apply(&parsed, Stamp { seq: record.seq, at_ms: millis(record.time_ns) });
+        world.take(&parsed, Stamp { seq: record.seq, at_ms: millis(record.time_ns) });
     }
     Ok(world)
 }

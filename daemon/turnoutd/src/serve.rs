@@ -23,7 +23,7 @@ use std::sync::{Arc, OnceLock, mpsc};
 use std::thread::JoinHandle;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{oneshot, watch};
-use turnout_engine::{ArchiveRecord, Record, World};
+use turnout_engine::{ArchiveRecord, Entry, Record, World};
 use turnout_host::linux_cells::CellsConfig;
 use turnout_host::mounts::cgroup2_root;
 use turnout_host::volume::VolumeConfig;
@@ -106,7 +106,7 @@ impl ServeError {
 /// What kept it from starting.
 pub fn run(config: Config) -> Result<(), ServeError> {
     let given = notify::inherited_socket().map_err(|source| control_socket(&config, source))?;
-    telemetry::init(config.log);
+    telemetry::init(config.live.get().log);
     let config = Arc::new(config);
     folder(&config.state, 0o700)?;
     folder(&config.runtime, 0o755)?;
@@ -187,7 +187,8 @@ fn sign_beside(desk: &Desk) -> Result<JoinHandle<()>, ServeError> {
         notary.run(&journal, |record| {
             // Waited for, so that what is signed next has it; a loop that has ended answers at once.
             let (reply, answer) = oneshot::channel();
-            let _ = driver.send(Input::Note(Box::new(Record::Log(record)), reply));
+            let entry = Entry { record: Record::Log(record), audit_context: None };
+            let _ = driver.send(Input::Note(Box::new(entry), reply));
             let _ = answer.blocking_recv();
         });
     };
@@ -203,8 +204,7 @@ fn thread(name: &str, work: impl FnOnce() + Send + 'static) -> Result<JoinHandle
 fn tell_key(desk: &Desk, known: Option<&str>) {
     let key_id = desk.host_key.public_key().id().to_string();
     if known != Some(&key_id) {
-        let made = Record::Archive(ArchiveRecord::HostKeyMade { key_id });
-        let _ = desk.driver.send(Input::Note(Box::new(made), oneshot::channel().0));
+        note(&desk.driver, Record::Archive(ArchiveRecord::HostKeyMade { key_id }));
     }
 }
 
@@ -215,9 +215,14 @@ fn examine_beside(desk: &Desk) {
         let degraded = examine::degraded(&daemon.config);
         let record = Record::Examined { degraded: degraded.clone() };
         let _ = daemon.degraded.set(degraded);
-        // Nobody waits for the answer: a journal that cannot be written says so itself.
-        let _ = driver.send(Input::Note(Box::new(record), oneshot::channel().0));
+        note(&driver, record);
     });
+}
+
+/// Writes down what the daemon found by itself. Nobody waits for the answer: a journal that cannot be written says so.
+fn note(driver: &mpsc::Sender<Input>, record: Record) {
+    let entry = Entry { record, audit_context: None };
+    let _ = driver.send(Input::Note(Box::new(entry), oneshot::channel().0));
 }
 
 /// The control socket: the one that the service manager hands over, or one for its group.

@@ -21,6 +21,8 @@ pub struct Settings {
     pub ready: Duration,
     /// How long a retired worker may take to answer what it has.
     pub drain: Duration,
+    /// How much the daemon logs.
+    pub log: tracing::Level,
 }
 
 /// The settings in force.
@@ -66,13 +68,14 @@ pub fn reload(config: &Config) -> Result<Reloaded, ConfigError> {
 }
 
 fn differing(old: &Settings, new: &Settings) -> Vec<&'static str> {
-    let Settings { ports, model_ports, worker_cpus, ready, drain } = old;
+    let Settings { ports, model_ports, worker_cpus, ready, drain, log } = old;
     keys([
         ("ports", *ports != new.ports),
         ("models", *model_ports != new.model_ports),
         ("worker_cpus", *worker_cpus != new.worker_cpus),
         ("ready_seconds", *ready != new.ready),
         ("drain_seconds", *drain != new.drain),
+        ("log", *log != new.log),
     ])
 }
 
@@ -88,7 +91,6 @@ fn waiting(old: &Config, new: &Config) -> Vec<&'static str> {
         ("cgroup", cgroup),
         ("readers", old.readers != new.readers),
         ("listen", old.listen != new.listen),
-        ("log", old.log != new.log),
         ("exclusive_cpus", old.exclusive_cpus != new.exclusive_cpus),
         ("allowed_domains", old.allowed_domains != new.allowed_domains),
         ("allowed_formats", old.allowed_formats != new.allowed_formats),
@@ -110,6 +112,7 @@ pub fn reload_and_tell(config: &Config) {
     let file = config.file.as_deref().unwrap_or(Path::new("(none)")).display().to_string();
     match reload(config) {
         Ok(Reloaded { changed, waiting }) => {
+            crate::telemetry::set_level(config.live.get().log);
             tracing::info!(%file, changed = changed.join(", "), "configuration read again");
             if !waiting.is_empty() {
                 tracing::warn!("these keys take effect at a restart: {}", waiting.join(", "));
@@ -139,10 +142,9 @@ mod tests {
     #[test]
     fn what_can_change_is_in_force_and_the_rest_is_named() {
         let (_folder, config) = config("drain_seconds = 5\n");
-        let text =
-            "drain_seconds = 7\nports = \"9000-9001\"\nlisten = \"::1\"\n[models.fraud]\nport = 9000\n";
+        let text = "drain_seconds = 7\nlog = \"debug\"\nports = \"9000-9001\"\nlisten = \"::1\"\n[models.fraud]\nport = 9000\n";
         let done = rewrite(&config, text).unwrap();
-        assert_eq!(done.changed, ["ports", "models", "drain_seconds"]);
+        assert_eq!(done.changed, ["ports", "models", "drain_seconds", "log"]);
         assert_eq!(done.waiting, ["listen"]);
         assert_eq!(config.live.get().drain, Duration::from_secs(7));
         assert_eq!(config.live.get().ports, (9000, 9001));

@@ -17,6 +17,7 @@ use turnout_host::HostError;
 use turnout_host::archive::{MountPlace, Unmount};
 use turnout_host::store::SnapshotInfo;
 use turnout_host::volume::StoreKind;
+use turnout_manifest::AuditContext;
 use turnout_protocol::archive::{
     HoldSnapshot, MountSnapshot, Mounted, Snapshot, Snapshots, TakeSnapshot, UnmountSnapshot, Unmounted,
 };
@@ -64,8 +65,9 @@ pub async fn take(
             .into());
     }
     let by = peer.to_string();
-    desk.keep(ArchiveRecord::SnapshotRequested { by: by.clone(), note: note.clone() }).await?;
-    let made = make(&desk, Reason::Request { by, note }).await?;
+    let requested = ArchiveRecord::SnapshotRequested { by: by.clone(), note: note.clone() };
+    desk.keep(peer.context, requested).await?;
+    let made = make(&desk, peer.context, Reason::Request { by, note }).await?;
     Ok((StatusCode::CREATED, Json(find(&desk, &made.name).await?)))
 }
 
@@ -73,7 +75,7 @@ pub async fn take(
 ///
 /// # Errors
 /// 500 when the store cannot take it.
-pub async fn make(desk: &Desk, reason: Reason) -> Result<SnapshotInfo, Failure> {
+pub async fn make(desk: &Desk, context: AuditContext, reason: Reason) -> Result<SnapshotInfo, Failure> {
     let head = desk.journal.head();
     let position = Position { size: head.size, root: head.root.to_string() };
     let moment = Moment::of(&desk.view().world, &position, &reason);
@@ -82,12 +84,13 @@ pub async fn make(desk: &Desk, reason: Reason) -> Result<SnapshotInfo, Failure> 
     match on_host(move || host.snapshot(&name, &moment.evidence(&intake, &config))).await {
         Ok(made) => {
             let (snapshot, uuid) = (made.name.clone(), made.uuid.clone());
-            desk.keep(ArchiveRecord::SnapshotTaken { snapshot, uuid, reason }).await?;
+            desk.keep(context, ArchiveRecord::SnapshotTaken { snapshot, uuid, reason }).await?;
             Ok(made)
         }
         Err(failed) => {
             let why = failed.0.message.clone();
-            desk.keep(ArchiveRecord::ArchiveFailed { what: "take a snapshot".to_owned(), why }).await?;
+            let failure = ArchiveRecord::ArchiveFailed { what: "take a snapshot".to_owned(), why };
+            desk.keep(context, failure).await?;
             Err(failed)
         }
     }
@@ -111,7 +114,8 @@ pub async fn hold(
     desk.allow(peer, Need::Evidence, "hold a snapshot").await?;
     find(&desk, &snapshot).await?;
     let by = peer.to_string();
-    desk.ask(Event::Archive(ArchiveWish::Hold { snapshot: snapshot.clone(), by, reason })).await?;
+    let wish = ArchiveWish::Hold { snapshot: snapshot.clone(), by, reason };
+    desk.ask(peer.context, Event::Archive(wish)).await?;
     find(&desk, &snapshot).await.map(Json)
 }
 
@@ -128,7 +132,8 @@ pub async fn release_hold(
     desk.allow(peer, Need::Evidence, "release a hold").await?;
     find(&desk, &snapshot).await?;
     let by = peer.to_string();
-    desk.ask(Event::Archive(ArchiveWish::ReleaseHold { snapshot: snapshot.clone(), by })).await?;
+    let wish = ArchiveWish::ReleaseHold { snapshot: snapshot.clone(), by };
+    desk.ask(peer.context, Event::Archive(wish)).await?;
     find(&desk, &snapshot).await.map(Json)
 }
 
@@ -153,12 +158,13 @@ pub async fn mount(
     find(&desk, &snapshot).await?;
     let until_ms = now_ms() + for_ms;
     let (at, by) = (dir.clone(), peer.to_string());
-    desk.ask(Event::Archive(ArchiveWish::Mount { snapshot: snapshot.clone(), at, by, until_ms })).await?;
+    let wish = ArchiveWish::Mount { snapshot: snapshot.clone(), at, by, until_ms };
+    desk.ask(peer.context, Event::Archive(wish)).await?;
     let (host, wanted) = (desk.host.clone(), snapshot.clone());
     let place = MountPlace { at: dir.clone().into(), pid: peer.pid };
     if let Err(failed) = on_host(move || host.mount_snapshot(&wanted, &place)).await {
         let why = failed.0.message.clone();
-        desk.keep(ArchiveRecord::MountEnded { snapshot, at: dir, why }).await?;
+        desk.keep(peer.context, ArchiveRecord::MountEnded { snapshot, at: dir, why }).await?;
         return Err(failed);
     }
     Ok(Json(Mounted { schema: SCHEMA.to_owned(), snapshot, mounted_at: dir, until_ms }))
@@ -202,17 +208,22 @@ pub async fn unmount(
     let there =
         on_host(move || host.unmount_snapshot(&grant.snapshot, Path::new(&at), Unmount::WhenIdle)).await?;
     let why = if there { format!("unmounted by {peer}") } else { "it was not there any more".to_owned() };
-    desk.keep(ArchiveRecord::MountEnded { snapshot: snapshot.clone(), at: dir.clone(), why }).await?;
+    let ended = ArchiveRecord::MountEnded { snapshot: snapshot.clone(), at: dir.clone(), why };
+    desk.keep(peer.context, ended).await?;
     Ok(Json(Unmounted { schema: SCHEMA.to_owned(), snapshot, unmounted: dir }))
 }
 
 impl Desk {
-    /// Has the loop write a record about what is kept.
+    /// Has the loop write a record about what is kept, as [`Desk::note`] does.
     ///
     /// # Errors
     /// 503 when the journal cannot be written.
-    pub async fn keep(&self, record: ArchiveRecord) -> Result<(), Failure> {
-        self.note(Record::Archive(record)).await
+    pub async fn keep(
+        &self,
+        context: impl Into<Option<AuditContext>>,
+        record: ArchiveRecord,
+    ) -> Result<(), Failure> {
+        self.note(context, Record::Archive(record)).await
     }
 }
 

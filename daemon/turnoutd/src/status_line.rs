@@ -74,6 +74,7 @@ mod tests {
             digest: Sha256::of(b"x"),
             signed_by: Vec::new(),
             generation: Generation(generation),
+            audit_context: None,
         }
     }
 

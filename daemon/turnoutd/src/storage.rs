@@ -1,6 +1,6 @@
 //! Requests about the store below everything: show, grow, scrub; and the scrub on a timer.
 
-use crate::access::{Need, Peer};
+use crate::access::{self, Need, Peer};
 use crate::handlers::{Desk, Failure, Sent, body, problem};
 use crate::now_ms;
 use crate::snapshots::on_host;
@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use turnout_engine::archive::Scrubbed;
 use turnout_engine::{Archive, ArchiveRecord};
 use turnout_host::archive::StoreState;
+use turnout_manifest::AuditContext;
 use turnout_protocol::archive::{GrowStore, Scrub, Store};
 use turnout_protocol::control::SCHEMA;
 use turnout_protocol::error::ErrorCode;
@@ -68,14 +69,15 @@ pub async fn grow(
     if bytes > STORE_MAX {
         return Err(problem(ErrorCode::Refused, format!("a store has at most {STORE_MAX} bytes")).into());
     }
-    desk.keep(ArchiveRecord::StoreGrowing { by: peer.to_string(), bytes }).await?;
+    desk.keep(peer.context, ArchiveRecord::StoreGrowing { by: peer.to_string(), bytes }).await?;
     let host = desk.host.clone();
     if let Err(failed) = on_host(move || host.grow(bytes)).await {
         let why = failed.0.message.clone();
-        desk.keep(ArchiveRecord::ArchiveFailed { what: "make the store larger".to_owned(), why }).await?;
+        let failure = ArchiveRecord::ArchiveFailed { what: "make the store larger".to_owned(), why };
+        desk.keep(peer.context, failure).await?;
         return Err(failed);
     }
-    desk.keep(ArchiveRecord::StoreGrown { bytes }).await?;
+    desk.keep(peer.context, ArchiveRecord::StoreGrown { bytes }).await?;
     described(&desk).await.map(Json)
 }
 
@@ -88,7 +90,7 @@ pub async fn scrub(
     Extension(peer): Extension<Peer>,
 ) -> Result<Json<Scrub>, Failure> {
     desk.allow(peer, Need::Operate, "scrub the store").await?;
-    let found = scrub_now(&desk, peer.to_string()).await?;
+    let found = scrub_now(&desk, peer.context, peer.to_string()).await?;
     Ok(Json(scrub_reply(found, now_ms())))
 }
 
@@ -100,7 +102,7 @@ pub async fn scrub_when_due(desk: &Desk) {
     };
     let every = desk.daemon.config.keep.scrub_every(image.is_some());
     if every.is_some_and(|every| due_ms(&desk.view().world.archive, every) <= now_ms())
-        && let Err(failed) = scrub_now(desk, TIMER.to_owned()).await
+        && let Err(failed) = scrub_now(desk, access::internal_context(), TIMER.to_owned()).await
     {
         tracing::error!("scrub: {}", failed.0);
     }
@@ -111,8 +113,8 @@ fn due_ms(archive: &Archive, every: Duration) -> u64 {
     last.unwrap_or_else(now_ms) + u64::try_from(every.as_millis()).unwrap_or(u64::MAX)
 }
 
-async fn scrub_now(desk: &Desk, by: String) -> Result<Scrubbed, Failure> {
-    desk.keep(ArchiveRecord::Scrubbing { by }).await?;
+async fn scrub_now(desk: &Desk, context: AuditContext, by: String) -> Result<Scrubbed, Failure> {
+    desk.keep(context, ArchiveRecord::Scrubbing { by }).await?;
     let (host, begun) = (desk.host.clone(), Instant::now());
     match on_host(move || host.scrub()).await {
         Ok(seen) => {
@@ -123,12 +125,13 @@ async fn scrub_now(desk: &Desk, by: String) -> Result<Scrubbed, Failure> {
                 uncorrectable: seen.uncorrectable,
                 took_ms: u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX),
             };
-            desk.keep(ArchiveRecord::Scrubbed { found }).await?;
+            desk.keep(context, ArchiveRecord::Scrubbed { found }).await?;
             Ok(found)
         }
         Err(failed) => {
             let why = failed.0.message.clone();
-            desk.keep(ArchiveRecord::ArchiveFailed { what: "scrub the store".to_owned(), why }).await?;
+            let failure = ArchiveRecord::ArchiveFailed { what: "scrub the store".to_owned(), why };
+            desk.keep(context, failure).await?;
             Err(failed)
         }
     }

@@ -9,25 +9,31 @@ use std::ffi::OsString;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 use tokio::sync::watch;
 use tracing::Level;
 use tracing_journald::{Priority, PriorityMappings};
-use tracing_subscriber::EnvFilter;
-use tracing_subscriber::Layer;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{EnvFilter, Layer, Registry, reload};
 use turnout_engine::log::ClockReason;
-use turnout_engine::{ArchiveRecord, LogRecord, Record};
+use turnout_engine::{ArchiveRecord, Entry, LogRecord, Record};
 
 /// Shortest time between two status lines.
 const STATUS_PAUSE: Duration = Duration::from_millis(250);
 
+/// What is let through by its level, once there is a log; none where `TURNOUT_LOG` decides.
+static THRESHOLD: OnceLock<reload::Handle<EnvFilter, Registry>> = OnceLock::new();
+
 /// Begins to log, at this level unless `TURNOUT_LOG` says otherwise (`debug`, `warn,turnoutd::driver=debug`).
 pub fn init(level: Level) {
-    let usual = || EnvFilter::new(level.as_str());
-    let filter = EnvFilter::try_from_env("TURNOUT_LOG").unwrap_or_else(|_| usual());
+    let fixed = EnvFilter::try_from_env("TURNOUT_LOG").ok();
+    let changes = fixed.is_none();
+    let (filter, handle) = reload::Layer::new(fixed.unwrap_or_else(|| EnvFilter::new(level.as_str())));
+    if changes {
+        let _ = THRESHOLD.set(handle);
+    }
     let registry = tracing_subscriber::registry().with(filter);
     match stderr_is_the_journal().then(tracing_journald::layer).and_then(Result::ok) {
         Some(journald) => {
@@ -45,6 +51,15 @@ pub fn init(level: Level) {
             .init(),
     }
     *teller() = Some(Teller::start(say));
+}
+
+/// From now on, log at this level, unless `TURNOUT_LOG` said otherwise at the start.
+pub fn set_level(level: Level) {
+    if let Some(threshold) = THRESHOLD.get()
+        && let Err(error) = threshold.reload(EnvFilter::new(level.as_str()))
+    {
+        tracing::error!("the level of the log stays as it is: {error}");
+    }
 }
 
 /// The levels as syslog(3) has them; the layer's own take `info` for something to notice.
@@ -82,14 +97,22 @@ fn stderr_is_the_journal() -> bool {
 }
 
 /// Tells of a record, without waiting for the log. Nothing is told before the log has begun.
-pub fn tell(record: &Record) {
+pub fn tell(entry: &Entry) {
     if let Some(teller) = &*teller() {
-        teller.take(record);
+        teller.take(entry);
     }
 }
 
+/// Says a record, and under which audit context: `TURNOUT_AUDIT_CONTEXT` in journald.
+fn say(entry: &Entry) {
+    let Some(context) = entry.audit_context else { return say_record(&entry.record) };
+    // As a span, every line of every kind of record has it; at this level, no filter takes it from a line that is shown.
+    let span = tracing::error_span!("asked", audit_context = %context.id());
+    span.in_scope(|| say_record(&entry.record));
+}
+
 /// One line for each record that an operator wants to see go by.
-fn say(record: &Record) {
+fn say_record(record: &Record) {
     match record {
         Record::DaemonStarted { version } => tracing::info!(%version, "started"),
         Record::Examined { degraded } => {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::time::Duration;
-use turnout_engine::Record;
+use turnout_engine::Entry;
 
 /// Records on their way.
 const UNDER_WAY: usize = 1024;
@@ -15,14 +15,14 @@ const LAST_WORDS: Duration = Duration::from_secs(1);
 /// Takes records, and has a thread say them.
 #[derive(Debug)]
 pub struct Teller {
-    records: SyncSender<Record>,
+    records: SyncSender<Entry>,
     left_out: Arc<AtomicU64>,
     over: Receiver<()>,
 }
 
 impl Teller {
     /// Begins; `say` is called for each record, and may take as long as it likes.
-    pub fn start(say: impl Fn(&Record) + Send + 'static) -> Self {
+    pub fn start(say: impl Fn(&Entry) + Send + 'static) -> Self {
         let (records, inbox) = sync_channel(UNDER_WAY);
         let (end, over) = sync_channel(1);
         let left_out: Arc<AtomicU64> = Arc::default();
@@ -42,7 +42,7 @@ impl Teller {
     }
 
     /// Takes a record, at once.
-    pub fn take(&self, record: &Record) {
+    pub fn take(&self, record: &Entry) {
         if self.records.try_send(record.clone()).is_err() {
             self.left_out.fetch_add(1, Ordering::Relaxed);
         }
@@ -59,9 +59,11 @@ impl Teller {
 mod tests {
     use super::*;
     use std::sync::mpsc::channel;
+    use turnout_engine::Record;
 
-    fn record(number: usize) -> Record {
-        Record::DaemonStarted { version: number.to_string() }
+    fn record(number: usize) -> Entry {
+        let record = Record::DaemonStarted { version: number.to_string() };
+        Entry { record, audit_context: None }
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 use turnout_engine::record::{Cause, End, Target};
 use turnout_engine::world::{Judged, Model};
-use turnout_engine::{Figures, Progress, Release, Step, Verdict, World};
+use turnout_engine::{Contexts, Figures, Progress, Release, Step, Verdict, World};
 use turnout_manifest::{Generation, ModelName, Percent};
 use turnout_protocol::control::{
     CellStatus, JournalHead, LiveVersion, ModelStatus, ReleaseState, ReleaseStatus, Role, SCHEMA, Seen,
@@ -187,6 +187,7 @@ impl View {
             digest: target.digest,
             signed_by: target.signed_by.clone(),
             generation: target.generation.0,
+            audit_context: target.audit_context,
             role,
             worker: worker.to_owned(),
             asked,
@@ -310,6 +311,7 @@ pub fn release_status(release: &Release) -> ReleaseStatus {
         cause: cause.or_else(|| release.held.clone()),
         causes: release.causes.clone(),
         asked_by: planned.by.clone(),
+        audit_context: planned.to.audit_context,
         timings: timings(release),
     }
 }
@@ -379,7 +381,7 @@ fn last_connection(release: &Release) -> Option<u64> {
 }
 
 /// The report of one release, from what its records left in the state.
-pub fn report(release: &Release) -> Report {
+pub fn report(release: &Release, contexts: &Contexts) -> Report {
     let planned = &release.planned;
     let snapshots = release.log.iter().filter(|logged| matches!(logged.step, Step::Snapshot(_)));
     Report {
@@ -389,6 +391,7 @@ pub fn report(release: &Release) -> Report {
         to_digest: planned.to.digest,
         from_digest: planned.from.as_ref().map(|from| from.digest),
         signed_by: planned.to.signed_by.clone(),
+        audit_contexts: contexts.of_release(planned.release).to_vec(),
         steps: release.log.iter().map(step_report).collect(),
         windows: release.windows.iter().map(window_status).collect(),
         snapshots: snapshots.filter_map(|logged| logged.outcome.clone()?.ok()).collect(),

@@ -20,6 +20,7 @@ use turnout_inference::error::ErrorBody;
 use turnout_inference::metadata::{
     Live, ModelMetadata, ModelReady, Models, Ready, ServerMetadata, TensorMetadata,
 };
+use turnout_manifest::audit_context::AUDIT_CONTEXT_HEADER;
 use turnout_protocol::worker::Assignment;
 
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
@@ -29,7 +30,7 @@ const OCTETS: HeaderValue = HeaderValue::from_static("application/octet-stream")
 pub struct Pages {
     model: String,
     version: String,
-    lineage: [(HeaderName, HeaderValue); 3],
+    lineage: Vec<(HeaderName, HeaderValue)>,
     server: Bytes,
     live: Bytes,
     ready: Bytes,
@@ -52,17 +53,20 @@ impl Pages {
             inputs: rules.contract.inputs.iter().map(tensor_metadata).collect(),
             outputs: rules.contract.outputs.iter().map(tensor_metadata).collect(),
         };
+        let digest = HeaderName::from_static("turnout-version-digest");
+        let mut lineage = vec![
+            (HeaderName::from_static("turnout-model"), HeaderValue::from_str(model)?),
+            (HeaderName::from_static("turnout-version"), HeaderValue::from_str(version)?),
+            (digest, HeaderValue::from_str(&assignment.digest)?),
+        ];
+        if let Some(context) = assignment.audit_context {
+            let name = HeaderName::from_static(AUDIT_CONTEXT_HEADER);
+            lineage.push((name, HeaderValue::from_str(&context.to_string())?));
+        }
         Ok(Self {
             model: model.to_owned(),
             version: version.to_owned(),
-            lineage: [
-                (HeaderName::from_static("turnout-model"), HeaderValue::from_str(model)?),
-                (HeaderName::from_static("turnout-version"), HeaderValue::from_str(version)?),
-                (
-                    HeaderName::from_static("turnout-version-digest"),
-                    HeaderValue::from_str(&assignment.digest)?,
-                ),
-            ],
+            lineage,
             server: page(&ServerMetadata {
                 name: "turnout",
                 version: env!("CARGO_PKG_VERSION"),

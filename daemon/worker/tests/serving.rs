@@ -145,6 +145,7 @@ fn an_answer_says_who_gave_it() {
         ("turnout-model", "digits"),
         ("turnout-version", "1.0.0"),
         ("turnout-version-digest", &*format!("sha256:{}", "ab".repeat(32))),
+        ("turnout-audit-context", "01997f5a-2d48-7c11-8a3e-5b6d7e8f9a01"),
         ("content-type", "application/json"),
     ] {
         assert_eq!(reply.header(name), Some(value));

@@ -4,7 +4,7 @@ use super::{Outcome, Places, chain, degraded, missing, nearest, ok};
 use crate::HostError;
 use crate::image::{IMAGE_DEFAULT_MAX, IMAGE_MIN, attach, format, mount_device};
 use crate::linux_pointer::Method;
-use crate::mounts::{in_private_namespace, is_btrfs};
+use crate::mounts::{in_private_namespace, is_btrfs, mount_table};
 use crate::volume::{btrfs as named, delete_subvolume};
 use btrfsutil::subvolume::Subvolume;
 use std::fs::{self, OpenOptions};
@@ -58,6 +58,35 @@ pub fn swap(_: &Places<'_>) -> Outcome {
         return degraded("only by stacking: old mounts stay until the daemon starts again");
     }
     missing("no way to swap a mount works")
+}
+
+/// Whether others see what the daemon mounts: its mounts must be the host's, and shared with namespaces that follow.
+pub fn propagation(places: &Places<'_>) -> Outcome {
+    let namespace = |process: &str| {
+        let link = format!("/proc/{process}/ns/mnt");
+        fs::read_link(&link).map_err(HostError::os("readlink", link))
+    };
+    let found = namespace("thread-self").and_then(|own| Ok((own, namespace("1")?, mount_table()?)));
+    let (own, host, table) = match found {
+        Ok(found) => found,
+        Err(error) => return degraded(chain(&error)),
+    };
+    if own != host {
+        return degraded("this process has mounts of its own: no other program sees what it mounts");
+    }
+    let models = places.runtime.join("models");
+    let folder = nearest(&models);
+    let below = table.iter().filter(|mount| folder.starts_with(&mount.point));
+    match below.max_by_key(|mount| mount.point.components().count()) {
+        Some(mount) if mount.peer_group.is_some() => {
+            ok(format!("`{}` is mounted in the host's namespace, shared", mount.point.display()))
+        }
+        Some(mount) => degraded(format!(
+            "`{}` is not shared: a container that is started before the daemon does not see what it mounts",
+            mount.point.display()
+        )),
+        None => degraded(format!("no mount is found for `{}`", folder.display())),
+    }
 }
 
 fn make_subvolume(folder: &Path) -> Result<(), HostError> {

@@ -34,6 +34,8 @@ pub(super) struct StoredVersion {
 pub(super) struct Cell {
     pub(super) worker: WorkerState,
     pub(super) profile: Profile,
+    /// What its worker has mounted as its model.
+    pub(super) model: Option<StoredName>,
 }
 
 impl Cell {
@@ -191,7 +193,7 @@ impl Machine {
         if self.cells.len() >= SLOTS {
             return Err(launcher("no slot is free", generation));
         }
-        self.cells.insert(generation, Cell { worker: WorkerState::None, profile });
+        self.cells.insert(generation, Cell { worker: WorkerState::None, profile, model: None });
         Ok(())
     }
 
@@ -204,8 +206,23 @@ impl Machine {
         let cell = self.cells.get_mut(&generation).ok_or_else(|| launcher("no such cell", generation))?;
         if cell.worker != WorkerState::Running {
             cell.worker = WorkerState::Running;
+            cell.model = Some(version.clone());
         }
         Ok(StartedWorker { pid: 1000 + generation.0, enforcement: self.enforcement })
+    }
+
+    pub(super) fn swap_model(
+        &mut self,
+        generation: Generation,
+        version: &StoredName,
+    ) -> Result<(), HostError> {
+        self.version(version)?;
+        if !self.runs(generation) {
+            return Err(launcher("model not swapped", generation));
+        }
+        let cell = self.cells.get_mut(&generation).ok_or_else(|| launcher("no such cell", generation))?;
+        cell.model = Some(version.clone());
+        Ok(())
     }
 
     /// The listener goes with its process, and the kernel takes a closed socket out of its maps.

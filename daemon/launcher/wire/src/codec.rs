@@ -61,6 +61,7 @@ impl Request {
             Self::Shutdown => out.u32(8),
             Self::StartRouter => out.u32(9),
             Self::Enforcement => out.u32(10),
+            Self::SwapModel { generation } => out.u32(11).u32(generation),
         };
         out.bytes
     }
@@ -86,6 +87,7 @@ impl Request {
             8 => Self::Shutdown,
             9 => Self::StartRouter,
             10 => Self::Enforcement,
+            11 => Self::SwapModel { generation: fields.u32() },
             kind => return Err(WireError::Kind(kind)),
         };
         fields.end()?;
@@ -249,6 +251,7 @@ impl<'a> Reader<'a> {
             8 => Failure::Listener,
             9 => Failure::Lock,
             10 => Failure::Exec,
+            11 => Failure::Swap,
             _ => return Err(WireError::Field("failure")),
         };
         Ok(failure)
@@ -281,6 +284,7 @@ mod tests {
             Just(Request::Shutdown),
             Just(Request::Enforcement),
             Just(Request::StartRouter),
+            any::<u32>().prop_map(|generation| Request::SwapModel { generation }),
         ]
     }
 
@@ -306,7 +310,9 @@ mod tests {
 
     fn failures() -> impl Strategy<Value = Failure> {
         use Failure::*;
-        prop::sample::select(vec![Request, Denied, Slots, NoCell, Cgroup, Clone, Root, Listener, Lock, Exec])
+        prop::sample::select(vec![
+            Request, Denied, Slots, NoCell, Cgroup, Clone, Root, Listener, Lock, Exec, Swap,
+        ])
     }
 
     fn replies() -> impl Strategy<Value = Reply> {
@@ -343,7 +349,7 @@ mod tests {
         }
 
         #[test]
-        fn what_decodes_has_one_encoding(kind in 0..12_u8, mut bytes in prop::collection::vec(any::<u8>(), 0..MESSAGE_SIZE)) {
+        fn what_decodes_has_one_encoding(kind in 0..14_u8, mut bytes in prop::collection::vec(any::<u8>(), 0..MESSAGE_SIZE)) {
             bytes.resize(MESSAGE_SIZE, 0);
             bytes[..4].copy_from_slice(&[kind, 0, 0, 0]);
             if let Ok(request) = Request::decode(&bytes) {

@@ -10,8 +10,11 @@ pub use transport::{DESCRIPTORS_MAX, Received, TransportError, receive, send};
 
 /// Size of every request and every reply, bytes.
 pub const MESSAGE_SIZE: usize = 64;
-/// Version of this list; the first request of a connection must be [`Request::Hello`] with it.
+/// Version of this list; the first request of a connection must be [`Request::Hello`] with it. A request may be added under
+/// the same version, because a launcher outlives the daemon's upgrade: one that does not know it refuses it.
 pub const WIRE_VERSION: u32 = 2;
+/// What [`Reply::Failed`] says of bytes that are no request of the launcher's list.
+pub const UNKNOWN: &str = "not of the list";
 /// Most cells at one time. A slot, 0 to 63, is also the index of a version in the eBPF maps.
 pub const SLOTS: u32 = 64;
 /// The name of the router's cell: no worker's generation. There is one router for an instance.
@@ -70,6 +73,12 @@ pub enum Request {
     Shutdown,
     /// What this host can hold a cell to. Answer: [`Reply::Enforcement`].
     Enforcement,
+    /// Mounts other files where a running worker has its model, which it reads when it is told to and not by itself. One
+    /// descriptor in: the files, as for [`Request::StartWorker`]. Answer: [`Reply::Done`]. Repeating it is no error.
+    SwapModel {
+        /// The cell.
+        generation: u32,
+    },
 }
 
 /// What the launcher answers.
@@ -202,4 +211,6 @@ pub enum Failure {
     Lock = 9,
     /// The worker could not be executed.
     Exec = 10,
+    /// The model's mount could not be swapped.
+    Swap = 11,
 }

@@ -3,26 +3,27 @@
 
 use super::{Denial, Driver};
 use crate::chain;
-use turnout_engine::{Event, LogRecord, Record, reserve};
+use turnout_engine::{Entry, Event, LogRecord, Record, reserve};
+use turnout_manifest::AuditContext;
 
 /// Why nothing new is begun.
 pub const FULL: &str = "journal: its disk is full; what is under way can be ended and rolled back";
 
 impl Driver {
     /// Decides a wish, unless it would begin something.
-    pub(super) fn grant(&mut self, wish: &Event) -> Result<(), Denial> {
+    pub(super) fn grant(&mut self, wish: &Event, asked: Option<AuditContext>) -> Result<(), Denial> {
         if self.is_full() && !reserve::may_grant(wish) {
             return Err(Denial::ReadOnly(FULL.to_owned()));
         }
-        self.decide(wish)
+        self.decide(wish, asked)
     }
 
     /// Writes a record that stands for itself, unless it announces something.
-    pub(super) fn note(&mut self, record: Record) -> Result<(), Denial> {
+    pub(super) fn note(&mut self, Entry { record, audit_context }: Entry) -> Result<(), Denial> {
         if self.is_full() && !reserve::may_note(&record) {
             return Err(Denial::ReadOnly(FULL.to_owned()));
         }
-        self.write(vec![record])
+        self.write(vec![record], audit_context)
     }
 
     /// Whether there is still no room, now that somebody asks.
@@ -39,7 +40,7 @@ impl Driver {
         if on_reserve != self.on_reserve {
             self.on_reserve = on_reserve;
             let record = if on_reserve { LogRecord::ReserveSpent } else { LogRecord::ReserveRestored };
-            let _ = self.write(vec![Record::Log(record)]);
+            let _ = self.write(vec![Record::Log(record)], None);
         }
     }
 

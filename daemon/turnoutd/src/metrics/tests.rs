@@ -20,6 +20,7 @@ fn target(generation: u32) -> Target {
         digest: Sha256::of(b"digits"),
         signed_by: vec!["ci".to_owned()],
         generation: Generation(generation),
+        audit_context: None,
     }
 }
 

@@ -2,10 +2,13 @@
 //! twice: a new daemon on the same machine and journal ends the release, and traffic never stops.
 
 use crate::power::Moment;
-use crate::stage::{GOOD, Load, Stage, V1, V2, model, plan};
+use crate::stage::{GOOD, Load, Stage, V1, V2, asked, model, plan};
 use std::ops::Range;
+use std::path::Path;
+use turnout_engine::Entry;
 use turnout_engine::record::{End, Kind};
 use turnout_host::cells::{Cells, WorkerState};
+use turnout_journal::Reader;
 use turnout_manifest::Percent;
 
 const MOMENTS: [Moment; 2] = [Moment::OnDisk, Moment::Done];
@@ -96,6 +99,18 @@ fn come_back(stage: &mut Stage, run: Run, context: &str) {
     let journal = stage.folder.path().join("journal");
     turnout_journal::verify(&journal).unwrap();
     assert_eq!(turnoutd::recover::replay(&journal).unwrap(), *stage.running().driver.world(), "{context}");
+    check_contexts(&journal, context);
+    assert_eq!(live.audit_context, Some(asked().id()), "{context}");
+}
+
+/// Every record of every release has the context of who asked, whichever daemon wrote it.
+fn check_contexts(journal: &Path, context: &str) {
+    let mut reader = Reader::open(journal, 0).unwrap();
+    while let Some(record) = reader.next_record().unwrap() {
+        let entry: Entry = serde_json::from_slice(&record.body).unwrap();
+        let expected = entry.record.release().map(|_| asked());
+        assert_eq!(entry.audit_context, expected, "{context}: {:?}", entry.record);
+    }
 }
 
 fn crash_at_every_record(run: Run) {

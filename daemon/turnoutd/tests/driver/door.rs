@@ -14,10 +14,10 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use tokio::runtime::Runtime;
 use tokio::sync::watch;
-use turnout_engine::{ArchiveRecord, Record};
+use turnout_engine::{ArchiveRecord, Entry, Record};
 use turnout_journal::Reader;
 use turnout_manifest::key::PrivateKey;
-use turnout_manifest::{Plan, canonical};
+use turnout_manifest::{Operator, Plan, canonical};
 use turnoutd::driver::Input;
 use turnoutd::handlers::Desk;
 use turnoutd::notary::Notary;
@@ -46,6 +46,8 @@ pub struct Door {
 pub struct Reply {
     pub status: u16,
     pub kind: String,
+    /// `turnout-audit-context`.
+    pub audit_context: Option<String>,
     pub body: Value,
 }
 
@@ -165,6 +167,10 @@ impl Door {
     }
 
     pub fn journaled(&self) -> Vec<Record> {
+        self.entries().into_iter().map(|entry| entry.record).collect()
+    }
+
+    pub fn entries(&self) -> Vec<Entry> {
         let mut reader = Reader::open(&self.stage.folder.path().join("journal"), 0).unwrap();
         let mut records = Vec::new();
         while let Some(record) = reader.next_record().unwrap() {
@@ -191,10 +197,13 @@ impl Drop for Door {
 fn parse(answer: &str) -> Reply {
     let (head, body) = answer.split_once("\r\n\r\n").unwrap_or_else(|| panic!("no answer: {answer:?}"));
     let status = head.split(' ').nth(1).unwrap().parse().unwrap();
-    let mut lines = head.lines().filter_map(|line| line.split_once(": "));
-    let kind = lines.find(|(name, _)| name.eq_ignore_ascii_case("content-type"));
+    let field = |wanted: &str| {
+        let mut lines = head.lines().filter_map(|line| line.split_once(": "));
+        lines.find(|(name, _)| name.eq_ignore_ascii_case(wanted)).map(|(_, value)| value.to_owned())
+    };
+    let (kind, audit_context) = (field("content-type").unwrap_or_default(), field("turnout-audit-context"));
     let body = serde_json::from_str(body).unwrap_or_else(|_| Value::String(body.to_owned()));
-    Reply { status, kind: kind.map(|(_, kind)| kind.to_owned()).unwrap_or_default(), body }
+    Reply { status, kind, audit_context, body }
 }
 
 /// Every refusal is a problem document that says what is wrong.
@@ -339,4 +348,54 @@ fn what_nobody_understands_is_answered_with_a_problem() {
     }
     let planned = door.journaled().into_iter().filter(|record| matches!(record, Record::Planned(_))).count();
     assert_eq!(planned, 0);
+}
+
+#[test]
+fn a_request_and_all_that_follows_from_it_have_one_audit_context() {
+    let door = Door::open();
+    let imported = door.import(&bundle("1"));
+    let import = imported.audit_context.clone().unwrap();
+    assert_eq!(imported.body["audit_context"], *import);
+    let request = json!({ "version": "digits@1", "plan": Plan::all_at_once() });
+    let made = door.json("POST /v1/releases", &request.to_string());
+    let release = made.audit_context.clone().unwrap();
+    assert_eq!(made.body["audit_context"], *release);
+    assert_ne!(import, release);
+    let report = format!("/v1/releases/{}/report", made.body["release_id"].as_str().unwrap());
+    let deadline = Instant::now() + DEADLINE;
+    while door.get(&report).body["release"]["state"] != "promoted" {
+        assert!(Instant::now() < deadline);
+        std::thread::yield_now();
+    }
+    let contexts = door.get(&report).body["audit_contexts"].clone();
+    let operator = &contexts[0]["operator"];
+    let pid = std::process::id();
+    assert_eq!(contexts.as_array().unwrap().len(), 1, "{contexts}");
+    assert_eq!((&contexts[0]["id"], &operator["pid"]), (&json!(release), &json!(pid)), "{contexts}");
+    assert_eq!((&operator["authentication"], &operator["uid"]), (&json!("so-peercred"), &json!(0)));
+    let reading = door.get("/v1/status");
+    assert_eq!(reading.audit_context, None, "what leaves no record has no context");
+    assert_eq!(reading.body["models"][0]["versions"][0]["audit_context"], *release);
+    for entry in door.entries() {
+        let context = entry.audit_context.map(|context| context.id().to_string());
+        let expected = match &entry.record {
+            Record::DaemonStarted { .. } => None,
+            record if record.release().is_some() => Some(&release),
+            _ => Some(&import),
+        };
+        assert_eq!(context.as_ref(), expected, "{:?}", entry.record);
+    }
+}
+
+#[test]
+fn a_refusal_is_recorded_under_the_context_that_its_answer_names() {
+    let door = Door::open();
+    let denied = door.json_as_nobody("POST", "/v1/trust", r#"{"public_key":"","issuer":"x","models":[]}"#);
+    check_problem(&denied, 403, "denied");
+    let refused = door.entries().pop().unwrap();
+    assert!(matches!(refused.record, Record::Refused { .. }), "{refused:?}");
+    let context = refused.audit_context.unwrap();
+    assert_eq!(Some(context.id().to_string()), denied.audit_context);
+    let Operator::Peer { uid, gid, .. } = context.operator() else { panic!("{context:?}") };
+    assert_eq!((uid, gid), (NOBODY, NOBODY));
 }

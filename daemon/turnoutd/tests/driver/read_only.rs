@@ -6,7 +6,7 @@ use std::process::Command;
 use tokio::sync::oneshot;
 use turnout_engine::advance::Wish;
 use turnout_engine::record::End;
-use turnout_engine::{LogRecord, Record};
+use turnout_engine::{Entry, LogRecord, Record};
 use turnout_journal::Reader;
 use turnout_manifest::Percent;
 use turnoutd::driver::{Denial, FULL, Input};
@@ -34,7 +34,8 @@ fn fill(stage: &mut Stage) -> String {
         let record =
             Record::Refused { by: "uid 1000".into(), what: "fill".into(), why: vec!["x".repeat(3000)] };
         let (reply, mut answer) = oneshot::channel();
-        stage.running().sender.send(Input::Note(Box::new(record), reply)).unwrap();
+        let entry = Entry { record, audit_context: None };
+        stage.running().sender.send(Input::Note(Box::new(entry), reply)).unwrap();
         // Other inputs may come first.
         let answered = loop {
             stage.turn();

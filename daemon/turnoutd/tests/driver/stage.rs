@@ -30,7 +30,9 @@ use turnout_manifest::manifest::FileEntry;
 use turnout_manifest::plan::{Objectives, OnBreach, Strategy, Windows};
 use turnout_manifest::profile::{Class, Requirement};
 use turnout_manifest::trust::TrustedKey;
-use turnout_manifest::{Description, Generation, ModelName, Percent, Plan, Sha256, TrustStore};
+use turnout_manifest::{
+    AuditContext, Description, Generation, ModelName, Operator, Percent, Plan, Sha256, TrustStore,
+};
 use turnout_protocol::frame;
 use turnout_protocol::worker::ToWorker;
 use turnoutd::config::Config;
@@ -141,6 +143,12 @@ static LIVE: LazyLock<(FakeHost, JournalFiles)> = LazyLock::new(|| {
     });
     ((*stage.host).clone(), files.collect())
 });
+
+/// The audit context of everything that a test asks for.
+pub fn asked() -> AuditContext {
+    let operator = Operator::Peer { uid: 0, gid: 0, pid: 1, login_uid: None };
+    AuditContext::begin(operator, 1_790_000_000_000, [1; 10])
+}
 
 /// The bytes of a bundle, as a client sends it.
 pub fn bundle(version: &str) -> Vec<u8> {
@@ -348,6 +356,7 @@ impl Stage {
             port: PORT,
             salt: 7,
             by: "root (pid 1)".to_owned(),
+            audit_context: Some(asked().id()),
         }))
     }
 
@@ -358,7 +367,7 @@ impl Stage {
     /// Asks the loop and gives its answer.
     pub fn ask(&mut self, event: Event) -> Result<(), Denial> {
         let (reply, mut answer) = oneshot::channel();
-        self.running().sender.send(Input::Ask(event, reply)).unwrap();
+        self.running().sender.send(Input::Ask(event, Some(asked()), reply)).unwrap();
         let deadline = Instant::now() + DEADLINE;
         loop {
             self.turn();

@@ -39,6 +39,7 @@ pub fn assignment(model: &str, version: &str) -> Assignment {
     let (features, classes, greatest) = if model == "digits" { (64, 10, "16") } else { (30, 2, "100000") };
     let json = serde_json::json!({
         "model": model, "version": version, "digest": format!("sha256:{}", "ab".repeat(32)),
+        "audit_context": "01997f5a-2d48-7c11-8a3e-5b6d7e8f9a01",
         "model_file": "model.onnx", "threads": 1, "assertions": [],
         "contract": {
             "inputs": [{"name": "input", "datatype": "FP32", "shape": [-1, features], "minimum": "0", "maximum": greatest}],
