@@ -8,7 +8,7 @@ use turnout_engine::advance::Wish;
 use turnout_engine::record::End;
 use turnout_engine::{Entry, LogRecord, Record};
 use turnout_journal::Reader;
-use turnout_manifest::Percent;
+use turnout_manifest::{Percent, Plan};
 use turnoutd::driver::{Denial, FULL, Input};
 
 /// Set in the process that has the limit.
@@ -123,7 +123,9 @@ fn on_a_full_disk_what_is_under_way_is_rolled_back_and_nothing_is_begun_until_th
         return on_a_small_disk(test);
     }
     let mut stage = Stage::live();
-    stage.ask(Stage::start("2", plan())).unwrap();
+    // No window ends before the disk is full.
+    let patient = Plan { window_ms: 3_600_000, ..plan() };
+    stage.ask(Stage::start("2", patient)).unwrap();
     stage.until(|_, _, release| (release?.asked != Percent::NONE).then_some(()));
     assert_eq!(fill(&mut stage), FULL);
     let full = Err(Denial::ReadOnly(FULL.to_owned()));
