@@ -6,6 +6,7 @@ mod client;
 pub mod figures;
 pub mod floor;
 mod footprint;
+mod journal;
 mod kernel;
 mod machine;
 mod peers;
@@ -63,11 +64,13 @@ pub enum Part {
     Spawn,
     /// Start to first answer.
     Start,
+    /// Durable records per second, and opening a long journal.
+    Journal,
 }
 
 impl Part {
     /// All of them, in their order on the page: those that need a daemon first.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Peers,
         Self::Memory,
         Self::Rollback,
@@ -79,6 +82,7 @@ impl Part {
         Self::Swap,
         Self::Spawn,
         Self::Start,
+        Self::Journal,
     ];
 
     fn needs_daemon(self) -> bool {
@@ -95,15 +99,30 @@ pub struct Effort {
     spawns: u32,
     rollbacks: u32,
     starts: u32,
+    journal_records: u64,
 }
 
 impl Effort {
     /// For figures to be quoted.
-    pub const FULL: Self =
-        Self { rounds: 15, round: Duration::from_secs(1), swaps: 1000, spawns: 20, rollbacks: 5, starts: 5 };
+    pub const FULL: Self = Self {
+        rounds: 15,
+        round: Duration::from_secs(1),
+        swaps: 1000,
+        spawns: 20,
+        rollbacks: 5,
+        starts: 5,
+        journal_records: 10_000_000,
+    };
     /// To see that everything works.
-    pub const QUICK: Self =
-        Self { rounds: 3, round: Duration::from_millis(200), swaps: 50, spawns: 3, rollbacks: 1, starts: 1 };
+    pub const QUICK: Self = Self {
+        rounds: 3,
+        round: Duration::from_millis(200),
+        swaps: 50,
+        spawns: 3,
+        rollbacks: 1,
+        starts: 1,
+        journal_records: 300_000,
+    };
 }
 
 /// Runs these benchmarks one after the other, and says on standard error what it does. One that cannot be measured is a
@@ -142,6 +161,7 @@ fn measure(part: Part, settings: &Settings, effort: &Effort, stage: &mut Option<
         Part::Swap => swap::measure(effort),
         Part::Spawn => in_cells(settings, |place| spawn::measure(place, effort)),
         Part::Start => footprint::start(settings, effort),
+        Part::Journal => journal::measure(effort),
     }
 }
 

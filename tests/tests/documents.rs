@@ -49,6 +49,15 @@ const WAYS: &[(&str, Way)] = &[
     ("systemctl enable --now turnout-metrics", booted("systemctl start turnout-metrics.service")),
     ("systemctl enable --now turnout-audit-view", booted("systemctl start turnout-audit-view.socket")),
     ("curl -s localhost:8790/", booted("curl -sf localhost:8790/")),
+    ("turnoutctl audit witness http", Way::Elsewhere("tests/tests/checkpoints.rs", r#""audit", "witness""#)),
+    (
+        "turnoutd --config /etc/turnout/turnout.toml new-log",
+        Way::Elsewhere("tests/tests/checkpoints.rs", "\"new-log\""),
+    ),
+    (
+        "systemctl stop turnoutd.socket turnoutd.service",
+        Way::Elsewhere("tests/vm/scenarios/restore", "systemctl stop turnoutd.socket turnoutd.service"),
+    ),
     ("apt install ./turnout_0.1.0", Way::Elsewhere("tests/vm/lib.sh", "dpkg -i \"$TURNOUT_DEB\"")),
     ("apt install ./turnout_0.2.0", Way::Elsewhere("tests/vm/scenarios/upgrade", "TURNOUT_DEB_NEXT")),
     ("usermod --append --groups turnout", Way::Elsewhere("tests/vm/lib.sh", "--groups turnout")),

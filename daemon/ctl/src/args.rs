@@ -1,6 +1,8 @@
 //! The command line. The doc comments here are the help and the manual pages; what a command does lives in its noun's file.
 
-// Its place is said, because the manuals take this file in from elsewhere.
+// Their places are said, because the manuals take this file in from elsewhere.
+#[path = "args/proofs.rs"]
+pub mod proofs;
 #[path = "args/snapshots.rs"]
 mod snapshots;
 #[path = "args/trust.rs"]
@@ -368,11 +370,18 @@ pub enum AuditCommand {
         #[arg(long, value_name = "SEQ", default_value_t = 0)]
         from: u64,
     },
-    /// Read every record again and check it; with DIR without the daemon; exits 3 when something does not hold
+    /// Read every record again and check it, and every signed checkpoint; with DIR without the daemon; exits 3 when
+    /// something does not hold
     Verify {
         /// A journal's folder, for instance inside a snapshot
         dir: Option<PathBuf>,
+        /// With DIR: the host's public key, a PEM file from `audit key` or what `audit checkpoint --key` prints; may be
+        /// repeated. Without it, signatures are not checked
+        #[arg(long, value_name = "FILE", requires = "dir")]
+        key: Vec<PathBuf>,
     },
+    #[command(flatten)]
+    Proofs(proofs::ProofCommand),
     #[command(flatten)]
     Snapshots(SnapshotCommand),
 }

@@ -4,10 +4,11 @@
 use crate::args::AuditCommand;
 use crate::args::Output;
 use crate::error::{Exit, Failure};
+use crate::proofs;
 use crate::render::{DIM, GOOD, STRONG, Screen, count, safe, time};
 use serde_json::Value;
-use std::path::Path;
-use turnout_journal::JournalError;
+use std::path::{Path, PathBuf};
+use turnout_journal::{JournalError, Verified, log_origin, origin, verify_signed};
 use turnout_manifest::Percent;
 use turnout_protocol::client::{Client, Tail};
 use turnout_protocol::control::{AuditRecord, AuditVerified, SCHEMA};
@@ -24,11 +25,12 @@ pub async fn run(client: &Client, screen: &mut Screen, command: AuditCommand) ->
             let tail = if follow { Tail::Follow } else { Tail::Stop };
             log(client, screen, from, tail).await
         }
-        AuditCommand::Verify { dir: None } => {
+        AuditCommand::Verify { dir: None, .. } => {
             let verified = client.audit_verify().await?;
             show_verified(screen, &verified, "as the daemon read it")
         }
-        AuditCommand::Verify { dir: Some(dir) } => verify(screen, &dir),
+        AuditCommand::Verify { dir: Some(dir), key } => verify(screen, &dir, &key),
+        AuditCommand::Proofs(command) => proofs::run(client, screen, command).await,
         AuditCommand::Snapshots(command) => crate::snapshots::run(client, screen, command).await,
     }
 }
@@ -46,7 +48,7 @@ async fn log(client: &Client, screen: &mut Screen, from: u64, tail: Tail) -> Res
 }
 
 /// `    43  2026-11-22 14:15:01 UTC  done  release=r-2 step="shift 5 %" at=6`.
-fn line(record: &AuditRecord) -> String {
+pub fn line(record: &AuditRecord) -> String {
     let event = record.body.get("event").and_then(Value::as_str).unwrap_or("record");
     let fields: Vec<String> = match &record.body {
         Value::Object(body) => {
@@ -113,23 +115,16 @@ fn figures(window: &Value) -> Option<String> {
     Some(format!("{} requests, {} errors, {p95} p95", seen.get("requests")?, seen.get("errors")?))
 }
 
-fn verify(screen: &mut Screen, dir: &Path) -> Result<Exit, Failure> {
-    let verified = turnout_journal::verify(dir).or_else(|error| match error {
-        // A snapshot keeps its copy of the journal in a folder of that name.
-        JournalError::NoJournal { .. } if dir.join("journal").is_dir() => {
-            turnout_journal::verify(&dir.join("journal"))
+fn verify(screen: &mut Screen, dir: &Path, keys: &[PathBuf]) -> Result<Exit, Failure> {
+    let dir = proofs::journal_in(dir);
+    let verified = read(&dir, keys).map_err(|error| match error {
+        Unread::Key(failure) => failure,
+        Unread::Journal(error @ (JournalError::Io { .. } | JournalError::NoJournal { .. })) => {
+            Failure::from_error(Exit::Failed, &error)
         }
-        error => Err(error),
-    });
-    let verified = verified.map_err(|error| {
-        let exit = if matches!(error, JournalError::Damaged(_)) { Exit::Refused } else { Exit::Failed };
-        let failure = Failure::from_error(exit, &error);
-        match error {
-            JournalError::Damaged(_) => failure.hint(
-                "keep the folder as it is, and compare it with an older snapshot: `turnoutctl audit snapshots`",
-            ),
-            _ => failure,
-        }
+        Unread::Journal(error) => Failure::from_error(Exit::Refused, &error).hint(
+            "keep the folder as it is, and compare it with an older snapshot: `turnoutctl audit snapshots`",
+        ),
     })?;
     let ms = |ns: i64| u64::try_from(ns / 1_000_000).unwrap_or(0);
     let reply = AuditVerified {
@@ -139,12 +134,31 @@ fn verify(screen: &mut Screen, dir: &Path) -> Result<Exit, Failure> {
         segments: verified.segments,
         first_ms: verified.first_time_ns.map(ms),
         last_ms: verified.last_time_ns.map(ms),
+        origin: origin(verified.log_id),
+        checkpoints: verified.checkpoints,
+        checkpoints_signed: verified.signed,
+        signed_size: verified.signed_size,
     };
     let torn = match verified.torn_bytes {
         0 => "offline".to_owned(),
         bytes => format!("offline; an interrupted write left {} at the end", count(bytes, "byte")),
     };
     show_verified(screen, &reply, &torn)
+}
+
+/// Why a journal is not verified.
+enum Unread {
+    Key(Failure),
+    Journal(JournalError),
+}
+
+fn read(dir: &Path, keys: &[PathBuf]) -> Result<Verified, Unread> {
+    if keys.is_empty() {
+        return turnout_journal::verify(dir).map_err(Unread::Journal);
+    }
+    let name = log_origin(dir).map_err(Unread::Journal)?;
+    let keys: Result<Vec<_>, _> = keys.iter().map(|file| proofs::key_in(file, &name)).collect();
+    verify_signed(dir, &keys.map_err(Unread::Key)?, &proofs::holds).map_err(Unread::Journal)
 }
 
 fn show_verified(screen: &mut Screen, verified: &AuditVerified, how: &str) -> Result<Exit, Failure> {
@@ -157,10 +171,25 @@ fn show_verified(screen: &mut Screen, verified: &AuditVerified, how: &str) -> Re
     if let (Some(first), Some(last)) = (verified.first_ms, verified.last_ms) {
         text += &format!("first  {}\nlast   {}\n", time(first), time(last));
     }
-    text +=
-        &format!("{DIM}hint:{DIM:#} keep size and root elsewhere: only against them does a cut end show\n");
+    text += &format!("signed {}\n", signed(verified));
+    text += &format!(
+        "{DIM}hint:{DIM:#} keep a checkpoint elsewhere: only against it does a cut end show, \
+         `turnoutctl audit checkpoint`\n"
+    );
     screen.show(verified, &text)?;
     Ok(Exit::Done)
+}
+
+/// What the checkpoints beside the journal say, in words.
+fn signed(verified: &AuditVerified) -> String {
+    let Some(size) = verified.signed_size else { return "nothing yet".to_owned() };
+    let all = verified.checkpoints;
+    let checked = match verified.checkpoints_signed {
+        0 => "signatures not checked: give the host's key with `--key FILE`".to_owned(),
+        some if some == all => "every signature holds".to_owned(),
+        some => format!("{some} by this key"),
+    };
+    format!("the first {}, in {}; {checked}", count(size, "record"), count(all, "checkpoint"))
 }
 
 #[cfg(test)]

@@ -18,6 +18,7 @@ mod model;
 mod oms;
 mod oms_import;
 mod order;
+mod proofs;
 mod release;
 mod render;
 mod report;
@@ -32,6 +33,7 @@ mod trust;
 mod updates;
 mod verify;
 mod watch;
+mod witness;
 
 use args::{Arguments, Command};
 use clap::Parser;

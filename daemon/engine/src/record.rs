@@ -2,6 +2,7 @@
 //! disk before its effect happens; the fold of all records is the state ([`crate::world`]).
 
 use crate::archive::ArchiveRecord;
+use crate::log::LogRecord;
 use crate::slo::{Verdict, Window};
 use crate::step::Step;
 use crate::trust::TrustRecord;
@@ -349,6 +350,9 @@ pub enum Record {
     /// Something about trust: a signed root, an exception, an order.
     #[serde(untagged)]
     Trust(TrustRecord),
+    /// Something about the journal itself, or its clock.
+    #[serde(untagged)]
+    Log(LogRecord),
 }
 
 impl Record {
@@ -376,7 +380,8 @@ impl Record {
             | Self::WorkerDied { .. }
             | Self::WorkerSilenced { .. }
             | Self::Archive(_)
-            | Self::Trust(_) => None,
+            | Self::Trust(_)
+            | Self::Log(_) => None,
         }
     }
 }

@@ -146,6 +146,7 @@ impl World {
             Record::DaemonStarted { .. }
             | Record::Archive(_)
             | Record::Trust(_)
+            | Record::Log(_)
             | Record::Examined { .. }
             | Record::Importing { .. }
             | Record::Refused { .. }

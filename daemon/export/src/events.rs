@@ -2,6 +2,7 @@
 //! change; `systemd/turnout.catalog` explains each, and a test holds the two together.
 
 mod archive;
+mod log;
 mod trust;
 
 use serde_json::Value;
@@ -42,7 +43,7 @@ pub fn kind(body: &Value) -> &'static Kind {
 }
 
 fn kinds() -> impl Iterator<Item = &'static Kind> {
-    KINDS.iter().chain(&archive::KINDS).chain(&trust::KINDS)
+    KINDS.iter().chain(&archive::KINDS).chain(&log::KINDS).chain(&trust::KINDS)
 }
 
 /// A record of a kind that is younger than this program.
@@ -53,7 +54,7 @@ pub const OTHER: Kind = Kind {
     sentence: |body| format!("{} {}", word(body, "event"), word(body, "release")).trim_end().to_owned(),
 };
 
-/// Every kind but those of [`archive`] and [`trust`].
+/// Every kind but those of [`archive`], [`log`] and [`trust`].
 const KINDS: [Kind; 20] = [
     Kind {
         event: "daemon-started",
@@ -315,7 +316,7 @@ mod tests {
         let unknown = MapDeserializer::<_, Unknown>::new([("event", "?")].into_iter());
         turnout_engine::Record::deserialize(unknown).unwrap_err();
         assert_eq!(EXPECTED.take(), kinds().map(|kind| kind.event).collect());
-        let entries = KINDS.len() + archive::KINDS.len() + trust::KINDS.len() + 1;
+        let entries = KINDS.len() + archive::KINDS.len() + log::KINDS.len() + trust::KINDS.len() + 1;
         let ids: BTreeSet<_> = kinds().chain([&OTHER]).map(|kind| kind.id).collect();
         assert_eq!(ids.len(), entries);
         assert!(ids.iter().all(|id| id.len() == 32 && u128::from_str_radix(id, 16).is_ok()));

@@ -5,6 +5,7 @@
 pub mod archive;
 pub mod beneath;
 pub mod cells;
+pub mod clock;
 pub mod confine;
 mod counts;
 pub mod doctor;

@@ -15,6 +15,8 @@ use std::io::{self, ErrorKind};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
+/// The journal's signed checkpoints, beside its segments.
+const CHECKPOINTS: &str = "checkpoints";
 /// Longest name of a snapshot, bytes.
 const NAME_MAX: usize = 64;
 /// The end of a copied segment that must still be the same in the journal, bytes: a torn end that was cut off and
@@ -90,11 +92,14 @@ fn checked_document(name: &'static str) -> Result<&'static str, HostError> {
     Err(HostError::os("write", name)(io::Error::from(ErrorKind::InvalidInput)))
 }
 
-/// Segments only grow, so only new bytes are copied; segments that the journal no longer has are taken out.
+/// Segments and the file of checkpoints only grow, so only new bytes are copied; what the journal no longer has is taken
+/// out. The checkpoints come first (their name sorts behind the segments'): each is of records that are there by then.
 fn copy_journal(journal: &Path, copies: &Path) -> Result<(), HostError> {
-    let is_segment = |name: &OsString| Path::new(name).extension() == Some(OsStr::new("seg"));
-    let segments: BTreeSet<_> = names_in(journal)?.into_iter().filter(is_segment).collect();
-    for name in &segments {
+    let is_copied = |name: &OsString| {
+        Path::new(name).extension() == Some(OsStr::new("seg")) || name.as_os_str() == OsStr::new(CHECKPOINTS)
+    };
+    let segments: BTreeSet<_> = names_in(journal)?.into_iter().filter(is_copied).collect();
+    for name in segments.iter().rev() {
         copy_segment(&journal.join(name), &copies.join(name))
             .map_err(HostError::os("copy", journal.join(name).display()))?;
     }

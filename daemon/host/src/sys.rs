@@ -50,6 +50,23 @@ pub fn mount_setattr(
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
+/// What the kernel says of its clock without changing it: whether something keeps it right, and its greatest error in
+/// microseconds. See <https://man7.org/linux/man-pages/man2/adjtimex.2.html>.
+///
+/// # Errors
+/// The kernel's own.
+pub fn clock_state() -> io::Result<(bool, u64)> {
+    // SAFETY: every field of `timex` is a number, for which zero is a value; no mode bit asks for a change.
+    let mut state: libc::timex = unsafe { mem::zeroed() };
+    // SAFETY: `state` lives through the call and is of the type that it fills.
+    let result = unsafe { libc::adjtimex(&raw mut state) };
+    if result < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    let synchronized = result != libc::TIME_ERROR && state.status & libc::STA_UNSYNC == 0;
+    Ok((synchronized, u64::try_from(state.maxerror).unwrap_or(u64::MAX)))
+}
+
 const LOOP_CTL_GET_FREE: u32 = 0x4C82;
 const LOOP_CONFIGURE: u32 = 0x4C0A;
 const LO_FLAGS_AUTOCLEAR: u32 = 4;

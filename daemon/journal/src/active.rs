@@ -44,6 +44,8 @@ pub(crate) struct Active {
     log_id: Hash,
     tree: Tree,
     last_trailer: Hash,
+    /// The seal is written, the next segment is not there yet: its making was refused and can be asked for again.
+    sealed: bool,
 }
 
 impl Active {
@@ -51,7 +53,7 @@ impl Active {
     pub(crate) fn resume(place: Place, file: File, (first_seq, length): (u64, u64), head: Header) -> Active {
         let Header { log_id, tree, last_trailer, .. } = head;
         let path = place.dir.join(file_name(first_seq));
-        Active { place, path, file, length, first_seq, log_id, tree, last_trailer }
+        Active { place, path, file, length, first_seq, log_id, tree, last_trailer, sealed: false }
     }
 
     /// Creates the segment with this header. It gets its name only once the header is durable.
@@ -99,10 +101,13 @@ impl Active {
         if records == 0 || self.length + needed <= self.place.segment_bytes {
             return Ok(());
         }
-        let seal = Seal { records, root: self.tree.root(), last_trailer: self.last_trailer };
-        let mut bytes = Vec::with_capacity(SEAL_BYTES);
-        encode(Kind::Seal, (self.tree.size(), now_ns()), &seal.to_body(), &mut bytes);
-        self.append((Point::SealWrite, Point::SealSync), &bytes)?;
+        if !self.sealed {
+            let seal = Seal { records, root: self.tree.root(), last_trailer: self.last_trailer };
+            let mut bytes = Vec::with_capacity(SEAL_BYTES);
+            encode(Kind::Seal, (self.tree.size(), now_ns()), &seal.to_body(), &mut bytes);
+            self.append((Point::SealWrite, Point::SealSync), &bytes)?;
+            self.sealed = true;
+        }
         let (tree, last_trailer) = (self.tree.clone(), self.last_trailer);
         let header = Header { log_id: self.log_id, created_ns: now_ns(), tree, last_trailer };
         *self = Active::create(self.place.clone(), header)?;

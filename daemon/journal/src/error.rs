@@ -6,6 +6,9 @@ use std::{io, result};
 
 use thiserror::Error;
 
+use crate::checkpoint::{Checkpoint, CheckpointError};
+use crate::tree::{Hash, TreeHead};
+
 pub(crate) type Result<T> = result::Result<T, JournalError>;
 
 /// Why a call on the journal failed.
@@ -63,6 +66,72 @@ pub enum JournalError {
     /// A thread panicked while it wrote a batch.
     #[error("a thread died while it wrote to the journal")]
     WriterDied,
+    /// There is no such record, or none yet.
+    #[error("there is no record {seq}: {size} records are there and under a signed checkpoint")]
+    NoRecord {
+        /// The record's number.
+        seq: u64,
+        /// How many there are.
+        size: u64,
+    },
+    /// The journal has fewer records than this host has signed: its end was cut, or an older copy was put back.
+    #[error("the journal has {found} records, but its checkpoint of {} records was signed: its end is missing", .signed.size)]
+    Shorter {
+        /// What was signed.
+        signed: TreeHead,
+        /// Number of records now.
+        found: u64,
+    },
+    /// The journal's first records are not those that this host has signed.
+    #[error("the first {} records of the journal have the root {found}, but {} was signed: they were rewritten", .signed.size, .signed.root)]
+    Rewritten {
+        /// What was signed.
+        signed: TreeHead,
+        /// The root now.
+        found: Hash,
+    },
+    /// The journal is another log than the one that this host has signed.
+    #[error("the journal is the log `{found}`, but `{}` of {} records was signed: it was replaced", .signed.origin, .signed.head.size)]
+    OtherLog {
+        /// What was signed.
+        signed: Checkpoint,
+        /// Origin of the log that is there.
+        found: String,
+    },
+    /// This host has signed a journal, and there is none.
+    #[error("there is no journal, but `{}` of {} records was signed: it was removed", .signed.origin, .signed.head.size)]
+    Gone {
+        /// What was signed.
+        signed: Checkpoint,
+    },
+    /// The journal's records do not lead to the root that was asked for.
+    #[error("the records do not have the root that was signed for {size} of them")]
+    Disagrees {
+        /// Size of the tree.
+        size: u64,
+    },
+    /// A signed checkpoint of the journal is none.
+    #[error("a checkpoint of the journal")]
+    Checkpoint {
+        /// What is wrong with it.
+        #[source]
+        cause: CheckpointError,
+    },
+    /// The file that says what was signed last says something else.
+    #[error("`{path}`, which says what was signed last")]
+    Mark {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        #[source]
+        cause: CheckpointError,
+    },
+    /// A tile of the tree that is needed is not there, and cannot be made from the records any more.
+    #[error("`{path}` is missing or not a whole tile")]
+    TileMissing {
+        /// The tile.
+        path: PathBuf,
+    },
 }
 
 impl JournalError {

@@ -19,34 +19,55 @@
 //!
 //! # What it proves
 //!
-//! [`verify()`] finds every record that was altered, removed from the middle or reordered. Whoever is root on the host can
-//! still rewrite the whole log or cut its end; that shows only against a size and root that somebody else kept, with
-//! [`consistency_proof`] and [`verify_consistency`] to compare.
+//! [`verify()`] finds every record that was altered, removed from the middle or reordered, and every signed checkpoint
+//! that the records do not lead to. [`Checkpoints`] signs size and root, and [`check_signed`] knows a journal that is
+//! shorter than what was signed. Whoever is root on the host has the key and can still rewrite everything; that shows only
+//! against a checkpoint that somebody else kept, with [`prove_consistency`] and [`verify_consistency`] to compare.
 
 mod active;
+mod checkpoint;
 mod disk;
 mod error;
 mod frame;
+mod note;
 mod proof;
+mod proof_file;
+mod prover;
 mod reader;
 mod recover;
 mod replay;
+mod reserve;
 mod segment;
+mod signed;
+mod succession;
 mod tail;
+mod tiles;
 mod tree;
 mod verify;
 mod walk;
+mod witness;
 mod writer;
 
 #[cfg(test)]
 mod tests;
 
+pub use checkpoint::{Checkpoint, CheckpointError, origin};
 pub use error::{Damage, Flaw, JournalError};
 pub use frame::{MAX_BATCH_BYTES, MAX_BODY_BYTES};
-pub use proof::{consistency_proof, inclusion_proof, verify_consistency, verify_inclusion};
+pub use note::{
+    COSIGNATURE, ECDSA, Holds, NOTE_MAX, Note, NoteError, NoteKey, NoteSignature, SIGNATURES_MAX, cosigned,
+};
+pub use proof::{verify_consistency, verify_inclusion};
+pub use proof_file::{HASHES_MAX, PROOF_MAX, ProofError, ProofFile, Proven};
+pub use prover::{prove, prove_consistency};
 pub use reader::Reader;
 pub use recover::{Cut, Recovered};
 pub use replay::Record;
-pub use tree::{Hash, Tree, TreeHead, raw_leaf, record_leaf};
-pub use verify::{Verified, verify};
+pub use reserve::RESERVE;
+pub use signed::{CHECKPOINTS, Checkpoints, Signer, check_signed, log_origin, newest};
+pub use succession::{Predecessor, Succession, succeed};
+pub use tiles::Tiles;
+pub use tree::{Hash, NoHash, Tree, TreeHead, raw_leaf, record_leaf};
+pub use verify::{Verified, verify, verify_signed};
+pub use witness::add_checkpoint;
 pub use writer::{Journal, OpenOptions, Receipt};

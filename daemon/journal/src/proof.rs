@@ -1,22 +1,67 @@
-//! RFC 6962 proofs: that a record is in a tree, and that one tree is the beginning of another.
-//! Making a proof takes the leaf hashes of the whole tree; checking takes a few dozen hashes.
+//! RFC 6962 proofs: that a record is in a tree, and that one tree is the beginning of another. Making one takes the roots
+//! of a few dozen perfect subtrees, which `tiles.rs` and the records give; checking one takes the proof alone.
 
+use crate::error::Result;
 use crate::tree::{Hash, TreeHead, node};
 
-/// Audit path of leaf `index` in the tree of these leaves, lowest sibling first; `None` when there is no such leaf.
-pub fn inclusion_proof(leaves: &[Hash], index: u64) -> Option<Vec<Hash>> {
-    let index = usize::try_from(index).ok().filter(|index| *index < leaves.len())?;
-    let mut path = Vec::new();
-    inclusion_path(leaves, index, &mut path);
-    Some(path)
+/// Where the roots of perfect subtrees come from.
+pub(crate) trait Nodes {
+    /// Root over the leaves `index << height` up to, not including, `(index + 1) << height`.
+    fn node(&mut self, height: u32, index: u64) -> Result<Hash>;
 }
 
-/// Proof that the tree of the first `old_size` leaves is the beginning of the tree of all; `None` when it is longer or empty.
-pub fn consistency_proof(leaves: &[Hash], old_size: u64) -> Option<Vec<Hash>> {
-    let old_size = usize::try_from(old_size).ok().filter(|size| (1..=leaves.len()).contains(size))?;
+/// A run of leaves, the second not included. Where it is split, the left part is always perfect.
+type Range = (u64, u64);
+
+/// Audit path of leaf `index`, which is below `size`, in the tree of the first `size` leaves, lowest sibling first.
+pub(crate) fn inclusion_proof(nodes: &mut dyn Nodes, index: u64, size: u64) -> Result<Vec<Hash>> {
+    let mut range = (0, size);
     let mut path = Vec::new();
-    consistency_path(leaves, old_size, Known::Yes, &mut path);
-    Some(path)
+    while range.1 - range.0 > 1 {
+        let (left, right) = split(range);
+        let (towards, sibling) = if index < left.1 { (left, right) } else { (right, left) };
+        path.push(root(nodes, sibling)?);
+        range = towards;
+    }
+    path.reverse();
+    Ok(path)
+}
+
+/// Proof that the tree of the first `old` leaves, at least one, is the beginning of the tree of the first `new`, at least
+/// as many.
+pub(crate) fn consistency_proof(nodes: &mut dyn Nodes, old: u64, new: u64) -> Result<Vec<Hash>> {
+    let mut range = (0, new);
+    let mut path = Vec::new();
+    while old != range.1 {
+        let (left, right) = split(range);
+        let (towards, sibling) = if old <= left.1 { (left, right) } else { (right, left) };
+        path.push(root(nodes, sibling)?);
+        range = towards;
+    }
+    // The verifier has the old root already, unless the old tree ends inside the new one's right part.
+    if range.0 > 0 {
+        path.push(root(nodes, range)?);
+    }
+    path.reverse();
+    Ok(path)
+}
+
+/// Root over a range that is a whole tree or a part that splitting one gives.
+pub(crate) fn root(nodes: &mut dyn Nodes, range: Range) -> Result<Hash> {
+    let length = range.1 - range.0;
+    if length.is_power_of_two() {
+        let height = length.trailing_zeros();
+        return nodes.node(height, range.0 >> height);
+    }
+    let (left, right) = split(range);
+    let left = root(nodes, left)?;
+    Ok(node(left, root(nodes, right)?))
+}
+
+/// Splits two or more leaves at the largest power of two below their number.
+fn split((first, end): Range) -> (Range, Range) {
+    let middle = first + (end - first).next_power_of_two() / 2;
+    ((first, middle), (middle, end))
 }
 
 /// Whether `path` proves that `leaf` is number `index` of this tree.
@@ -88,63 +133,54 @@ fn skip_levels_without_sibling(position: &mut u64, last: &mut u64) {
     }
 }
 
-/// Whether the verifier already has the root of the subtree in hand (RFC 6962 calls the flag `b`).
-#[derive(Clone, Copy)]
-enum Known {
-    Yes,
-    No,
-}
-
-fn inclusion_path(leaves: &[Hash], index: usize, path: &mut Vec<Hash>) {
-    if leaves.len() == 1 {
-        return;
-    }
-    let (left, right) = split(leaves);
-    if index < left.len() {
-        inclusion_path(left, index, path);
-        path.push(root(right));
-    } else {
-        inclusion_path(right, index - left.len(), path);
-        path.push(root(left));
-    }
-}
-
-fn consistency_path(leaves: &[Hash], old_size: usize, known: Known, path: &mut Vec<Hash>) {
-    if old_size == leaves.len() {
-        if let Known::No = known {
-            path.push(root(leaves));
-        }
-        return;
-    }
-    let (left, right) = split(leaves);
-    if old_size <= left.len() {
-        consistency_path(left, old_size, known, path);
-        path.push(root(right));
-    } else {
-        consistency_path(right, old_size - left.len(), Known::No, path);
-        path.push(root(left));
-    }
-}
-
-fn root(leaves: &[Hash]) -> Hash {
-    if let [leaf] = leaves {
-        return *leaf;
-    }
-    let (left, right) = split(leaves);
-    node(root(left), root(right))
-}
-
-/// Splits two or more leaves at the largest power of two below their number.
-fn split(leaves: &[Hash]) -> (&[Hash], &[Hash]) {
-    leaves.split_at(leaves.len().next_power_of_two() / 2)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::tree::raw_leaf;
     use crate::tree::tests::{CT_LEAVES, naive_root};
     use proptest::prelude::*;
+
+    /// Takes every subtree's root from the leaves, by definition.
+    struct Leaves<'a>(&'a [Hash]);
+
+    impl Nodes for Leaves<'_> {
+        fn node(&mut self, height: u32, index: u64) -> Result<Hash> {
+            let first = (index << height) as usize;
+            Ok(naive_root(&self.0[first..first + (1 << height)]))
+        }
+    }
+
+    fn inclusion(leaves: &[Hash], index: u64) -> Vec<Hash> {
+        inclusion_proof(&mut Leaves(leaves), index, leaves.len() as u64).unwrap()
+    }
+
+    fn consistency(leaves: &[Hash], old: u64) -> Vec<Hash> {
+        consistency_proof(&mut Leaves(leaves), old, leaves.len() as u64).unwrap()
+    }
+
+    /// The definition of RFC 6962 section 2.1.1, word for word.
+    fn naive_path(index: usize, leaves: &[Hash]) -> Vec<Hash> {
+        if leaves.len() == 1 {
+            return Vec::new();
+        }
+        let (left, right) = leaves.split_at(leaves.len().next_power_of_two() / 2);
+        match index.checked_sub(left.len()) {
+            None => [naive_path(index, left), vec![naive_root(right)]].concat(),
+            Some(index) => [naive_path(index, right), vec![naive_root(left)]].concat(),
+        }
+    }
+
+    /// The definition of RFC 6962 section 2.1.2, word for word; `known` is its `b`.
+    fn naive_subproof(old: usize, leaves: &[Hash], known: bool) -> Vec<Hash> {
+        if old == leaves.len() {
+            return if known { Vec::new() } else { vec![naive_root(leaves)] };
+        }
+        let (left, right) = leaves.split_at(leaves.len().next_power_of_two() / 2);
+        match old.checked_sub(left.len()) {
+            None | Some(0) => [naive_subproof(old, left, known), vec![naive_root(right)]].concat(),
+            Some(old) => [naive_subproof(old, right, false), vec![naive_root(left)]].concat(),
+        }
+    }
 
     fn numbered(count: u64) -> Vec<Hash> {
         (0..count).map(|n| raw_leaf(&n.to_be_bytes())).collect()
@@ -162,7 +198,7 @@ mod tests {
     fn proofs_over_the_certificate_transparency_leaves_are_the_published_ones() {
         let leaves: Vec<Hash> = CT_LEAVES.iter().map(|leaf| raw_leaf(leaf)).collect();
         assert_eq!(
-            hex(&inclusion_proof(&leaves, 0).unwrap()),
+            hex(&inclusion(&leaves, 0)),
             [
                 "96a296d224f285c67bee93c30f8a309157f0daa35dc5b87e410b78630a09cfc7",
                 "5f083f0a1a33ca076a95279832580db3e0ef4584bdff1f54c8a360f50de3031e",
@@ -170,22 +206,13 @@ mod tests {
             ]
         );
         assert_eq!(
-            hex(&consistency_proof(&leaves, 6).unwrap()),
+            hex(&consistency(&leaves, 6)),
             [
                 "0ebc5d3437fbe2db158b9f126a1d118e308181031d0a949f8dededebc558ef6a",
                 "ca854ea128ed050b41b35ffc1b87b8eb2bde461e9e3b5596ece6b9d5975a0ae0",
                 "d37ee418976dd95753c1c73862b9398fa2a2cf9b4ff0fdfe8b30cd95209614b7",
             ]
         );
-    }
-
-    #[test]
-    fn no_proof_is_made_for_what_is_not_in_the_tree() {
-        let leaves = numbered(3);
-        assert_eq!(inclusion_proof(&leaves, 3), None);
-        assert_eq!(inclusion_proof(&[], 0), None);
-        assert_eq!(consistency_proof(&leaves, 4), None);
-        assert_eq!(consistency_proof(&leaves, 0), None);
     }
 
     proptest! {
@@ -195,7 +222,8 @@ mod tests {
             let leaves = numbered(size);
             let index = pick.index(leaves.len()) as u64;
             let (leaf, root) = (leaves[index as usize], naive_root(&leaves));
-            let path = inclusion_proof(&leaves, index).unwrap();
+            let path = inclusion(&leaves, index);
+            prop_assert_eq!(&path, &naive_path(index as usize, &leaves));
             prop_assert!(verify_inclusion(leaf, index, head(size, root), &path));
             prop_assert!(!verify_inclusion(raw_leaf(b"other"), index, head(size, root), &path));
             prop_assert!(!verify_inclusion(leaf, index, head(size, raw_leaf(b"other")), &path));
@@ -214,7 +242,8 @@ mod tests {
             let old_size = pick.index(leaves.len()) as u64 + 1;
             let old = head(old_size, naive_root(&leaves[..old_size as usize]));
             let new = head(size, naive_root(&leaves));
-            let path = consistency_proof(&leaves, old_size).unwrap();
+            let path = consistency(&leaves, old_size);
+            prop_assert_eq!(&path, &naive_subproof(old_size as usize, &leaves, true));
             prop_assert!(verify_consistency(old, new, &path));
             prop_assert!(!verify_consistency(head(old_size, raw_leaf(b"other")), new, &path));
             prop_assert!(!verify_consistency(old, head(size, raw_leaf(b"other")), &path));

@@ -2,6 +2,7 @@
 //! Proofs are in `proof.rs`.
 
 use std::fmt;
+use std::str::FromStr;
 
 use sha2::{Digest, Sha256};
 
@@ -37,6 +38,29 @@ impl From<[u8; 32]> for Hash {
 impl fmt::Display for Hash {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+/// A text that is not 64 hexadecimal digits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a hash has 64 lower-case hexadecimal digits")]
+pub struct NoHash;
+
+impl FromStr for Hash {
+    type Err = NoHash;
+
+    fn from_str(text: &str) -> Result<Self, NoHash> {
+        let digit = |byte: u8| match byte {
+            b'0'..=b'9' => Ok(byte - b'0'),
+            b'a'..=b'f' => Ok(byte - b'a' + 10),
+            _ => Err(NoHash),
+        };
+        let (pairs, []) = text.as_bytes().as_chunks::<2>() else { return Err(NoHash) };
+        let bytes: Vec<u8> = pairs
+            .iter()
+            .map(|[high, low]| Ok(digit(*high)? << 4 | digit(*low)?))
+            .collect::<Result<_, _>>()?;
+        bytes.try_into().map(Hash).map_err(|_| NoHash)
     }
 }
 
@@ -178,6 +202,16 @@ pub(crate) mod tests {
         for (leaf, root) in CT_LEAVES.iter().zip(&CT_ROOTS[1..]) {
             tree.push(raw_leaf(leaf));
             assert_eq!(tree.root().to_string(), *root);
+        }
+    }
+
+    #[test]
+    fn a_hash_survives_its_text_and_no_other_text_is_one() {
+        let hash = Hash::of(b"x");
+        let text = hash.to_string();
+        assert_eq!(text.parse(), Ok(hash));
+        for bad in [&text[1..], &text.to_uppercase(), &format!("{text}00"), "", "é"] {
+            assert_eq!(bad.parse::<Hash>(), Err(NoHash), "{bad}");
         }
     }
 

@@ -13,6 +13,7 @@ use crate::disk::{Disk, SystemDisk};
 use crate::error::{JournalError, Result};
 use crate::frame::{HEAD_BYTES, MAX_BATCH_BYTES, MAX_BODY_BYTES};
 use crate::recover::{self, Recovered};
+use crate::reserve::{self, Reserve};
 use crate::tree::{Hash, TreeHead};
 
 /// How a journal is written.
@@ -20,12 +21,14 @@ use crate::tree::{Hash, TreeHead};
 pub struct OpenOptions {
     /// A segment is sealed before it gets longer than this, unless a single batch is.
     pub segment_bytes: u64,
+    /// Space kept for the last records, for when the disk is full; 0 for none.
+    pub reserve_bytes: u64,
 }
 
-/// Segments of 64 MiB.
+/// Segments of 64 MiB, and no reserve.
 impl Default for OpenOptions {
     fn default() -> Self {
-        OpenOptions { segment_bytes: 64 << 20 }
+        OpenOptions { segment_bytes: 64 << 20, reserve_bytes: 0 }
     }
 }
 
@@ -48,6 +51,7 @@ struct Shared {
     front: Mutex<Front>,
     /// The head moved, the writer's seat is free, or the journal is poisoned.
     changed: Condvar,
+    reserve: Reserve,
     /// Holds the lock file's lock until the end.
     _lock: File,
 }
@@ -87,10 +91,11 @@ impl Journal {
         let directory = Arc::new(File::open(dir).map_err(JournalError::io("open", dir))?);
         let place = Place { dir: dir.to_owned(), directory, disk, segment_bytes: options.segment_bytes };
         let (active, recovered) = recover::recover(place)?;
+        let reserve = Reserve::open(dir, options.reserve_bytes)?;
         let head = active.tree().head();
         let queue = VecDeque::new();
         let front = Front { queue, next_seq: head.size, head, seat: Some(active), poisoned: None };
-        let shared = Shared { front: Mutex::new(front), changed: Condvar::new(), _lock: lock };
+        let shared = Shared { front: Mutex::new(front), changed: Condvar::new(), reserve, _lock: lock };
         Ok((Journal { shared: Arc::new(shared) }, recovered))
     }
 
@@ -150,6 +155,21 @@ impl Journal {
         front.head.size
     }
 
+    /// Whether the disk was full and the space kept for the last records is being used. Records are accepted all the same,
+    /// until that is full too.
+    pub fn is_on_reserve(&self) -> bool {
+        self.shared.reserve.is_spent()
+    }
+
+    /// Keeps space for the last records again; false when there is no room yet.
+    ///
+    /// # Errors
+    ///
+    /// `Io`.
+    pub fn restore_reserve(&self) -> Result<bool> {
+        self.shared.reserve.restore()
+    }
+
     /// Batches that wait for a writer.
     #[cfg(test)]
     pub(crate) fn queued(&self) -> usize {
@@ -187,7 +207,10 @@ impl Shared {
             let batch = front.take_batch();
             drop(front);
             let guard = PoisonOnPanic(self);
-            let written = seat.commit(&batch);
+            let written = seat.commit(&batch).or_else(|error| {
+                let again = reserve::found_no_room(&error) && self.reserve.spend();
+                if again { seat.commit(&batch) } else { Err(error) }
+            });
             drop(guard);
             front = self.front();
             match written {

@@ -22,6 +22,7 @@ use tokio::net::UnixStream;
 use turnout_manifest::{ModelName, ReleaseId};
 
 mod archive;
+mod checkpoint;
 mod lines;
 mod trust;
 mod upload;

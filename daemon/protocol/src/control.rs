@@ -405,6 +405,14 @@ pub struct AuditVerified {
     pub first_ms: Option<u64>,
     /// When the last record was written; absent in an empty journal.
     pub last_ms: Option<u64>,
+    /// The log's name in its checkpoints.
+    pub origin: String,
+    /// Signed checkpoints, all of them a beginning of this journal.
+    pub checkpoints: u64,
+    /// Of these, signed by a key that was checked.
+    pub checkpoints_signed: u64,
+    /// Records under the newest one; absent where nothing was ever signed.
+    pub signed_size: Option<u64>,
 }
 
 /// Reply to `GET /v1/doctor`, and what `turnoutd doctor --output json` prints.

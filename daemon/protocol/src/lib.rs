@@ -2,6 +2,7 @@
 //! Wire types only; what they mean inside the daemon is the engine's own.
 
 pub mod archive;
+pub mod checkpoint;
 pub mod client;
 pub mod control;
 pub mod error;

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use service::{Answer, Received, Service};
 use std::collections::BTreeSet;
 use turnout_protocol::client::{Bundle, Client, Intervention, SnapshotFilter, Tail};
-use turnout_protocol::{Problem, archive, control, report, trust};
+use turnout_protocol::{Problem, archive, checkpoint, control, report, trust};
 
 mod service;
 
@@ -188,6 +188,9 @@ fn every_reply_matches_its_schema() {
     check::<control::Update>("Update", Reply);
     check::<control::AuditRecord>("AuditRecord", Reply);
     check::<control::AuditVerified>("AuditVerified", Reply);
+    check::<checkpoint::SignedCheckpoint>("SignedCheckpoint", Reply);
+    check::<checkpoint::RecordProof>("RecordProof", Reply);
+    check::<checkpoint::Consistency>("Consistency", Reply);
     check::<archive::Snapshots>("Snapshots", Reply);
     check::<archive::Snapshot>("Snapshot", Reply);
     check::<archive::Mounted>("Mounted", Reply);
@@ -215,6 +218,7 @@ fn every_request_matches_its_schema() {
     check::<archive::UnmountSnapshot>("UnmountSnapshot", Direction::Request);
     check::<archive::Prune>("Prune", Direction::Request);
     check::<archive::GrowStore>("GrowStore", Direction::Request);
+    check::<checkpoint::KeepCosigned>("KeepCosigned", Direction::Request);
 }
 
 #[test]
@@ -231,7 +235,8 @@ fn the_client_calls_every_path_of_the_document_and_no_other() {
         for method in item.as_object().unwrap().keys().filter(|key| *key != "parameters") {
             let path =
                 path.replace("{model}", "fraud").replace("{id}", "r-2").replace("{key_id}", "sha256:abab");
-            let path = path.replace("{name}", SNAPSHOT).replace("{version}", "fraud%401.3.7");
+            let path =
+                path.replace("{name}", SNAPSHOT).replace("{version}", "fraud%401.3.7").replace("{seq}", "42");
             expected.insert(format!("{} {path}", method.to_uppercase()));
         }
     }
@@ -270,6 +275,10 @@ fn calls_made_by_the_client() -> BTreeSet<String> {
             client.events(Some(&model)).await.is_err(),
             client.audit_log(0, Tail::Follow).await.is_err(),
             client.audit_verify().await.is_err(),
+            client.checkpoint().await.is_err(),
+            client.record_proof(42).await.is_err(),
+            client.consistency(42).await.is_err(),
+            client.keep_cosigned(&request("KeepCosigned")).await.is_err(),
             client.snapshots(&SnapshotFilter::default()).await.is_err(),
             client.take_snapshot(&request("TakeSnapshot")).await.is_err(),
             client.hold_snapshot(SNAPSHOT, &request("HoldSnapshot")).await.is_err(),

@@ -2,7 +2,7 @@
 
 use crate::access::{Caller, Peer};
 use crate::handlers::{self, Desk, Failure, problem};
-use crate::{audit, diff, exports, feeds, keeping, snapshots, storage, trust};
+use crate::{audit, checkpoints, diff, exports, feeds, keeping, snapshots, storage, trust};
 use axum::Router;
 use axum::extract::Request;
 use axum::http::{HeaderValue, Method, Uri};
@@ -132,6 +132,10 @@ fn router(desk: Desk) -> Router {
         .route("/v1/trust/exceptions", post(trust::apply_exception))
         .route("/v1/audit/log", get(feeds::audit_log))
         .route("/v1/audit/verify", post(audit::verify))
+        .route("/v1/audit/checkpoint", get(checkpoints::checkpoint))
+        .route("/v1/audit/proofs/{seq}", get(checkpoints::proof))
+        .route("/v1/audit/consistency", get(checkpoints::consistency))
+        .route("/v1/audit/cosignatures", post(checkpoints::keep))
         .route("/v1/versions/{version}", delete(keeping::remove_version))
         .route("/v1/audit/snapshots", get(snapshots::list).post(snapshots::take))
         .route("/v1/audit/snapshots/{name}/hold", post(snapshots::hold).delete(snapshots::release_hold))

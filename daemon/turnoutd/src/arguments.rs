@@ -29,6 +29,13 @@ pub enum Command {
     },
     /// End every worker and the launcher, and take routes, programs, pins and mounts away. Versions, journal and evidence stay.
     Dismantle,
+    /// Go on with a new log, where the journal is shorter than what this host has signed, another one, removed or
+    /// damaged. What can be read is taken over; the folder before is kept beside. Only while no daemon runs.
+    NewLog {
+        /// Why, kept in the new log.
+        #[arg(long, value_name = "TEXT")]
+        reason: String,
+    },
     /// Serve snapshots over HTTP, without rights: started by the daemon, with the port as standard input and the folder
     /// as output, or by systemd with the port as a handed socket.
     #[command(hide = true)]

@@ -1,9 +1,11 @@
 //! Requests of the auditor and of who sets a host up: verify the journal, examine the host.
 
 use crate::handlers::{Desk, Failure, problem};
-use crate::{chain, evidence, examine, millis};
+use crate::{chain, checkpoints, evidence, examine, millis};
 use axum::Json;
 use axum::extract::State;
+use std::sync::Arc;
+use turnout_journal::{JournalError, origin, verify_signed};
 use turnout_protocol::control::{AuditVerified, Doctor, SCHEMA};
 use turnout_protocol::error::{ErrorCode, Problem};
 
@@ -13,7 +15,16 @@ use turnout_protocol::error::{ErrorCode, Problem};
 /// 422 naming the first damage.
 pub async fn verify(State(desk): State<Desk>) -> Result<Json<AuditVerified>, Failure> {
     let journal = desk.daemon.config.state.join(evidence::JOURNAL_DIR);
-    let verified = blocking(move || turnout_journal::verify(&journal)).await?.map_err(|error| {
+    let notary = Arc::clone(&desk.notary);
+    let read = blocking(move || {
+        // A journal that came from another host was signed by that one's key: from here on it is this one's.
+        match notary.sign() {
+            Ok(_) | Err(JournalError::Io { .. }) => {}
+            Err(error) => return Err(error),
+        }
+        verify_signed(&journal, &[notary.key().clone()], &checkpoints::holds)
+    });
+    let verified = read.await?.map_err(|error| {
         let damaged = problem(ErrorCode::Refused, format!("the journal does not verify: {}", chain(&error)));
         damaged.hint("compare with the last audit snapshot: `turnoutctl audit snapshots`")
     })?;
@@ -24,6 +35,10 @@ pub async fn verify(State(desk): State<Desk>) -> Result<Json<AuditVerified>, Fai
         segments: verified.segments,
         first_ms: verified.first_time_ns.map(millis),
         last_ms: verified.last_time_ns.map(millis),
+        origin: origin(verified.log_id),
+        checkpoints: verified.checkpoints,
+        checkpoints_signed: verified.signed,
+        signed_size: verified.signed_size,
     }))
 }
 

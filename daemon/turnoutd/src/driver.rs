@@ -2,6 +2,10 @@
 //! everything else sends it events or reads the published copy. It never waits for the host: steps run beside it
 //! and come back as events.
 
+mod full_disk;
+
+pub use full_disk::FULL;
+
 use crate::executor::{Executor, Job};
 use crate::supervise::Workers;
 use crate::timers::{Timer, Timers};
@@ -69,6 +73,8 @@ pub struct Parts {
     pub inbox: Receiver<Input>,
     /// Where steps send their events.
     pub sender: Sender<Input>,
+    /// Called once a record is on disk with which a release begins, is promoted or ends: the journal is signed then.
+    pub turning_point: Box<dyn Fn() + Send>,
 }
 
 /// The loop's state.
@@ -81,6 +87,8 @@ pub struct Driver {
     journal_bytes: u64,
     synced_ms: u64,
     read_only: Option<String>,
+    /// The journal is written on its reserve: nothing new is begun.
+    on_reserve: bool,
 }
 
 impl Driver {
@@ -95,6 +103,7 @@ impl Driver {
             journal_bytes: 0,
             synced_ms: 0,
             read_only: None,
+            on_reserve: false,
         }
     }
 
@@ -143,14 +152,13 @@ impl Driver {
         match input {
             Input::Event(event) => drop(self.decide(&event, None)),
             Input::Ask(event, context, reply) => {
-                let answer = self.decide(&event, context);
+                let answer = self.grant(&event, context);
                 self.go_on();
                 self.publish();
                 let _ = reply.send(answer);
             }
             Input::Note(entry, reply) => {
-                let Entry { record, audit_context } = *entry;
-                let answer = self.write(vec![record], audit_context);
+                let answer = self.note(*entry);
                 self.publish();
                 let _ = reply.send(answer);
             }
@@ -189,6 +197,7 @@ impl Driver {
                     self.parts.world.take(entry, stamp);
                     self.after(entry);
                 }
+                self.note_reserve();
                 Ok(())
             }
             Err(error) => {
@@ -205,6 +214,9 @@ impl Driver {
         crate::telemetry::tell(entry);
         if matches!(&entry.record, Record::Trust(_) | Record::Imported { .. }) {
             self.parts.executor.intake.learn(Arc::clone(&self.parts.world.trust));
+        }
+        if matches!(entry.record, Record::Planned(_) | Record::Promoted { .. } | Record::Ended { .. }) {
+            (self.parts.turning_point)();
         }
         let model = match &entry.record {
             Record::WorkerDied { model, .. } => Some(model.clone()),
@@ -294,6 +306,9 @@ impl Driver {
             Timer::Look => {
                 self.timers.arm(Timer::Look, Instant::now() + LOOK_EVERY);
                 self.look();
+                if self.on_reserve {
+                    self.look_for_room();
+                }
             }
             Timer::Restart(model) => {
                 let event = Event::Restart { model, salt: crate::salt() };
@@ -368,7 +383,7 @@ impl Driver {
         let head = self.parts.journal.head();
         self.parts.publisher.publish(View {
             world: self.parts.world.clone(),
-            read_only: self.read_only.clone(),
+            read_only: self.why_refusing(),
             journal_size: head.size,
             journal_root: head.root.to_string(),
             journal_bytes: self.journal_bytes,

@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use std::path::Path;
 use turnout_engine::{Reason, World};
 use turnout_host::store::{Evidence, StoredName};
+use turnout_journal::RESERVE;
 
 /// Folder of the journal's segments below the state directory.
 pub const JOURNAL_DIR: &str = "journal";
@@ -26,10 +27,11 @@ pub fn snapshot_name(journal_size: u64) -> String {
     format!("{journal_size:08}-{}", Timestamp::now().strftime("%Y%m%dT%H%M%SZ"))
 }
 
-/// Bytes of the journal's files below a state directory.
+/// Bytes of the journal's files below a state directory, without what is only reserved.
 pub fn journal_bytes(state: &Path) -> u64 {
     let files = std::fs::read_dir(state.join(JOURNAL_DIR)).into_iter().flatten().flatten();
-    files.filter_map(|file| file.metadata().ok()).map(|file| file.len()).sum()
+    let counted = files.filter(|file| file.file_name() != RESERVE);
+    counted.filter_map(|file| file.metadata().ok()).map(|file| file.len()).sum()
 }
 
 /// Where the journal stands when a snapshot is asked for.

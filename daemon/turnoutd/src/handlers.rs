@@ -1,8 +1,9 @@
 //! One small function per request: check the right, translate, ask the loop or read the view, answer.
 
 use crate::access::{Need, Peer};
-use crate::driver::{Denial, Input};
+use crate::driver::{Denial, FULL, Input};
 use crate::intake::Intake;
+use crate::notary::Notary;
 use crate::view::{Daemon, View, release_status};
 use crate::{metrics, ports, view};
 use axum::Json;
@@ -46,6 +47,8 @@ pub struct Desk {
     pub journal: Arc<Journal>,
     /// What is given out is signed with it.
     pub host_key: Arc<PrivateKey>,
+    /// Signs the journal's checkpoints.
+    pub notary: Arc<Notary>,
 }
 
 /// A problem on its way out.
@@ -159,8 +162,12 @@ fn stopping() -> Problem {
 fn denied(denial: Denial) -> Problem {
     match denial {
         Denial::ReadOnly(why) => {
-            problem(ErrorCode::JournalUnavailable, format!("changes are refused: {why}"))
-                .hint("traffic is served all the same; repair the journal's disk and restart turnoutd")
+            let refused = problem(ErrorCode::JournalUnavailable, format!("changes are refused: {why}"));
+            refused.hint(if why == FULL {
+                "traffic is served all the same; make room where the state directory lies, nothing has to be restarted"
+            } else {
+                "traffic is served all the same; repair the journal's disk and restart turnoutd"
+            })
         }
         Denial::Refusal(Refusal::Archive(refusal)) => crate::keeping::refused(&refusal),
         Denial::Refusal(refusal) => {

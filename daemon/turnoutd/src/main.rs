@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::ExitCode;
 use turnoutd::arguments::{Arguments, Command};
 use turnoutd::audit_http::{self, View};
-use turnoutd::{chain, serve};
+use turnoutd::{chain, new_log, serve};
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
@@ -29,6 +29,12 @@ fn main() -> ExitCode {
         None => serve::run(config),
         Some(Command::Doctor { output }) => return serve::doctor(&config, &output),
         Some(Command::Dismantle) => serve::dismantle(config),
+        Some(Command::NewLog { reason }) => {
+            return match new_log::open(&config, &reason) {
+                Ok(()) => ExitCode::SUCCESS,
+                Err(error) => refuse(&chain(&error), error.hint()),
+            };
+        }
         Some(Command::ServeSnapshots { .. }) => Ok(()),
     };
     match done {

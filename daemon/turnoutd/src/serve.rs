@@ -8,6 +8,7 @@ use crate::executor::Executor;
 use crate::handlers::Desk;
 use crate::host_key::HostKeyError;
 use crate::intake::{Intake, IntakeError};
+use crate::notary::{self, Notary};
 use crate::recover::{RecoverError, replay};
 use crate::router_link::LinkedRouter;
 use crate::supervise::{LinkedWorkers, Sink};
@@ -19,14 +20,18 @@ use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::{Arc, OnceLock, mpsc};
+use std::thread::JoinHandle;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{oneshot, watch};
-use turnout_engine::{ArchiveRecord, Entry, Record};
+use turnout_engine::{ArchiveRecord, Entry, Record, World};
 use turnout_host::linux_cells::CellsConfig;
 use turnout_host::mounts::cgroup2_root;
 use turnout_host::volume::VolumeConfig;
 use turnout_host::{Host, HostConfig, HostError, LinuxHost};
 use turnout_journal::{Journal, JournalError, OpenOptions};
+
+/// Space kept for the journal's last records: some ten thousand, many times what a release that is undone takes.
+const RESERVE_BYTES: u64 = 16 << 20;
 
 /// Why the daemon did not start.
 #[derive(Debug, thiserror::Error)]
@@ -69,8 +74,19 @@ impl ServeError {
             Self::Journal(JournalError::Locked { .. }) => {
                 "another daemon uses this state: end it, or set another `state`"
             }
+            Self::Journal(
+                JournalError::Shorter { .. }
+                | JournalError::Rewritten { .. }
+                | JournalError::OtherLog { .. }
+                | JournalError::Gone { .. }
+                | JournalError::Mark { .. },
+            ) => {
+                "put the newest journal back where you have it; to go on without what is missing, decide so: \
+                 `turnoutd new-log --reason TEXT`"
+            }
             Self::Journal(_) | Self::Recover(_) => {
-                "`turnoutctl audit verify DIR` tells what is damaged; restore it from an audit snapshot"
+                "`turnoutctl audit verify DIR` tells what is damaged; restore it from an audit snapshot, or go on \
+                 with what can be read: `turnoutd new-log --reason TEXT`"
             }
             Self::Os { source, .. } if source.kind() == io::ErrorKind::AddrInUse => {
                 "another daemon listens there: end it, or set another `socket`"
@@ -95,25 +111,21 @@ pub fn run(config: Config) -> Result<(), ServeError> {
     folder(&config.state, 0o700)?;
     folder(&config.runtime, 0o755)?;
     // The journal's lock comes first: a second daemon on the same state must change nothing.
-    let journal = config.state.join(evidence::JOURNAL_DIR);
-    let (opened, recovered) = Journal::open(&journal, OpenOptions::default()).map_err(ServeError::Journal)?;
-    if let Some(cut) = recovered.cut {
-        tracing::warn!(bytes = cut.bytes, kept_in = %cut.kept_in.display(), "cut a torn end off the journal");
-    }
-    let world = replay(&journal).map_err(ServeError::Recover)?;
+    let (journal, world) = open_journal(&config)?;
     let host: Arc<dyn Host> = Arc::new(LinuxHost::open(host_config(&config)?).map_err(ServeError::Host)?);
     let socket = open_door(&config, given)?;
     let view = config.audit_http.map(open_view).transpose()?;
     let intake = Intake::open(Arc::clone(&host), &config, Arc::clone(&world.trust));
     let intake = intake.map_err(ServeError::Intake)?;
-    let host_key = host_key::open(&config.state).map_err(ServeError::HostKey)?;
-    let key_id = host_key.public_key().id().to_string();
-    let key_is_new = world.archive.host_key.as_ref() != Some(&key_id);
+    let host_key = Arc::new(host_key::open(&config.state).map_err(ServeError::HostKey)?);
+    let known_key = world.archive.host_key.clone();
+    let notary = Notary::open(&config.state, Arc::clone(&journal), Arc::clone(&host_key));
+    let notary = Arc::new(notary.map_err(ServeError::Journal)?);
     let (sender, inbox) = mpsc::channel();
     let events = sender.clone();
     let sink: Sink = Arc::new(move |event| drop(events.send(Input::Event(event))));
     let (publisher, views) = Publisher::new();
-    let (journal, intake) = (Arc::new(opened), Arc::new(intake));
+    let intake = Arc::new(intake);
     let executor = Executor {
         host: Arc::clone(&host),
         workers: Arc::new(LinkedWorkers::new(Arc::clone(&host), Arc::clone(&sink))),
@@ -131,25 +143,69 @@ pub fn run(config: Config) -> Result<(), ServeError> {
         publisher,
         inbox,
         sender: sender.clone(),
+        turning_point: Box::new({
+            let notary = Arc::clone(&notary);
+            move || notary.ring()
+        }),
     });
     let readers = readers(&config);
     let daemon = Arc::new(Daemon { started_ms: now_ms(), degraded: OnceLock::new(), readers, config });
-    let host_key = Arc::new(host_key);
-    let desk = Desk { driver: sender, views, daemon, intake, host, journal, host_key };
+    let desk =
+        Desk { driver: sender, views, daemon, intake, host, journal, host_key, notary: Arc::clone(&notary) };
     let mut heart = notify::Heartbeat::from_environment();
-    let looping =
-        std::thread::Builder::new().name("driver".into()).spawn(move || driver.run(|| heart.beat()));
-    let looping =
-        looping.map_err(|source| ServeError::Os { what: "thread", path: "driver".into(), source })?;
-    if key_is_new {
-        note(&desk.driver, Record::Archive(ArchiveRecord::HostKeyMade { key_id }));
-    }
+    let looping = thread("driver", move || driver.run(|| heart.beat()))?;
+    tell_key(&desk, known_key.as_deref());
+    let signing = sign_beside(&desk)?;
     examine_beside(&desk);
     serve((socket, view), desk)?;
     // The loop has written everything that it decided; steps under way are found open at the next start.
     looping.join().unwrap_or_else(|_| tracing::error!("the loop ended with a panic"));
+    notary.stop();
+    signing.join().unwrap_or_else(|_| tracing::error!("the notary ended with a panic"));
     telemetry::finish();
     Ok(())
+}
+
+/// Opens the journal and reads the state back from it.
+fn open_journal(config: &Config) -> Result<(Arc<Journal>, World), ServeError> {
+    // Before anything is changed: a journal that is not what was signed is evidence.
+    notary::check(&config.state).map_err(ServeError::Journal)?;
+    let dir = config.state.join(evidence::JOURNAL_DIR);
+    let (journal, recovered) = Journal::open(&dir, journal_options()).map_err(ServeError::Journal)?;
+    if let Some(cut) = recovered.cut {
+        tracing::warn!(bytes = cut.bytes, kept_in = %cut.kept_in.display(), "cut a torn end off the journal");
+    }
+    let world = replay(&dir).map_err(ServeError::Recover)?;
+    Ok((Arc::new(journal), world))
+}
+
+/// Signs the journal's checkpoints on a thread of its own: the loop does not wait for the disk twice.
+fn sign_beside(desk: &Desk) -> Result<JoinHandle<()>, ServeError> {
+    let (notary, driver) = (Arc::clone(&desk.notary), desk.driver.clone());
+    let journal = desk.daemon.config.state.join(evidence::JOURNAL_DIR);
+    let work = move || {
+        notary.run(&journal, |record| {
+            // Waited for, so that what is signed next has it; a loop that has ended answers at once.
+            let (reply, answer) = oneshot::channel();
+            let entry = Entry { record: Record::Log(record), audit_context: None };
+            let _ = driver.send(Input::Note(Box::new(entry), reply));
+            let _ = answer.blocking_recv();
+        });
+    };
+    thread("notary", work)
+}
+
+fn thread(name: &str, work: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>, ServeError> {
+    let started = std::thread::Builder::new().name(name.to_owned()).spawn(work);
+    started.map_err(|source| ServeError::Os { what: "thread", path: name.into(), source })
+}
+
+/// Writes down which key this host signs with, unless it is the one that the journal knows.
+fn tell_key(desk: &Desk, known: Option<&str>) {
+    let key_id = desk.host_key.public_key().id().to_string();
+    if known != Some(&key_id) {
+        note(&desk.driver, Record::Archive(ArchiveRecord::HostKeyMade { key_id }));
+    }
 }
 
 /// Examines the host on a thread of its own: it takes half a second, and traffic is not to wait for it.
@@ -264,6 +320,11 @@ pub fn doctor(config: &Config, output: &str) -> ExitCode {
         }
     }
     if ready { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// How the daemon writes its journal.
+fn journal_options() -> OpenOptions {
+    OpenOptions { reserve_bytes: RESERVE_BYTES, ..OpenOptions::default() }
 }
 
 /// Takes workers, launcher, routes and pins away. Refused while a daemon runs on this state.

@@ -17,7 +17,8 @@ use tracing_journald::{Priority, PriorityMappings};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer, Registry, reload};
-use turnout_engine::{ArchiveRecord, Entry, Record, TrustRecord};
+use turnout_engine::log::ClockReason;
+use turnout_engine::{ArchiveRecord, Entry, LogRecord, Record, TrustRecord};
 
 /// Shortest time between two status lines.
 const STATUS_PAUSE: Duration = Duration::from_millis(250);
@@ -155,6 +156,7 @@ fn say_record(record: &Record) {
         }
         Record::Archive(record) => tell_kept(record),
         Record::Trust(record) => tell_trust(record),
+        Record::Log(record) => tell_log(record),
     }
 }
 
@@ -169,6 +171,27 @@ fn tell_trust(record: &TrustRecord) {
         TrustRecord::OrderUsed { by, version, channel, order, .. } => {
             tracing::info!(%by, %version, %channel, epoch = order.epoch, counter = order.counter, "order used");
         }
+    }
+}
+
+fn tell_log(record: &LogRecord) {
+    match record {
+        LogRecord::ClockRead { reason: ClockReason::Stepped, stepped_ms, .. } => {
+            tracing::warn!("the clock was set by {stepped_ms} ms")
+        }
+        LogRecord::ClockRead { reason: ClockReason::Changed, synchronized, .. } => {
+            tracing::warn!(synchronized, "what keeps the clock right has changed")
+        }
+        LogRecord::ClockRead { synchronized, error_us, .. } => {
+            tracing::debug!(synchronized, error_us, "clock read")
+        }
+        LogRecord::LogOpened { by, reason, taken, .. } => {
+            tracing::warn!(%by, taken, "a new log was opened: {reason}")
+        }
+        LogRecord::ReserveSpent => {
+            tracing::error!("the journal's disk is full: nothing new is begun until there is room")
+        }
+        LogRecord::ReserveRestored => tracing::info!("the journal's disk has room again"),
     }
 }
 

@@ -5,6 +5,7 @@ mod journals;
 mod manifests;
 mod messages;
 mod models;
+mod notes;
 mod trust_roots;
 
 pub use peak_alloc::PeakAlloc;
@@ -26,9 +27,10 @@ pub struct Target {
 }
 
 /// Every target.
-pub const TARGETS: [Target; 18] = [
+pub const TARGETS: [Target; 20] = [
     Target { name: "audit_context", run: messages::audit_context, starts: messages::audit_contexts },
     Target { name: "canonical_json", run: manifests::canonical_json, starts: manifests::documents },
+    Target { name: "checkpoint", run: notes::checkpoint, starts: notes::checkpoints },
     Target { name: "description", run: manifests::description, starts: manifests::descriptions },
     Target { name: "envelope", run: manifests::envelope, starts: manifests::envelopes },
     Target { name: "expression", run: manifests::expression, starts: manifests::expressions },
@@ -42,6 +44,7 @@ pub const TARGETS: [Target; 18] = [
     Target { name: "order", run: trust_roots::order, starts: trust_roots::orders },
     Target { name: "plan", run: manifests::plan, starts: manifests::plans },
     Target { name: "router_link", run: messages::router_link, starts: messages::router_messages },
+    Target { name: "tlog_proof", run: notes::proof, starts: notes::proofs },
     Target { name: "trust_root", run: trust_roots::trust_root, starts: trust_roots::trust_roots },
     Target { name: "trust_store", run: manifests::trust_store, starts: manifests::trust_stores },
     Target { name: "worker_link", run: messages::worker_link, starts: messages::worker_messages },

@@ -116,7 +116,7 @@ const FAULTS: [Fault; 6] = [
 
 /// Writes until something fails or ten records are in; the number that were acknowledged in all.
 fn write_until_failure(disk: Arc<FaultyDisk>, dir: &Path, acknowledged: &Cell<u64>) {
-    let options = OpenOptions { segment_bytes: SMALL_SEGMENT };
+    let options = OpenOptions { segment_bytes: SMALL_SEGMENT, reserve_bytes: 0 };
     let Ok((journal, recovered)) = Journal::open_on(Arc::clone(&disk) as Arc<dyn Disk>, dir, options) else {
         return;
     };
@@ -209,4 +209,57 @@ fn a_writer_that_panics_leaves_a_poisoned_journal_not_a_hanging_one() {
     assert!(std::thread::spawn(move || clone.append(b"{}").map(drop)).join().is_err());
     let Err(JournalError::Poisoned { cause }) = journal.append(b"{}") else { panic!("accepted a record") };
     assert!(matches!(*cause, JournalError::WriterDied));
+}
+
+/// A disk that has no room for a while: writes fail from a given one on, until the reserve is gone.
+struct FullDisk {
+    dir: std::path::PathBuf,
+    writes_left: Mutex<i64>,
+}
+
+impl Disk for FullDisk {
+    fn write(&self, point: Point, file: &File, at: (u64, &[u8])) -> io::Result<()> {
+        let mut left = self.writes_left.lock().unwrap();
+        *left -= 1;
+        if *left < 0 && self.dir.join(crate::RESERVE).exists() {
+            // As a real one does: some of the bytes arrive.
+            SystemDisk.write(point, file, (at.0, &at.1[..at.1.len() / 2]))?;
+            return Err(io::Error::from_raw_os_error(ENOSPC));
+        }
+        SystemDisk.write(point, file, at)
+    }
+
+    fn sync(&self, point: Point, file: &File) -> io::Result<()> {
+        SystemDisk.sync(point, file)
+    }
+
+    fn rename(&self, point: Point, from: &Path, to: &Path) -> io::Result<()> {
+        SystemDisk.rename(point, from, to)
+    }
+
+    fn truncate(&self, point: Point, file: &File, length: u64) -> io::Result<()> {
+        SystemDisk.truncate(point, file, length)
+    }
+}
+
+#[test]
+fn a_full_disk_costs_the_reserve_and_no_record_whatever_is_being_written() {
+    for writes in 1..30 {
+        let dir = tempfile::tempdir().unwrap();
+        let disk = Arc::new(FullDisk { dir: dir.path().to_owned(), writes_left: Mutex::new(writes) });
+        let options = OpenOptions { segment_bytes: SMALL_SEGMENT, reserve_bytes: 4096 };
+        let (journal, _) = Journal::open_on(disk, dir.path(), options).unwrap();
+        assert!(!journal.is_on_reserve());
+        for number in 0..20 {
+            assert_eq!(journal.append(&body(number)).unwrap().seq, number, "after {writes} writes");
+        }
+        assert_eq!(journal.is_on_reserve(), !dir.path().join(crate::RESERVE).exists());
+        assert!(journal.is_on_reserve() || writes > 20);
+        assert!(journal.restore_reserve().unwrap() && !journal.is_on_reserve());
+        drop(journal);
+        assert_eq!(check_whole(dir.path()).size, 20, "after {writes} writes");
+        let (journal, recovered) = open(dir.path());
+        assert_eq!(recovered.cut, None, "after {writes} writes");
+        drop(journal);
+    }
 }

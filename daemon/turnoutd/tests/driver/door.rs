@@ -20,6 +20,7 @@ use turnout_manifest::key::PrivateKey;
 use turnout_manifest::{Operator, Plan, canonical};
 use turnoutd::driver::Input;
 use turnoutd::handlers::Desk;
+use turnoutd::notary::Notary;
 use turnoutd::view::Daemon;
 use turnoutd::{api, keeping, now_ms};
 
@@ -79,6 +80,9 @@ impl Door {
             readers: vec![READER],
             config: Arc::clone(&stage.config),
         };
+        let host_key = Arc::new(PrivateKey::generate().unwrap());
+        let (state, journal) = (stage.folder.path(), Arc::clone(&running.journal));
+        let notary = Arc::new(Notary::open(state, journal, Arc::clone(&host_key)).unwrap());
         let desk = Desk {
             driver: running.sender.clone(),
             views: running.views,
@@ -86,7 +90,8 @@ impl Door {
             intake: running.intake,
             host: stage.host.clone(),
             journal: running.journal,
-            host_key: Arc::new(PrivateKey::generate().unwrap()),
+            host_key,
+            notary,
         };
         let driver = running.driver;
         let looping = std::thread::spawn(move || driver.run(|| {}));

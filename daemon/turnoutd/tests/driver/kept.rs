@@ -14,7 +14,7 @@ use turnout_manifest::key::PublicKey;
 
 impl Door {
     /// A daemon with these versions in its store, the first one live.
-    fn with(versions: &[&str]) -> Self {
+    pub fn with(versions: &[&str]) -> Self {
         let door = Self::open();
         for version in versions {
             assert_eq!(door.import(&bundle(version)).status, 200);

@@ -17,5 +17,6 @@ mod profiles;
 mod read_only;
 mod rooted;
 mod router;
+mod signed;
 mod stage;
 mod workers;

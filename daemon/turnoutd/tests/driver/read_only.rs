@@ -1,12 +1,15 @@
 //! A journal that cannot be written: changes are refused, what serves goes on serving. The journal is made to fail by
 //! the greatest size of a file (setrlimit(2)), which holds for a whole process, so each run is a process of its own.
 
-use crate::stage::{Stage, V1, plan};
+use crate::stage::{SMALL_DISK, Stage, V1, plan};
 use std::process::Command;
 use tokio::sync::oneshot;
-use turnout_engine::{Entry, Record};
-use turnout_manifest::Percent;
-use turnoutd::driver::{Denial, Input};
+use turnout_engine::advance::Wish;
+use turnout_engine::record::End;
+use turnout_engine::{Entry, LogRecord, Record};
+use turnout_journal::Reader;
+use turnout_manifest::{Percent, Plan};
+use turnoutd::driver::{Denial, FULL, Input};
 
 /// Set in the process that has the limit.
 const LIMITED: &str = "TURNOUT_TEST_FILE_LIMIT";
@@ -92,4 +95,56 @@ fn a_release_under_way_stays_where_it_is() {
     }
     assert_eq!((stage.arms(), stage.release()), (split.clone(), release));
     assert!(split == arms || split.len() == 1);
+}
+
+/// Where the journal of a test lies that runs again with a disk of its own there.
+const DISK: &str = "/dev/shm";
+/// Size of that disk.
+const DISK_BYTES: u32 = 3 << 20;
+
+/// Runs one test of this file again, in a process whose disk is small and its own.
+fn on_a_small_disk(test: &str) {
+    let program = std::env::current_exe().unwrap();
+    let script = format!(
+        "mount -t tmpfs -o size={DISK_BYTES} none {DISK} && exec \"$0\" --exact read_only::{test} --nocapture"
+    );
+    let mut small = Command::new("unshare");
+    let done =
+        small.args(["--mount", "sh", "-c", &script]).arg(program).env(SMALL_DISK, "1").output().unwrap();
+    let text = String::from_utf8_lossy(&done.stdout);
+    assert!(done.status.success(), "{text}{}", String::from_utf8_lossy(&done.stderr));
+    assert!(text.contains("1 passed"), "{text}");
+}
+
+#[test]
+fn on_a_full_disk_what_is_under_way_is_rolled_back_and_nothing_is_begun_until_there_is_room() {
+    let test = "on_a_full_disk_what_is_under_way_is_rolled_back_and_nothing_is_begun_until_there_is_room";
+    if std::env::var_os(SMALL_DISK).is_none() {
+        return on_a_small_disk(test);
+    }
+    let mut stage = Stage::live();
+    // No window ends before the disk is full.
+    let patient = Plan { window_ms: 3_600_000, ..plan() };
+    stage.ask(Stage::start("2", patient)).unwrap();
+    stage.until(|_, _, release| (release?.asked != Percent::NONE).then_some(()));
+    assert_eq!(fill(&mut stage), FULL);
+    let full = Err(Denial::ReadOnly(FULL.to_owned()));
+    assert_eq!(stage.ask(Stage::wish(Wish::Promote)), full);
+    assert_eq!(stage.running().views.borrow().read_only.as_deref(), Some(FULL));
+    stage.ask(Stage::wish(Wish::Rollback)).unwrap();
+    assert_eq!(stage.settle(), End::RolledBack);
+    assert_eq!(stage.arms(), [(V1, Percent::ALL)]);
+    assert_eq!(stage.ask(Stage::start("3", plan())), full);
+    let grown = Command::new("mount").args(["-o", "remount,size=32m", DISK]).status().unwrap();
+    assert!(grown.success());
+    stage.ask(Stage::start("3", plan())).unwrap();
+    assert_eq!(stage.running().views.borrow().read_only, None);
+    let journal = stage.folder.path().join("journal");
+    let told = Reader::open(&journal, 0).unwrap().filter_map(|record| {
+        match serde_json::from_slice(&record.unwrap().body).unwrap() {
+            Record::Log(record) => Some(record),
+            _ => None,
+        }
+    });
+    assert_eq!(told.collect::<Vec<_>>(), [LogRecord::ReserveSpent, LogRecord::ReserveRestored]);
 }

@@ -44,6 +44,9 @@ use turnoutd::supervise::{LinkedWorkers, Workers};
 use turnoutd::view::{Publisher, View};
 
 pub const PORT: u16 = 8700;
+/// Set in a process whose disk is small: its journals keep a reserve.
+pub const SMALL_DISK: &str = "TURNOUT_TEST_SMALL_DISK";
+const SMALL_RESERVE: u64 = 1 << 20;
 /// The first version, live from the start on most stages.
 pub const V1: Generation = Generation(1);
 /// The version that most releases bring.
@@ -188,6 +191,8 @@ pub struct Stage {
     pub loads: BTreeMap<Generation, Load>,
     /// Workers have died on purpose: their arms cannot serve for a moment.
     pub mourning: bool,
+    /// Called where a release begins, is promoted or ends.
+    pub turning_point: Arc<dyn Fn() + Send + Sync>,
     running: Option<Running>,
     pub cut: Arc<Cut>,
 }
@@ -255,6 +260,7 @@ impl Stage {
             mourning: false,
             running: None,
             cut: Arc::default(),
+            turning_point: Arc::new(|| ()),
             folder,
             host,
         }
@@ -296,6 +302,10 @@ impl Stage {
             publisher,
             inbox,
             sender: sender.clone(),
+            turning_point: Box::new({
+                let turning_point = Arc::clone(&self.turning_point);
+                move || turning_point()
+            }),
         };
         Running { driver: Driver::new(parts), sender, views, journal, intake }
     }
@@ -478,8 +488,10 @@ impl Stage {
 /// A process that another test starts has the lock too, from its fork until its exec.
 pub fn open_journal(folder: &Path) -> Journal {
     let deadline = Instant::now() + DEADLINE;
+    let reserve_bytes = if std::env::var_os(SMALL_DISK).is_some() { SMALL_RESERVE } else { 0 };
+    let options = OpenOptions { reserve_bytes, ..OpenOptions::default() };
     loop {
-        match Journal::open(folder, OpenOptions::default()) {
+        match Journal::open(folder, options.clone()) {
             Err(JournalError::Locked { .. }) if Instant::now() < deadline => std::thread::yield_now(),
             opened => return opened.unwrap().0,
         }

@@ -1,0 +1,95 @@
+//! The records about the journal itself and its clock.
+
+use super::{DEBUG, ERROR, INFO, Kind, NOTICE, WARNING, word};
+use serde_json::Value;
+
+/// Every kind of record about the journal and its clock.
+pub const KINDS: [Kind; 4] = [
+    Kind {
+        event: "clock-read",
+        id: "df68f53b200045e990f0080ed94776d3",
+        priority: |body| match word(body, "reason") {
+            "stepped" => WARNING,
+            "idle" => DEBUG,
+            _ if body["synchronized"] == false => NOTICE,
+            _ => INFO,
+        },
+        sentence: clock,
+    },
+    Kind {
+        event: "log-opened",
+        id: "07c88f6035164998bea4e6cedfa2ea9b",
+        priority: |_| ERROR,
+        sentence: |body| {
+            let [by, reason, before] = ["by", "reason", "before"].map(|name| word(body, name));
+            let before = if before.is_empty() { "no log" } else { before };
+            let signed = match &body["signed"]["size"] {
+                Value::Null => String::new(),
+                size => format!(", {size} were signed"),
+            };
+            let taken = &body["taken"];
+            format!("{by} opened a new log, {taken} records of {before} were taken over{signed}: {reason}")
+        },
+    },
+    Kind {
+        event: "reserve-spent",
+        id: "5b010cf082964cd5b5ac0ace87357f8d",
+        priority: |_| ERROR,
+        sentence: |_| "the journal's disk is full: its reserve is given up, nothing new is begun".to_owned(),
+    },
+    Kind {
+        event: "reserve-restored",
+        id: "54bd235b8cdd4120aa3b35bdaa0fc46e",
+        priority: |_| NOTICE,
+        sentence: |_| "the journal's disk has room again".to_owned(),
+    },
+];
+
+fn clock(body: &Value) -> String {
+    let kept = match body["synchronized"] == true {
+        true => format!("synchronized within {} us", body["error_us"]),
+        false => "not synchronized".to_owned(),
+    };
+    match (word(body, "reason"), body["stepped_ms"].as_i64().unwrap_or_default()) {
+        ("stepped", by) => format!("the clock was set by {by} ms; it is {kept}"),
+        ("idle", _) => format!("nothing was written for an hour; the clock is {kept}"),
+        _ => format!("the clock is {kept}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::kind;
+    use super::*;
+    use std::collections::BTreeSet;
+    use turnout_engine::LogRecord;
+
+    const TOLD: &str = r#"
+6 | the clock is synchronized within 900 us | {"event":"clock-read","reason":"start","boot":"b","since_boot_ms":5,"synchronized":true,"error_us":900,"stepped_ms":0}
+5 | the clock is not synchronized | {"event":"clock-read","reason":"changed","boot":"b","since_boot_ms":5,"synchronized":false,"error_us":16000000,"stepped_ms":0}
+4 | the clock was set by -7200000 ms; it is not synchronized | {"event":"clock-read","reason":"stepped","boot":"b","since_boot_ms":5,"synchronized":false,"error_us":9,"stepped_ms":-7200000}
+7 | nothing was written for an hour; the clock is synchronized within 9 us | {"event":"clock-read","reason":"idle","boot":"b","since_boot_ms":5,"synchronized":true,"error_us":9,"stepped_ms":0}
+3 | uid 0 opened a new log, 4 records of turnout.journal/aa were taken over, 7 were signed: restored | {"event":"log-opened","by":"uid 0","reason":"restored","before":"turnout.journal/aa","taken":4,"taken_root":"cc","signed":{"origin":"turnout.journal/aa","size":7,"root":"bb"}}
+3 | uid 0 opened a new log, 0 records of no log were taken over: lost | {"event":"log-opened","by":"uid 0","reason":"lost","taken":0,"taken_root":"cc"}
+3 | the journal's disk is full: its reserve is given up, nothing new is begun | {"event":"reserve-spent"}
+5 | the journal's disk has room again | {"event":"reserve-restored"}
+"#;
+
+    #[test]
+    fn each_kind_is_told_in_words_from_the_fields_that_the_engine_writes() {
+        let mut seen = BTreeSet::new();
+        for line in TOLD.lines().filter(|line| !line.is_empty()) {
+            let [priority, sentence, body] = line.splitn(3, " | ").collect::<Vec<_>>().try_into().unwrap();
+            let body: Value = serde_json::from_str(body).unwrap();
+            let written: LogRecord = serde_json::from_value(body.clone()).unwrap();
+            assert_eq!(serde_json::to_value(&written).unwrap(), body, "as the engine writes it");
+            let kind = kind(&body);
+            assert_eq!(
+                (kind.priority(&body).to_string().as_str(), kind.sentence(&body).as_str()),
+                (priority, sentence)
+            );
+            seen.insert(kind.event);
+        }
+        assert_eq!(seen, KINDS.iter().map(|kind| kind.event).collect());
+    }
+}

@@ -1,0 +1,58 @@
+//! The host's clock: what time it shows, since when the machine runs, and whether something keeps it right. What to make
+//! of it is left to others.
+
+use crate::HostError;
+use crate::sys;
+use std::fs;
+use std::io;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+/// Where the kernel tells the id of this boot (random(4)).
+const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
+/// Where it tells the seconds since then, suspended time included (proc_uptime(5)).
+const UPTIME: &str = "/proc/uptime";
+
+/// The clock at one moment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reading {
+    /// The kernel's id of this boot.
+    pub boot: String,
+    /// Time since that boot, suspended time included.
+    pub since_boot: Duration,
+    /// Time since 1970 UTC, as the clock shows it.
+    pub shown: Duration,
+    /// Whether something keeps the clock right.
+    pub synchronized: bool,
+    /// The kernel's bound on its error, microseconds.
+    pub error_us: u64,
+}
+
+/// Reads the clock.
+///
+/// # Errors
+/// [`HostError::Os`] when the kernel does not tell.
+pub fn read() -> Result<Reading, HostError> {
+    let boot = fs::read_to_string(BOOT_ID).map_err(HostError::os("read", BOOT_ID))?;
+    let (synchronized, error_us) = sys::clock_state().map_err(HostError::os("adjtimex", "the clock"))?;
+    let uptime = fs::read_to_string(UPTIME).map_err(HostError::os("read", UPTIME))?;
+    let seconds = uptime.split(' ').next().and_then(|seconds| seconds.parse::<f64>().ok());
+    let since_boot = seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
+    let odd = || HostError::os("read", UPTIME)(io::Error::from(io::ErrorKind::InvalidData));
+    let since_boot = since_boot.ok_or_else(odd)?;
+    // Before 1970 counts as then.
+    let shown = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    Ok(Reading { boot: boot.trim().to_owned(), since_boot, shown, synchronized, error_us })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_kernel_tells_this_boot_and_both_times_go_on() {
+        let (first, second) = (read().unwrap(), read().unwrap());
+        assert_eq!(first.boot.len(), 36);
+        assert_eq!(first.boot, second.boot);
+        assert!(second.since_boot >= first.since_boot && first.shown > Duration::from_secs(1_600_000_000));
+    }
+}
