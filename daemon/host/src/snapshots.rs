@@ -19,6 +19,9 @@ use std::path::Path;
 const CHECKPOINTS: &str = "checkpoints";
 /// Longest name of a snapshot, bytes.
 const NAME_MAX: usize = 64;
+/// Permissions of what is copied, whatever the daemon's umask: the folder above is root's alone, and the view of snapshots
+/// reads them without any right.
+const READABLE: u32 = 0o644;
 /// The end of a copied segment that must still be the same in the journal, bytes: a torn end that was cut off and
 /// written over shows there.
 const COMPARED: u64 = 64 << 10;
@@ -42,6 +45,7 @@ pub(crate) fn take(volume: &Volume, name: &str, evidence: &Evidence) -> Result<S
     for (name, bytes) in &evidence.documents {
         let document = folder.join(checked_document(name)?);
         fs::write(&document, bytes).map_err(HostError::os("write", document.display()))?;
+        set_mode(&document, READABLE)?;
     }
     share_versions(volume, &evidence.versions)?;
     let subvolume = btrfs("subvolume open", &folder, Subvolume::get(folder.as_path()))?;
@@ -100,8 +104,10 @@ fn copy_journal(journal: &Path, copies: &Path) -> Result<(), HostError> {
     };
     let segments: BTreeSet<_> = names_in(journal)?.into_iter().filter(is_copied).collect();
     for name in segments.iter().rev() {
-        copy_segment(&journal.join(name), &copies.join(name))
+        let copy = copies.join(name);
+        copy_segment(&journal.join(name), &copy)
             .map_err(HostError::os("copy", journal.join(name).display()))?;
+        set_mode(&copy, READABLE)?;
     }
     for name in names_in(copies)?.into_iter().filter(|name| !segments.contains(name)) {
         let copy = copies.join(name);

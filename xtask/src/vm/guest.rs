@@ -118,7 +118,10 @@ impl Guest {
         };
         let mut guest = Self { child, writer, lines, commands: 0, booted_in: Duration::ZERO };
         let ready = guest.line(began + BOOT_LIMIT).with_context(|| {
-            format!("{} does not come up; its console is in `{}`", image.system.name, console.display())
+            let (system, folder) = (image.system.name, place.folder.display());
+            format!(
+                "{system} does not come up; see `console.log` and the emulator's `qemu.log` in `{folder}`"
+            )
         })?;
         ensure!(ready.starts_with("ready "), "the agent of {} begins with `{ready}`", image.system.name);
         guest.booted_in = began.elapsed();

@@ -276,7 +276,9 @@ impl Stage<'_> {
         let folder = self.place.folder().join(name);
         super::remove(&folder)?;
         fs::create_dir(&folder)?;
-        for file in EVIDENCE.map(|(file, _)| file).into_iter().chain(["console.log", "output.log"]) {
+        for file in
+            EVIDENCE.map(|(file, _)| file).into_iter().chain(["console.log", "output.log", "qemu.log"])
+        {
             let path = self.place.folder().join(file);
             if path.is_file() {
                 fs::rename(&path, folder.join(file))?;

@@ -277,6 +277,8 @@ impl Read for Hog {
 
 #[test]
 fn a_snapshot_holds_the_evidence_of_its_moment_and_never_changes() {
+    // That of the daemon's unit.
+    rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o027));
     with_volume(|place, volume| {
         let journal = place.path("journal");
         fs::create_dir(&journal).unwrap();
@@ -303,6 +305,10 @@ fn a_snapshot_holds_the_evidence_of_its_moment_and_never_changes() {
             (format!("{version}/manifest.dsse.json"), ENVELOPE.to_vec()),
         ];
         assert_eq!(seen, expected.map(|(path, bytes)| (PathBuf::from(path), bytes)));
+        for (path, _) in &seen {
+            let mode = first.path.join(path).metadata().unwrap().permissions().mode();
+            assert_eq!(mode & 0o444, 0o444, "{}", path.display());
+        }
 
         for (segments, expected) in [
             (&[("0000.seg", "one,two,"), ("0001.seg", "three,")][..], "one,two,three,"),
