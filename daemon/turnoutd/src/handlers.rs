@@ -317,7 +317,7 @@ pub async fn start_release(
         return Err(desk.refuse(peer, &format!("release {version}"), refused).await);
     }
     desk.enforceable(peer, &request.version, stored.digest).await?;
-    desk.can_take_over(peer, &plan, (version, stored.digest), live).await?;
+    desk.can_take_over((peer, &plan), (version, stored.digest), live).await?;
     if request.dry_run {
         let to = view.world.next_generation();
         let steps = turnout_engine::plan::steps(&plan, live.map(|live| live.generation), to);

@@ -17,8 +17,7 @@ impl Desk {
     /// 422 with every reason.
     pub async fn can_take_over(
         &self,
-        peer: Peer,
-        plan: &Plan,
+        (peer, plan): (Peer, &Plan),
         (version, digest): (&VersionRef, Sha256),
         live: Option<&Target>,
     ) -> Result<(), Failure> {
