@@ -1,10 +1,13 @@
 //! Any order of events and failures: a release ends promoted, rolled back or stuck with both causes, leaves nothing
-//! half done, and traffic is never sent to a worker that is not ready. The machine below is a second, tiny host.
+//! half done, and traffic is never sent to a worker that is not ready. The machine beside it is a second, tiny host.
 
 #![expect(clippy::unwrap_used, reason = "the steps of a test fail by panicking")]
 
+mod machine;
+
+use machine::{Fate, Machine, Models};
 use proptest::prelude::*;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use turnout_engine::advance::{Start, Wish, proceed};
 use turnout_engine::record::End;
 use turnout_engine::{
@@ -12,14 +15,6 @@ use turnout_engine::{
 };
 use turnout_manifest::plan::{Objectives, OnBreach, Strategy as Splitting, Windows};
 use turnout_manifest::{Generation, ModelName, Percent, Plan, ReleaseId, Sha256};
-
-/// How the machine treats one call.
-#[derive(Debug, Clone, Copy, PartialEq)]
-enum Fate {
-    Works,
-    FailsClean,
-    FailsHalfDone,
-}
 
 /// What happens between two calls.
 #[derive(Debug, Clone, Copy)]
@@ -30,135 +25,6 @@ enum Incident {
     RouterDies,
     DaemonRestarts,
     Operator(Wish),
-}
-
-#[derive(Default)]
-struct Machine {
-    cells: BTreeSet<Generation>,
-    workers: BTreeSet<Generation>,
-    admitted: BTreeSet<Generation>,
-    route: Vec<(Generation, Percent)>,
-    router: bool,
-    /// What each worker answers by, and what it has mounted and loaded besides.
-    models: BTreeMap<Generation, Models>,
-}
-
-/// The versions in one worker, by digest.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Models {
-    mounted: Sha256,
-    answers: Sha256,
-    beside: Option<Sha256>,
-}
-
-impl Machine {
-    fn execute(&mut self, release: &Release, step: Step, fate: Fate) -> Result<String, String> {
-        if fate == Fate::FailsClean {
-            return Err("injected".into());
-        }
-        let result = self.perform(release, step);
-        if fate == Fate::FailsHalfDone { Err("injected after the effect".into()) } else { result }
-    }
-
-    fn perform(&mut self, release: &Release, step: Step) -> Result<String, String> {
-        match step {
-            Step::CreateCell(generation) => drop(self.cells.insert(generation)),
-            Step::StartWorker(generation) => {
-                if !self.cells.contains(&generation) {
-                    return Err("no cell".into());
-                }
-                self.workers.insert(generation);
-                let from = release.planned.from.as_ref().filter(|from| from.generation == generation);
-                let digest = from.unwrap_or(&release.planned.to).digest;
-                let models = Models { mounted: digest, answers: digest, beside: None };
-                self.models.entry(generation).or_insert(models);
-            }
-            step if step.is_in_place() => self.reload(release, step)?,
-            Step::Admit(generation) => {
-                if !self.workers.contains(&generation) {
-                    return Err("no worker".into());
-                }
-                self.admitted.insert(generation);
-            }
-            Step::StartRouter => self.router = true,
-            Step::Shift(percent) => {
-                let by_request = release.planned.plan.strategy.needs_router() && percent != Percent::ALL;
-                if by_request && !self.router {
-                    return Err("no router".into());
-                }
-                let candidate = release.planned.to.generation;
-                let home = release.home().map(|home| (home, percent.rest()));
-                self.send(std::iter::once((candidate, percent)).chain(home).collect())?;
-            }
-            Step::Home => self.send(release.home().map(|home| (home, Percent::ALL)).into_iter().collect())?,
-            Step::Dismiss(generation) => drop(self.admitted.remove(&generation)),
-            Step::KillWorker(generation) => self.dies(generation),
-            Step::DestroyCell(generation) => {
-                if self.workers.contains(&generation) {
-                    return Err("cell is not empty".into());
-                }
-                self.cells.remove(&generation);
-            }
-            Step::AwaitReady(_) | Step::Observe(_) => unreachable!("waiting steps are not executed"),
-            Step::SwapModel(_)
-            | Step::LoadModel(_)
-            | Step::SwitchModel(_)
-            | Step::SwitchHome(_)
-            | Step::UnloadModel(_)
-            | Step::SwapHome(_) => unreachable!("done above"),
-            Step::Snapshot(_) | Step::VerifyFiles | Step::Point | Step::PointHome | Step::Drain(_) => {}
-        }
-        Ok(String::new())
-    }
-
-    /// As the launcher and the worker do. The undo finds nothing to do in a worker that has ended.
-    fn reload(&mut self, release: &Release, step: Step) -> Result<(), String> {
-        let old = release.planned.from.as_ref().unwrap().digest;
-        let (new, worker) = (release.planned.to.digest, release.planned.to.generation);
-        let undo = matches!(step, Step::SwitchHome(_) | Step::UnloadModel(_) | Step::SwapHome(_));
-        let Some(models) = self.models.get_mut(&worker).filter(|_| self.workers.contains(&worker)) else {
-            return if undo { Ok(()) } else { Err("no worker".into()) };
-        };
-        let switch = |models: &mut Models, to| {
-            if models.answers != to {
-                let beside = models.beside.replace(models.answers);
-                models.answers = beside.filter(|beside| *beside == to).ok_or("not loaded")?;
-            }
-            Ok(())
-        };
-        match step {
-            Step::SwapModel(_) => models.mounted = new,
-            Step::SwapHome(_) => models.mounted = old,
-            Step::UnloadModel(_) => models.beside = None,
-            Step::SwitchModel(_) => return switch(models, new),
-            Step::SwitchHome(_) => return switch(models, old),
-            _ => unreachable!("a load is waited for"),
-        }
-        Ok(())
-    }
-
-    fn load(&mut self, release: &Release) {
-        if let Some(models) = self.models.get_mut(&release.planned.to.generation) {
-            assert_eq!(models.mounted, release.planned.to.digest, "what is loaded is what is mounted");
-            models.beside = Some(models.mounted);
-        }
-    }
-
-    /// As the real host does: a route to a worker that cannot serve is refused, and nothing changes.
-    fn send(&mut self, arms: Vec<(Generation, Percent)>) -> Result<(), String> {
-        let serves = |g: &Generation| self.admitted.contains(g) && self.workers.contains(g);
-        if let Some((dead, _)) = arms.iter().find(|(g, percent)| *percent != Percent::NONE && !serves(g)) {
-            return Err(format!("{dead} is not ready"));
-        }
-        self.route = arms;
-        Ok(())
-    }
-
-    fn dies(&mut self, generation: Generation) {
-        self.workers.remove(&generation);
-        self.admitted.remove(&generation);
-        self.models.remove(&generation);
-    }
 }
 
 struct Run {

@@ -97,8 +97,11 @@ pub struct Service {
     pub state: Arc<State>,
     thread: usize,
     board: Arc<Board>,
-    /// What requests that begin now are answered by. Counted for this thread alone: the count that all threads share
-    /// would be written by each of them for each request.
+    /// What requests that begin now are answered by.
+    #[allow(
+        clippy::redundant_allocation,
+        reason = "all threads share the inner count: a request counts its own thread's"
+    )]
     in_force: RefCell<Rc<Arc<Loaded>>>,
 }
 
