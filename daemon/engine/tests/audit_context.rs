@@ -62,6 +62,7 @@ impl Run {
             salt: 1,
             by: "test".into(),
             audit_context: Some(asked.id()),
+            order: None,
         };
         self.tell(&Event::Start(Box::new(start)), Some(asked));
     }
