@@ -109,7 +109,10 @@ impl Mounted {
 
 impl Drop for Mounted {
     fn drop(&mut self) {
-        if let Err(error) = unmount(&self.0, UnmountFlags::empty()) {
+        // A loop device of a file in it may be let go of only in a moment.
+        let gone =
+            unmount(&self.0, UnmountFlags::empty()).or_else(|_| unmount(&self.0, UnmountFlags::DETACH));
+        if let Err(error) = gone {
             eprintln!("warning: `{}` is not unmounted: {error}", self.0.display());
         }
     }

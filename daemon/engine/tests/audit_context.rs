@@ -51,7 +51,6 @@ impl Run {
 
     fn start(&mut self, version: &str, asked: AuditContext) {
         let start = Start {
-            order: None,
             model: model(),
             kind: Kind::Release,
             version: version.parse().unwrap(),

@@ -315,7 +315,14 @@ fn whole_length(file: &File) -> io::Result<u64> {
         }
         end = blank + 1;
     }
-    Ok(from)
+    if from > 0 {
+        // No interrupted write leaves so much: what stands there is not cut off.
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidData,
+            "no signed note ends within its last 256 KiB",
+        ));
+    }
+    Ok(0)
 }
 
 /// The checkpoints in the mark: one, or two while an operator's decision opens a new log. None where there is no file.

@@ -141,6 +141,16 @@ fn a_mark_without_its_note_is_taken_up_and_a_torn_note_is_cut_off() {
 }
 
 #[test]
+fn an_end_of_the_checkpoints_that_no_interrupted_write_leaves_is_refused_and_stays() {
+    let place = Place::signed_at(&[5]);
+    let bytes = [fs::read(place.checkpoints()).unwrap(), vec![b'x'; 300 << 10]].concat();
+    fs::write(place.checkpoints(), &bytes).unwrap();
+    assert!(Checkpoints::open(&place.journal(), &place.mark()).is_err());
+    assert!(verify(&place.journal()).is_err());
+    assert_eq!(fs::read(place.checkpoints()).unwrap(), bytes);
+}
+
+#[test]
 fn an_older_folder_put_back_is_shorter_than_what_was_signed() {
     let place = Place::signed_at(&[4]);
     let old = place.copy();
