@@ -43,7 +43,7 @@ pub fn kind(body: &Value) -> &'static Kind {
 }
 
 fn kinds() -> impl Iterator<Item = &'static Kind> {
-    KINDS.iter().chain(&archive::KINDS).chain(&log::KINDS).chain(&trust::KINDS)
+    KINDS.iter().chain(&archive::KINDS).chain(&trust::KINDS).chain(&log::KINDS)
 }
 
 /// A record of a kind that is younger than this program.

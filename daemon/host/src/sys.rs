@@ -2,6 +2,7 @@
 //! What they are used for is left to the callers.
 #![allow(unsafe_code, reason = "the one file of this crate where it is allowed")]
 
+use crate::scrub::ScrubCounts;
 use rustix::mount::{MountAttrFlags, MountPropagationFlags};
 use std::ffi::CString;
 use std::io;
@@ -436,35 +437,6 @@ pub fn btrfs_last_device(folder: BorrowedFd<'_>) -> io::Result<u64> {
     // SAFETY: the call writes one `struct btrfs_ioctl_fs_info_args` of 1024 bytes, which `info` has.
     let result = unsafe { libc::ioctl(folder.as_raw_fd(), BTRFS_IOC_FS_INFO as _, info.as_mut_ptr()) };
     if result == 0 { Ok(info[0]) } else { Err(io::Error::last_os_error()) }
-}
-
-/// `struct btrfs_scrub_progress` of `linux/btrfs.h`.
-#[derive(Debug, Clone, Copy, Default)]
-#[repr(C)]
-pub struct ScrubCounts {
-    data_extents: u64,
-    tree_extents: u64,
-    /// Bytes of content read.
-    pub data_bytes: u64,
-    /// Bytes of metadata read.
-    pub tree_bytes: u64,
-    /// Blocks that could not be read.
-    pub read_errors: u64,
-    /// Blocks that differ from their checksum.
-    pub checksum_errors: u64,
-    /// Metadata that is not what its place says.
-    pub verify_errors: u64,
-    no_checksum: u64,
-    checksum_discards: u64,
-    /// Bad super blocks.
-    pub super_errors: u64,
-    allocation_errors: u64,
-    /// Blocks without an intact copy.
-    pub uncorrectable: u64,
-    /// Blocks mended from a second copy.
-    pub corrected: u64,
-    last_physical: u64,
-    unverified: u64,
 }
 
 /// Scrubs one device of a Btrfs and waits for the end (`linux/btrfs.h`, `BTRFS_IOC_SCRUB`).

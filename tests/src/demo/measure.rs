@@ -157,7 +157,7 @@ mod tests {
         let digest = format!("sha256:{}", "a".repeat(64));
         serde_json::from_value(
             json!({"schema": "turnout/v1", "release": release, "plan": plan, "to_digest": digest,
-            "from_digest": null, "signed_by": [], "steps": [], "windows": windows, "snapshots": [],
+            "from_digest": null, "signed_by": [], "audit_contexts": [], "steps": [], "windows": windows, "snapshots": [],
             "journal_range": [0, 1]}),
         )
         .unwrap()

@@ -21,10 +21,7 @@ impl Executor {
         let (old, new) = (release.planned.from.as_ref(), &release.planned.to);
         let old = old.ok_or("there is no old version whose worker could be taken over")?;
         match step {
-            Step::SwapModel(worker) => {
-                let files = self.held(&release.planned.model, new)?;
-                self.swap_model(release, worker, new).map(|done| format!("{done}; {files}"))
-            }
+            Step::SwapModel(worker) => self.swap_model(release, worker, new),
             Step::LoadModel(worker) => {
                 let assignment = self.assignment(&release.planned.model, new)?;
                 self.workers.supervise(worker)?;
@@ -42,9 +39,10 @@ impl Executor {
     }
 
     fn swap_model(&self, release: &Release, worker: Generation, to: &Target) -> Result<String, String> {
+        let files = self.held(&release.planned.model, to)?;
         let stored = stored(&release.planned.model, to);
         self.host.swap_model(worker, &stored).map_err(|error| chain(&error))?;
-        Ok(format!("{} is mounted in the cell", to.version))
+        Ok(format!("{} is mounted in the cell; {files}", to.version))
     }
 
     fn switch(&self, worker: Generation, to: &Target, limit: Duration) -> Result<String, String> {

@@ -12,6 +12,7 @@ mod failures;
 mod in_place;
 mod kept;
 mod liars;
+mod plans;
 mod power;
 mod profiles;
 mod read_only;

@@ -1,6 +1,7 @@
 //! What a run needs: a machine that outlives the daemon, traffic on it, a daemon that can be stopped and started, and
 //! the invariants that hold after every turn of its loop.
 
+pub use crate::plans::{in_place, plan};
 use crate::power::Cut;
 use crate::router::FakeRouter;
 use crate::workers::FakeWorkers;
@@ -27,7 +28,6 @@ use turnout_journal::{Journal, JournalError, OpenOptions};
 use turnout_manifest::envelope::{Envelope, MANIFEST_TYPE};
 use turnout_manifest::key::PrivateKey;
 use turnout_manifest::manifest::FileEntry;
-use turnout_manifest::plan::{Objectives, OnBreach, Strategy, Windows};
 use turnout_manifest::profile::{Class, Requirement};
 use turnout_manifest::trust::TrustedKey;
 use turnout_manifest::{
@@ -56,29 +56,6 @@ const DEADLINE: Duration = Duration::from_secs(10);
 
 pub fn model() -> ModelName {
     "digits".parse().unwrap()
-}
-
-/// Half of the traffic, one window of a millisecond, then all.
-pub fn plan() -> Plan {
-    Plan {
-        strategy: Strategy::Weight,
-        steps: vec![Percent::from_thousandths(50_000).unwrap(), Percent::ALL],
-        window_ms: 1,
-        windows: Windows { look_back: 1, consecutive: 1 },
-        objectives: Objectives {
-            p95_us: Some(10_000),
-            error_rate_ppm: Some(10_000),
-            ..Objectives::default()
-        },
-        minimum_requests: 10,
-        patience_ms: 60_000,
-        on_breach: OnBreach::Rollback,
-    }
-}
-
-/// One window at all traffic, in the worker that serves.
-pub fn in_place() -> Plan {
-    Plan { strategy: Strategy::InPlace, steps: vec![Percent::ALL], ..plan() }
 }
 
 /// What each look at a version's arm finds more of.
