@@ -230,7 +230,7 @@ fn kill_at_each_record(scene: &mut Scene, version: &str, plan: &str) -> Result<(
 
 /// The daemon did not write it merely because it was started.
 fn of_a_release(record: &Value) -> bool {
-    !["daemon-started", "examined"].contains(&kind(record).as_str())
+    !["daemon-started", "examined", "clock-read"].contains(&kind(record).as_str())
 }
 
 /// Kills the daemon once such a record is on disk, from this one on.
