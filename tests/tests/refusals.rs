@@ -150,10 +150,10 @@ fn kinds(scene: &Scene) -> Result<Vec<String>> {
     Ok(records.iter().filter_map(|record| record["event"].as_str().map(str::to_owned)).collect())
 }
 
-/// A file system of its own for a folder. What clears the instance unmounts it.
+/// A file system of its own for a folder, which has room for the reserve. What clears the instance unmounts it.
 fn small_disk(folder: &Path) -> Result<()> {
     let mounted =
-        Command::new("mount").args(["-t", "tmpfs", "-o", "size=256k", "journal"]).arg(folder).status();
+        Command::new("mount").args(["-t", "tmpfs", "-o", "size=24m", "journal"]).arg(folder).status();
     ensure!(mounted?.success(), "`{}` cannot be mounted", folder.display());
     Ok(())
 }
