@@ -34,7 +34,7 @@ A plan:
                                        # {kind: user-hash, header: x-user-id}
                                        # {kind: header, header: x-canary, value: always}
                                        # {kind: expression, expression: '...'}
-                                       # {kind: in-place}: all at once in the running worker, no steps
+                                       # {kind: in-place}: the worker that runs
   steps: [{percent: 5}, {percent: 25}, {percent: 50}, {percent: 100}]
   window: 30s                          # 200ms to 1h
   windows: {look_back: 5, consecutive: 3}
