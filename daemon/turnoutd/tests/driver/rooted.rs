@@ -127,7 +127,7 @@ fn start(door: &Door, version: &str, order: Option<Vec<u8>>) -> crate::door::Rep
 }
 
 /// The same machine with another daemon, once it has read its journal.
-fn again(door: Door) -> Door {
+fn begun_again(door: Door) -> Door {
     let door = door.reopened(&[]);
     let deadline = Instant::now() + Duration::from_secs(10);
     while door.get("/v1/status").body["journal"]["size"] == 0 {
@@ -175,14 +175,14 @@ fn a_root_takes_the_place_of_single_keys_and_stays_over_a_restart() {
     check_problem(&door.import(&signed_bundle("a", &[2])), 422, "refused");
     assert_eq!(door.import(&signed_bundle("a", &BY_ISSUER)).status, 200);
 
-    let door = again(door);
+    let door = begun_again(door);
     assert_eq!(in_force(&door), json!(1));
     check_problem(&door.import(&bundle("1")), 422, "refused");
     assert_eq!(apply(&door, &root(2, later()), &BY_ROOT).status, 200);
     check_problem(&apply(&door, &root(4, later()), &BY_ROOT), 422, "refused");
     let history = door.get("/v1/trust/root/history").body;
     assert_eq!(history["roots"].as_array().unwrap().len(), 2);
-    let door = again(door);
+    let door = begun_again(door);
     assert_eq!((accepted(&door), in_force(&door)), (2, json!(2)));
 }
 
@@ -195,13 +195,13 @@ fn what_a_killed_daemon_had_begun_is_ended_by_the_next() {
     let (second, staged) = (folder.join("00000002.dsse.json"), folder.join("00000002.dsse.json.new"));
     // Killed after the record, before the file was put in place.
     fs::rename(&second, &staged).unwrap();
-    let door = again(door);
+    let door = begun_again(door);
     assert_eq!(in_force(&door), json!(2));
     assert!(second.exists() && !staged.exists());
     // Killed before the record: another one may come in its place.
     let third = folder.join("00000003.dsse.json.new");
     fs::write(&third, sealed(ROOT_TYPE, root(3, later()).to_json().unwrap(), &BY_ROOT)).unwrap();
-    let door = again(door);
+    let door = begun_again(door);
     assert_eq!(in_force(&door), json!(2));
     assert!(!third.exists());
     drop(door);
@@ -218,7 +218,7 @@ fn a_root_that_is_lost_or_exchanged_stops_new_work_until_it_is_put_back() {
     let file = door.stage.folder.path().join("trust-root/00000002.dsse.json");
     let whole = fs::read(&file).unwrap();
     fs::remove_file(&file).unwrap();
-    let door = again(door);
+    let door = begun_again(door);
     let state = door.get("/v1/trust/root").body;
     assert!(state["lost"].as_str().unwrap().contains("trust root 2 was accepted"), "{state}");
     let refused = door.import(&signed_bundle("b", &BY_ISSUER));
@@ -242,7 +242,7 @@ fn a_root_that_is_lost_or_exchanged_stops_new_work_until_it_is_put_back() {
     );
     assert_eq!(door.import(&signed_bundle("b", &BY_ISSUER)).status, 200);
     fs::write(&file, sealed(ROOT_TYPE, other.to_json().unwrap(), &BY_ROOT)).unwrap();
-    let door = again(door);
+    let door = begun_again(door);
     let state = door.get("/v1/trust/root").body;
     assert!(state["lost"].as_str().unwrap().contains("another one"), "{state}");
 }
@@ -342,7 +342,7 @@ fn where_orders_are_demanded_nothing_is_released_without_a_fresh_one_and_rollbac
     let refused = start(&door, "c", Some(older.clone()));
     check_problem(&refused, 422, "refused");
     assert!(refused.body.to_string().contains("counter"), "{refused:?}");
-    let door = again(door);
+    let door = begun_again(door);
     check_problem(&start(&door, "c", Some(older)), 422, "refused");
     let same = signed_order(&order(&door, "c", (1, 6)));
     check_problem(&start(&door, "c", Some(same)), 422, "refused");
@@ -395,7 +395,7 @@ fn an_exception_lets_one_untrusted_version_in_until_it_expires() {
     let again = door.json("POST /v1/trust/exceptions", &good);
     assert_eq!(again.body["already_there"], json!(true), "{again:?}");
     check_problem(&door.import(&signed_bundle("b", &[2])), 422, "refused");
-    let door = again(door);
+    let door = begun_again(door);
     let imported = door.import(&signed_bundle("a", &[2]));
     assert_eq!(imported.status, 200, "{imported:?}");
     assert!(imported.body["checks"].as_array().unwrap().iter().any(|check| check["name"] == "exception"));
