@@ -19,10 +19,9 @@
 //!
 //! # What it proves
 //!
-//! [`verify()`] finds every record that was altered, removed from the middle or reordered, and every signed checkpoint
-//! that the records do not lead to. [`Checkpoints`] signs size and root, and [`check_signed`] knows a journal that is
-//! shorter than what was signed. Whoever is root on the host has the key and can still rewrite everything; that shows only
-//! against a checkpoint that somebody else kept, with [`prove_consistency`] and [`verify_consistency`] to compare.
+//! [`verify()`] finds every record that was altered, removed or reordered, and every signed checkpoint that the records do
+//! not lead to; [`check_signed`], a journal that is shorter than what [`Checkpoints`] signed. Whoever is root can still
+//! rewrite and sign everything: that shows only against a checkpoint kept elsewhere, by [`verify_consistency`].
 
 mod active;
 mod checkpoint;
