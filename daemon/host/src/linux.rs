@@ -12,7 +12,7 @@ use crate::pointer::Pointer;
 use crate::programs;
 use crate::steering::{LinuxTraffic, TrafficConfig};
 use crate::store::{Evidence, Held, ImportOutcome, Incoming, SnapshotInfo, Store, StoredName};
-use crate::traffic::{Probes, Route, Sample, Tenants, Traffic};
+use crate::traffic::{Occupants, Probes, Route, Sample, Traffic};
 use crate::volume::{Volume, VolumeConfig};
 use std::io::Read;
 use std::net::SocketAddr;
@@ -61,10 +61,10 @@ impl LinuxHost {
         let source = Arc::clone(&volume);
         let cells = LinuxCells::open(config.cells, Arc::new(move |name| source.checked_tree(name)))?;
         let cells = Arc::new(cells);
-        let tenants: Arc<dyn Tenants> = cells.clone();
+        let occupants: Arc<dyn Occupants> = cells.clone();
         let traffic = LinuxTraffic::open(
             &TrafficConfig { pin_directory: config.pins.clone(), cgroup: cgroup.clone() },
-            tenants,
+            occupants,
         )?;
         Ok(Self { volume, pointer, cells, traffic, cgroup, pins: config.pins })
     }
@@ -84,7 +84,7 @@ impl LinuxHost {
     }
 }
 
-impl Tenants for LinuxCells {
+impl Occupants for LinuxCells {
     fn slot(&self, generation: Generation) -> Result<Option<u32>, HostError> {
         Self::slot(self, generation)
     }

@@ -10,7 +10,7 @@ use turnout_manifest::Generation;
 
 impl Probes for LinuxTraffic {
     fn sample(&self, generation: Generation) -> Result<Sample, HostError> {
-        let slot = self.tenants.slot(generation)?.ok_or_else(|| missing("cell", generation))?;
+        let slot = self.occupants.slot(generation)?.ok_or_else(|| missing("cell", generation))?;
         let maps = self.maps();
         let counters = maps.counters.read(slot)?;
         let latencies = maps.latencies.read(slot)?;

@@ -5,7 +5,7 @@ use crate::HostError;
 use crate::linux_cells::ROUTER;
 use crate::programs::{self, Maps, refused};
 use crate::sys::Element;
-use crate::traffic::{Route, Spread, Tenants, Traffic};
+use crate::traffic::{Occupants, Route, Spread, Traffic};
 use aya::maps::MapError;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, getsockname, ipproto, socket_with, sockopt};
 use rustix::process::{PidfdGetfdFlags, pidfd_getfd};
@@ -35,7 +35,7 @@ pub struct TrafficConfig {
 /// Steering and watching in the kernel, in the network namespace it was opened in.
 pub struct LinuxTraffic {
     pub(crate) maps: Mutex<Maps>,
-    pub(crate) tenants: Arc<dyn Tenants>,
+    pub(crate) occupants: Arc<dyn Occupants>,
     claims: Mutex<BTreeMap<SocketAddr, OwnedFd>>,
 }
 
@@ -44,9 +44,9 @@ impl LinuxTraffic {
     ///
     /// # Errors
     /// The kernel's own.
-    pub fn open(config: &TrafficConfig, tenants: Arc<dyn Tenants>) -> Result<Self, HostError> {
+    pub fn open(config: &TrafficConfig, occupants: Arc<dyn Occupants>) -> Result<Self, HostError> {
         let maps = programs::open(&config.pin_directory, &config.cgroup)?;
-        Ok(Self { maps: Mutex::new(maps), tenants, claims: Mutex::default() })
+        Ok(Self { maps: Mutex::new(maps), occupants, claims: Mutex::default() })
     }
 
     /// The maps. Every change is a single call into the kernel, so a panic elsewhere leaves nothing half-done.
@@ -56,7 +56,7 @@ impl LinuxTraffic {
 
     /// A duplicate of a worker's listener, for the moment: kept, it would make connections to a dead worker hang.
     pub(crate) fn listener(&self, generation: Generation) -> Result<Option<OwnedFd>, HostError> {
-        let Some(pidfd) = self.tenants.worker_pidfd(generation)? else { return Ok(None) };
+        let Some(pidfd) = self.occupants.worker_pidfd(generation)? else { return Ok(None) };
         match pidfd_getfd(&pidfd, LISTENER, PidfdGetfdFlags::empty()) {
             Ok(listener) => Ok(listens(&listener).then_some(listener)),
             Err(rustix::io::Errno::SRCH | rustix::io::Errno::BADF) => Ok(None),
@@ -76,7 +76,7 @@ impl LinuxTraffic {
     }
 
     fn slot(&self, generation: Generation) -> Result<u32, HostError> {
-        self.tenants.slot(generation)?.ok_or_else(|| missing("cell", generation))
+        self.occupants.slot(generation)?.ok_or_else(|| missing("cell", generation))
     }
 
     fn element(&self, addresses: &[SocketAddr], route: &Route) -> Result<RouteElement, HostError> {
@@ -150,7 +150,7 @@ impl Traffic for LinuxTraffic {
     }
 
     fn dismiss(&self, generation: Generation) -> Result<(), HostError> {
-        let Some(slot) = self.tenants.slot(generation)? else { return Ok(()) };
+        let Some(slot) = self.occupants.slot(generation)? else { return Ok(()) };
         let cleared = self.maps().listeners.clear_index(&slot);
         // An empty slot of a socket map is EINVAL to the kernel.
         absent_is_fine(cleared, &[libc::ENOENT, libc::EINVAL]).map_err(refused("dismiss listener"))
@@ -183,7 +183,7 @@ impl Traffic for LinuxTraffic {
         let mut arms = Vec::new();
         let mut from = 0;
         for (&upto, &slot) in element.upto.iter().zip(&element.slot).take(element.arm_count as usize) {
-            if let Some(generation) = self.tenants.generation(slot)? {
+            if let Some(generation) = self.occupants.generation(slot)? {
                 arms.push((generation, share(from, upto)));
             }
             from = upto;

@@ -84,7 +84,7 @@ pub trait Traffic {
 }
 
 /// Who lives in which slot: answered by the cells.
-pub trait Tenants: Send + Sync {
+pub trait Occupants: Send + Sync {
     /// The slot of a generation's cell, below `turnout_ebpf_layout::SLOTS`; `None` when it has no cell.
     ///
     /// # Errors

@@ -22,7 +22,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use turnout_host::HostError;
 use turnout_host::steering::{LinuxTraffic, TrafficConfig};
-use turnout_host::traffic::{Route, Spread, Tenants, Traffic};
+use turnout_host::traffic::{Occupants, Route, Spread, Traffic};
 use turnout_manifest::{Generation, Percent};
 
 const PART: &str = "steering against plain SO_REUSEPORT (two bare loops, the same listeners)";
@@ -173,7 +173,7 @@ fn listener() -> Result<OwnedFd> {
     Ok(socket)
 }
 
-impl Tenants for Servers {
+impl Occupants for Servers {
     fn slot(&self, generation: Generation) -> Result<Option<u32>, HostError> {
         let place = self.0.iter().position(|(known, _)| *known == generation);
         Ok(place.and_then(|place| u32::try_from(place).ok()))

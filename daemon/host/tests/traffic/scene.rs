@@ -22,7 +22,7 @@ use turnout_ebpf_layout::SLOTS;
 use turnout_host::HostError;
 use turnout_host::steering::{LinuxTraffic, TrafficConfig};
 use turnout_host::traffic::Spread;
-use turnout_host::traffic::{Probes, Route, Sample, Tenants, Traffic};
+use turnout_host::traffic::{Occupants, Probes, Route, Sample, Traffic};
 use turnout_manifest::{Generation, Percent};
 
 /// The public port of every test: each has a network of its own.
@@ -39,7 +39,7 @@ const PREFIX: &str = "turnout-test-traffic-";
 /// A place of its own for one test. Its mounts, links and network end with the test's thread.
 pub struct Scene {
     pub config: TrafficConfig,
-    pub tenants: Arc<Workers>,
+    pub occupants: Arc<Workers>,
     cells: BTreeMap<Generation, Cell>,
     _directory: tempfile::TempDir,
 }
@@ -56,11 +56,11 @@ impl Scene {
         loopback_up();
         let directory = tempfile::tempdir().unwrap();
         let config = TrafficConfig { pin_directory: directory.path().join("bpf"), cgroup: new_cgroup() };
-        Self { config, tenants: Arc::default(), cells: BTreeMap::new(), _directory: directory }
+        Self { config, occupants: Arc::default(), cells: BTreeMap::new(), _directory: directory }
     }
 
     pub fn open(&self) -> LinuxTraffic {
-        LinuxTraffic::open(&self.config, self.tenants.clone()).unwrap_or_else(|error| panic!("{error}"))
+        LinuxTraffic::open(&self.config, self.occupants.clone()).unwrap_or_else(|error| panic!("{error}"))
     }
 
     /// Steering with a stable and a candidate worker, admitted, and this share for the candidate.
@@ -109,7 +109,7 @@ impl Scene {
             ROUTER => 7,
             _ => SLOTS - 1,
         };
-        self.tenants.0.lock().unwrap().insert(generation, (slot, pidfd));
+        self.occupants.0.lock().unwrap().insert(generation, (slot, pidfd));
         self.cells.insert(generation, Cell { child, cgroup });
     }
 
@@ -144,7 +144,7 @@ impl Drop for Scene {
 #[derive(Default)]
 pub struct Workers(Mutex<BTreeMap<Generation, (u32, OwnedFd)>>);
 
-impl Tenants for Workers {
+impl Occupants for Workers {
     fn slot(&self, generation: Generation) -> Result<Option<u32>, HostError> {
         Ok(self.0.lock().unwrap().get(&generation).map(|(slot, _)| *slot))
     }
