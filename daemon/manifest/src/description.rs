@@ -59,6 +59,8 @@ impl Description {
                 threads: THREADS_DEFAULT,
                 memory_bytes: MEMORY_DEFAULT,
                 class: Class::default(),
+                cpu_limit: None,
+                devices: Vec::new(),
                 require: Vec::new(),
             },
             contract: Contract { inputs: vec![tensor("input", 4)], outputs: vec![tensor("output", 2)] },
@@ -122,6 +124,12 @@ impl Description {
         writeln!(out, "{THREADS}\n  threads: {}", self.runtime.threads)?;
         writeln!(out, "{MEMORY}\n  memory: {}", memory_text(self.runtime.memory_bytes))?;
         writeln!(out, "{CLASS}\n  class: {}", self.runtime.class)?;
+        match self.runtime.cpu_limit {
+            Some(limit) => writeln!(out, "{CPU_LIMIT}\n  cpu_limit: {}", scalar(&limit.to_string()))?,
+            None => writeln!(out, "{CPU_LIMIT}\n  # cpu_limit: 1.5")?,
+        }
+        let devices: Vec<String> = self.runtime.devices.iter().map(|group| scalar(group.as_str())).collect();
+        writeln!(out, "{DEVICES}\n  devices: [{}]", devices.join(", "))?;
         let require: Vec<String> =
             self.runtime.require.iter().map(|requirement| scalar(&requirement.to_string())).collect();
         writeln!(out, "{REQUIRE}\n  require: [{}]", require.join(", "))?;
@@ -157,9 +165,13 @@ const THREADS: &str = "  # Serving threads, each with its own CPU and its own se
 const MEMORY: &str = "  # Greatest memory of a worker: 16MiB to 1TiB.";
 const CLASS: &str =
     "  # burstable: takes what others leave. guaranteed: a core of its own for each thread, memory reserved.";
+const CPU_LIMIT: &str =
+    "  # Most CPU time of a burstable version, CPUs: 0.01 to 64. Without it, what the host leaves it.";
+const DEVICES: &str =
+    "  # Devices that its cell gets, by the names in `[devices]` of the host's configuration, such as gpu0.";
 const REQUIRE: &str =
     "  # What must hold its cell; where a host cannot, the release is refused instead of weakened:
-  # seccomp, cgroup, landlock>=4, memory, pids, cpuset, cpu";
+  # seccomp, cgroup, landlock>=4, memory, pids, cpuset, cpu, devices";
 const CONTRACT: &str = "\
 # Every input and output of the model; a request that does not fit is refused.
 # datatype: BOOL UINT8 UINT16 UINT32 UINT64 INT8 INT16 INT32 INT64 FP32 FP64 BYTES
@@ -241,17 +253,20 @@ fn read(reader: &mut Reader, root: &Node) -> Option<Description> {
 }
 
 fn read_runtime(reader: &mut Reader, place: &Place<'_>) -> Option<Runtime> {
-    let group = reader.group(place, &["model_file", "threads", "memory", "class", "require"])?;
+    let known = &["model_file", "threads", "memory", "class", "cpu_limit", "devices", "require"];
+    let group = reader.group(place, known)?;
     let model_file = group.require(reader, "model_file").and_then(|place| reader.text(&place));
     let threads = group.get("threads").and_then(|place| reader.integer(&place));
     let memory = group.get("memory").and_then(|place| read_memory(reader, &place));
-    let (class, require) = section::read_profile(reader, &group);
+    let profile = section::read_profile(reader, &group);
     Some(Runtime {
         model_file: model_file?,
         threads: threads.unwrap_or(THREADS_DEFAULT),
         memory_bytes: memory.unwrap_or(MEMORY_DEFAULT),
-        class,
-        require,
+        class: profile.class,
+        cpu_limit: profile.cpu_limit,
+        devices: profile.devices,
+        require: profile.require,
     })
 }
 
@@ -320,6 +335,8 @@ mod tests {
             threads in 1..=64u32,
             memory_bytes in (16u64 << 20)..=(1 << 40),
             class in prop::sample::select(vec![Class::Burstable, Class::Guaranteed]),
+            cpu_limit in proptest::option::of(prop::sample::select(vec!["0.01", "1", "1.5", "64"])),
+            devices in prop::collection::btree_set("[a-z][a-z0-9_-]{0,8}", 0..3),
             require in prop::sample::subsequence(vec![Requirement::Landlock(4), Requirement::Memory, Requirement::Cpuset], 0..=3),
             name in "\\PC{1,8}",
             maximum in proptest::option::of(any_decimal()),
@@ -333,7 +350,16 @@ mod tests {
                 model: model.parse().unwrap(),
                 version: version.parse().unwrap(),
                 channel: channel.parse().unwrap(),
-                runtime: Runtime { model_file, threads, memory_bytes, class, require },
+                runtime: Runtime {
+                    model_file,
+                    threads,
+                    memory_bytes,
+                    class,
+                    // Two that do not go together are a problem, which is another test's.
+                    cpu_limit: cpu_limit.filter(|_| class == Class::Burstable).map(|text| text.parse().unwrap()),
+                    devices: devices.iter().map(|name| name.parse().unwrap()).collect(),
+                    require,
+                },
                 contract: Contract { inputs: vec![tensor.clone()], outputs: vec![tensor] },
                 assertions: vec![Assertion { name: name.clone(), output: name, check }],
                 baseline,

@@ -11,6 +11,8 @@ pub const MODEL_NAME_MAX: usize = 64;
 pub const VERSION_MAX: usize = 64;
 /// Longest accepted name of a host or group of hosts, in bytes.
 pub const HOST_NAME_MAX: usize = 253;
+/// Longest accepted name of a group of devices, and of a tenant, in bytes.
+pub const GROUP_NAME_MAX: usize = 32;
 /// Longest accepted name of a channel, in bytes.
 pub const CHANNEL_MAX: usize = 32;
 
@@ -68,6 +70,10 @@ const VERSION: NameRule =
     NameRule { kind: "version", max: VERSION_MAX, extra: ".+-_", alphabet: "a-z A-Z 0-9 . + - _" };
 const CHANNEL: NameRule =
     NameRule { kind: "channel", max: CHANNEL_MAX, extra: "-_", alphabet: "a-z A-Z 0-9 - _" };
+const DEVICE_GROUP: NameRule =
+    NameRule { kind: "group of devices", max: GROUP_NAME_MAX, extra: "-_", alphabet: "a-z A-Z 0-9 - _" };
+const TENANT_NAME: NameRule =
+    NameRule { kind: "tenant", max: GROUP_NAME_MAX, extra: "-_", alphabet: "a-z A-Z 0-9 - _" };
 const HOST_NAME: NameRule =
     NameRule { kind: "host name", max: HOST_NAME_MAX, extra: "-_.", alphabet: "a-z A-Z 0-9 - _ ." };
 
@@ -148,6 +154,32 @@ impl FromStr for Channel {
     type Err = IdError;
     fn from_str(text: &str) -> Result<Self, IdError> {
         CHANNEL.check(text).map(Self)
+    }
+}
+
+/// What a host calls some of its device nodes, such as `gpu0`: 1 to 32 of `a-z A-Z 0-9 - _`.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct DeviceGroup(String);
+text_id!(DeviceGroup);
+
+impl FromStr for DeviceGroup {
+    type Err = IdError;
+    fn from_str(text: &str) -> Result<Self, IdError> {
+        DEVICE_GROUP.check(text).map(Self)
+    }
+}
+
+/// Who shares a host with others, by the models that are theirs: 1 to 32 of `a-z A-Z 0-9 - _`, also part of a cgroup's name.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct TenantName(String);
+text_id!(TenantName);
+
+impl FromStr for TenantName {
+    type Err = IdError;
+    fn from_str(text: &str) -> Result<Self, IdError> {
+        TENANT_NAME.check(text).map(Self)
     }
 }
 

@@ -6,9 +6,9 @@ use crate::canonical::{self, CanonicalError, Value};
 use crate::contract::Contract;
 use crate::digest::Sha256;
 use crate::document::{Node, Place, Reader};
-use crate::ids::{Channel, ModelName, Version, VersionRef};
+use crate::ids::{Channel, DeviceGroup, ModelName, Version, VersionRef};
 use crate::problem::{Problem, Problems};
-use crate::profile::{Class, Requirement};
+use crate::profile::{Class, CpuLimit, Requirement};
 use crate::section::{self, FILES_MAX, MEMORY_DEFAULT, Sections, THREADS_DEFAULT, all};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -38,6 +38,12 @@ pub struct Runtime {
     /// How its cell shares the machine.
     #[serde(default, skip_serializing_if = "Class::is_burstable")]
     pub class: Class,
+    /// Most CPU time of a burstable cell, CPUs; `None` where only the host's configuration limits it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cpu_limit: Option<CpuLimit>,
+    /// Groups of devices that its cell gets, by the names that the host's configuration gives them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub devices: Vec<DeviceGroup>,
     /// What must hold its cell; where a host cannot, the release is refused.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub require: Vec<Requirement>,
@@ -180,18 +186,21 @@ fn read(reader: &mut Reader, root: &Node) -> Option<Manifest> {
 }
 
 fn read_runtime(reader: &mut Reader, place: &Place<'_>) -> Option<Runtime> {
-    let group = reader.group(place, &["model_file", "threads", "memory_bytes", "class", "require"])?;
+    let known = &["model_file", "threads", "memory_bytes", "class", "cpu_limit", "devices", "require"];
+    let group = reader.group(place, known)?;
     let model_file = group.require(reader, "model_file").and_then(|place| reader.text(&place));
     let threads = group.require(reader, "threads").and_then(|place| reader.integer(&place));
     let memory_bytes = group.require(reader, "memory_bytes").and_then(|place| reader.integer(&place));
-    let (class, require) = section::read_profile(reader, &group);
+    let profile = section::read_profile(reader, &group);
     // A part that could not be read has left its problem behind; the others can be checked all the same.
     Some(Runtime {
         model_file: model_file?,
         threads: threads.unwrap_or(THREADS_DEFAULT),
         memory_bytes: memory_bytes.unwrap_or(MEMORY_DEFAULT),
-        class,
-        require,
+        class: profile.class,
+        cpu_limit: profile.cpu_limit,
+        devices: profile.devices,
+        require: profile.require,
     })
 }
 

@@ -1,5 +1,7 @@
 //! How a version's cell shares the machine, and what the version demands that the host can hold it to. Part of `runtime`.
 
+use crate::ids::DeviceGroup;
+use crate::manifest::Runtime;
 use crate::problem::Problems;
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -7,6 +9,8 @@ use std::str::FromStr;
 
 /// Most demands of one version.
 pub const REQUIREMENTS_MAX: usize = 16;
+/// Most groups of devices that one version can ask for.
+pub const DEVICES_MAX: usize = 16;
 /// Greatest Landlock ABI that can be asked for: far beyond any there is.
 const LANDLOCK_MAX: u32 = 1000;
 const LANDLOCK: &str = "landlock>=";
@@ -40,6 +44,67 @@ impl fmt::Display for Class {
     }
 }
 
+/// Most CPU time that a burstable cell may use: thousandths of a CPU, 10 to 64000. Written as a decimal number of CPUs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct CpuLimit(u32);
+
+/// A text that is no limit on CPU time.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("`{0}` is no number of CPUs between 0.01 and 64 with at most three decimals")]
+pub struct NoCpuLimit(String);
+
+impl CpuLimit {
+    /// Smallest, thousandths of a CPU: below, the kernel's scheduling period has no room for it.
+    pub const MIN: u32 = 10;
+    /// Greatest, thousandths of a CPU.
+    pub const MAX: u32 = 64_000;
+
+    /// Thousandths of a CPU.
+    pub fn thousandths(self) -> u32 {
+        self.0
+    }
+}
+
+impl FromStr for CpuLimit {
+    type Err = NoCpuLimit;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let read = || {
+            let (whole, decimals) = text.split_once('.').unwrap_or((text, "0"));
+            let digits = |part: &str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit());
+            if !digits(whole) || !digits(decimals) || whole.len() > 2 || decimals.len() > 3 {
+                return None;
+            }
+            let thousandths =
+                whole.parse::<u32>().ok()? * 1000 + format!("{decimals:0<3}").parse::<u32>().ok()?;
+            (Self::MIN..=Self::MAX).contains(&thousandths).then_some(Self(thousandths))
+        };
+        read().ok_or_else(|| NoCpuLimit(crate::document::printable(text).to_string()))
+    }
+}
+
+impl fmt::Display for CpuLimit {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let text = format!("{}.{:03}", self.0 / 1000, self.0 % 1000);
+        out.write_str(text.trim_end_matches('0').trim_end_matches('.'))
+    }
+}
+
+impl TryFrom<String> for CpuLimit {
+    type Error = NoCpuLimit;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        text.parse()
+    }
+}
+
+impl From<CpuLimit> for String {
+    fn from(limit: CpuLimit) -> Self {
+        limit.to_string()
+    }
+}
+
 /// What must hold the cell: where a host cannot, the release is refused instead of weakened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
@@ -56,8 +121,10 @@ pub enum Requirement {
     Pids,
     /// A cgroup holds it to its CPUs.
     Cpuset,
-    /// A cgroup weighs its share of a CPU.
+    /// A cgroup weighs its share of a CPU and limits its CPU time.
     Cpu,
+    /// The kernel lets it open no device but those that it was given.
+    Devices,
 }
 
 /// A word that demands nothing known.
@@ -77,6 +144,7 @@ impl FromStr for Requirement {
             "pids" => Self::Pids,
             "cpuset" => Self::Cpuset,
             "cpu" => Self::Cpu,
+            "devices" => Self::Devices,
             _ => {
                 let abi: u32 = text
                     .strip_prefix(LANDLOCK)
@@ -100,6 +168,7 @@ impl fmt::Display for Requirement {
             Self::Pids => out.write_str("pids"),
             Self::Cpuset => out.write_str("cpuset"),
             Self::Cpu => out.write_str("cpu"),
+            Self::Devices => out.write_str("devices"),
         }
     }
 }
@@ -118,7 +187,29 @@ impl From<Requirement> for String {
     }
 }
 
-pub(crate) fn check(require: &[Requirement], problems: &mut Problems) {
+pub(crate) fn check(runtime: &Runtime, problems: &mut Problems) {
+    check_requirements(&runtime.require, problems);
+    check_devices(&runtime.devices, problems);
+    if let (Some(limit), Class::Guaranteed) = (runtime.cpu_limit, runtime.class) {
+        let what = format!("a limit of {limit} CPUs for a guaranteed cell, which has its own");
+        problems.push("runtime.cpu_limit", what, "leave it away, or write `class: burstable`");
+    }
+}
+
+fn check_devices(devices: &[DeviceGroup], problems: &mut Problems) {
+    if devices.len() > DEVICES_MAX {
+        let what = format!("{} groups of devices", devices.len());
+        problems.push("runtime.devices", what, format!("at most {DEVICES_MAX} are allowed"));
+    }
+    for (index, group) in devices.iter().enumerate() {
+        if devices[..index].contains(group) {
+            let what = format!("`{group}` is asked for twice");
+            problems.push(format!("runtime.devices[{index}]"), what, "ask for it once");
+        }
+    }
+}
+
+fn check_requirements(require: &[Requirement], problems: &mut Problems) {
     if require.len() > REQUIREMENTS_MAX {
         let what = format!("{} requirements", require.len());
         problems.push("runtime.require", what, format!("at most {REQUIREMENTS_MAX} are allowed"));
@@ -138,7 +229,7 @@ mod tests {
 
     #[test]
     fn each_requirement_reads_back_as_it_is_written() {
-        for word in ["seccomp", "cgroup", "landlock>=4", "memory", "pids", "cpuset", "cpu"] {
+        for word in ["seccomp", "cgroup", "landlock>=4", "memory", "pids", "cpuset", "cpu", "devices"] {
             assert_eq!(word.parse::<Requirement>().unwrap().to_string(), word);
         }
         for word in [
@@ -163,7 +254,51 @@ mod tests {
     #[test]
     fn a_demand_made_twice_is_a_problem() {
         let mut problems = Problems::default();
-        check(&[Requirement::Landlock(4), Requirement::Pids, Requirement::Landlock(5)], &mut problems);
+        let twice = [Requirement::Landlock(4), Requirement::Pids, Requirement::Landlock(5)];
+        check_requirements(&twice, &mut problems);
         assert_eq!(problems.0.len(), 1, "{problems:?}");
+    }
+
+    #[test]
+    fn a_limit_on_cpu_time_reads_back_as_it_is_written() {
+        for (text, thousandths, shown) in [
+            ("1.5", 1500, "1.5"),
+            ("2", 2000, "2"),
+            ("0.01", 10, "0.01"),
+            ("64.000", 64_000, "64"),
+            ("0.125", 125, "0.125"),
+        ] {
+            let limit: CpuLimit = text.parse().unwrap();
+            assert_eq!((limit.thousandths(), limit.to_string().as_str()), (thousandths, shown));
+        }
+        for text in
+            ["", ".", "1.", ".5", "0", "0.009", "64.001", "65", "-1", "+1", "1e3", "1.5000", "100", "many"]
+        {
+            assert!(text.parse::<CpuLimit>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_a_profile_asks_for_twice_or_in_vain_is_a_problem() {
+        let runtime = Runtime {
+            model_file: "m.onnx".to_owned(),
+            threads: 1,
+            memory_bytes: 1 << 30,
+            class: Class::Guaranteed,
+            cpu_limit: Some("1.5".parse().unwrap()),
+            devices: ["gpu0", "gpu1", "gpu0"].map(|name| name.parse().unwrap()).to_vec(),
+            require: Vec::new(),
+        };
+        let mut problems = Problems::default();
+        check(&runtime, &mut problems);
+        let paths: Vec<_> = problems.0.iter().map(|problem| problem.path.as_str()).collect();
+        assert_eq!(paths, ["runtime.devices[2]", "runtime.cpu_limit"], "{problems:?}");
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn every_limit_on_cpu_time_reads_back(thousandths in CpuLimit::MIN..=CpuLimit::MAX) {
+            proptest::prop_assert_eq!(CpuLimit(thousandths).to_string().parse(), Ok(CpuLimit(thousandths)));
+        }
     }
 }

@@ -4,10 +4,10 @@
 use crate::assertion::{ASSERTIONS_MAX, Assertion, Check};
 use crate::contract::{Contract, DIMENSIONS_MAX, Datatype, Decimal, TENSORS_MAX, TensorContract};
 use crate::document::{Group, Place, Reader, deceptive, printable};
-use crate::ids::{Channel, ModelName, Version};
+use crate::ids::{Channel, DeviceGroup, ModelName, Version};
 use crate::manifest::{FileEntry, Runtime};
 use crate::problem::Problems;
-use crate::profile::{self, Class, REQUIREMENTS_MAX, Requirement};
+use crate::profile::{self, Class, CpuLimit, DEVICES_MAX, REQUIREMENTS_MAX, Requirement};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Serving threads where a description does not say.
@@ -169,15 +169,35 @@ fn read_texts(reader: &mut Reader, place: Option<Place<'_>>) -> Option<BTreeMap<
     all(read).map(|entries| entries.into_iter().collect())
 }
 
-/// Both have a default; what could not be read has left its problem behind.
-pub(crate) fn read_profile(reader: &mut Reader, group: &Group<'_>) -> (Class, Vec<Requirement>) {
+/// The part of `runtime` that says what a cell is.
+pub(crate) struct ProfileSection {
+    pub class: Class,
+    pub cpu_limit: Option<CpuLimit>,
+    pub devices: Vec<DeviceGroup>,
+    pub require: Vec<Requirement>,
+}
+
+/// Each has a default; what could not be read has left its problem behind.
+pub(crate) fn read_profile(reader: &mut Reader, group: &Group<'_>) -> ProfileSection {
     let class = group.get("class").and_then(|place| reader.choice(&place, &Class::NAMES));
     let require = group.get("require").and_then(|place| {
         let items = reader.list(&place, REQUIREMENTS_MAX)?;
-        let remedy = "write seccomp, cgroup, landlock>=4, memory, pids, cpuset or cpu";
+        let remedy = "write seccomp, cgroup, landlock>=4, memory, pids, cpuset, cpu or devices";
         all(items.iter().map(|item| reader.parsed(item, remedy)))
     });
-    (class.unwrap_or_default(), require.unwrap_or_default())
+    let devices = group.get("devices").and_then(|place| {
+        let items = reader.list(&place, DEVICES_MAX)?;
+        let remedy = "write a name that the host's configuration has in `[devices]`, such as gpu0";
+        all(items.iter().map(|item| reader.parsed(item, remedy)))
+    });
+    let cpu_limit = group.get("cpu_limit");
+    let cpu_limit = cpu_limit.and_then(|place| reader.parsed(&place, "write CPUs, such as 1.5"));
+    ProfileSection {
+        class: class.unwrap_or_default(),
+        cpu_limit,
+        devices: devices.unwrap_or_default(),
+        require: require.unwrap_or_default(),
+    }
 }
 
 pub(crate) fn check_runtime(runtime: &Runtime, problems: &mut Problems) {
@@ -189,7 +209,7 @@ pub(crate) fn check_runtime(runtime: &Runtime, problems: &mut Problems) {
         let what = format!("a memory of {} bytes", runtime.memory_bytes);
         problems.push("runtime.memory", what, "write 16 MiB to 1 TiB");
     }
-    profile::check(&runtime.require, problems);
+    profile::check(runtime, problems);
     if let Some(reason) = hostile(&runtime.model_file) {
         let what = format!("`{}` {reason}", printable(&runtime.model_file));
         problems.push("runtime.model_file", what, "write a plain relative path with `/`");

@@ -83,6 +83,25 @@ impl ModelGlob {
         }
         rest.ends_with(last)
     }
+
+    /// True if a text can be covered by both patterns.
+    pub fn overlaps(&self, other: &Self) -> bool {
+        let (left, right) = (self.0.as_bytes(), other.0.as_bytes());
+        // Whether what is left of one pattern from here on, and of the other, can cover the same text: from the ends.
+        let mut can = vec![vec![false; right.len() + 1]; left.len() + 1];
+        for i in (0..=left.len()).rev() {
+            for j in (0..=right.len()).rev() {
+                can[i][j] = match (left.get(i), right.get(j)) {
+                    (None, None) => true,
+                    (Some(b'*'), there) => can[i + 1][j] || (there.is_some() && can[i][j + 1]),
+                    (here, Some(b'*')) => can[i][j + 1] || (here.is_some() && can[i + 1][j]),
+                    (Some(here), Some(there)) => here == there && can[i + 1][j + 1],
+                    (None, Some(_)) | (Some(_), None) => false,
+                };
+            }
+        }
+        can[0][0]
+    }
 }
 
 impl FromStr for ModelGlob {
@@ -267,6 +286,33 @@ mod tests {
         }
         for bad in ["", "a.b", "a/*", "[a-z]", "?", &"x".repeat(GLOB_MAX + 1)] {
             assert!(bad.parse::<ModelGlob>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn globs_overlap_where_one_text_fits_both() {
+        for (left, right, overlap) in [
+            ("fraud", "fraud", true),
+            ("fraud", "fraud2", false),
+            ("fraud-*", "*-eu", true),
+            ("a*b", "*c", false),
+            ("a*", "b*", false),
+            ("*", "x", true),
+            ("*", "*", true),
+            ("a*a", "a", false),
+            ("a*c*e", "ab*de", true),
+        ] {
+            let [left, right] = [left, right].map(|glob| glob.parse::<ModelGlob>().unwrap());
+            assert_eq!((left.overlaps(&right), right.overlaps(&left)), (overlap, overlap), "{left} {right}");
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn globs_that_match_one_name_overlap(left in "[ab*]{1,5}", right in "[ab*]{1,5}", name in "[ab]{1,5}") {
+            let [left, right] = [left, right].map(|glob| glob.parse::<ModelGlob>().unwrap());
+            let name = name.parse().unwrap();
+            proptest::prop_assert!(!(left.matches(&name) && right.matches(&name)) || left.overlaps(&right));
         }
     }
 

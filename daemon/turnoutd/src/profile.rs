@@ -55,8 +55,8 @@ fn lack(requirement: Requirement, enforcement: Enforcement) -> Option<String> {
         lacks.then(|| format!("no cgroup v2 {name} controller is delegated"))
     };
     match requirement {
-        // No launcher runs without them.
-        Requirement::Seccomp | Requirement::Cgroup => None,
+        // Neither launcher nor daemon runs without them.
+        Requirement::Seccomp | Requirement::Cgroup | Requirement::Devices => None,
         Requirement::Landlock(_) if enforcement.landlock == 0 => {
             Some("the kernel has no Landlock".to_owned())
         }

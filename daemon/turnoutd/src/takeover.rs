@@ -7,7 +7,8 @@ use turnout_engine::record::Target;
 use turnout_host::store::StoredName;
 use turnout_manifest::manifest::Runtime;
 use turnout_manifest::plan::Strategy;
-use turnout_manifest::{Plan, Sha256, VersionRef};
+use turnout_manifest::profile::CpuLimit;
+use turnout_manifest::{DeviceGroup, Plan, Sha256, VersionRef};
 use turnout_protocol::error::ErrorCode;
 
 impl Desk {
@@ -69,6 +70,19 @@ fn misfits(live: &Runtime, new: &Runtime) -> Vec<String> {
         let (asked, given) = (mib(new.memory_bytes), mib(live.memory_bytes));
         why.push(format!("`memory_bytes` is {asked} MiB, the cell has {given} MiB"));
     }
+    if new.cpu_limit != live.cpu_limit {
+        let shown = |limit: Option<CpuLimit>| limit.map_or("none".to_owned(), |limit| limit.to_string());
+        let (asked, given) = (shown(new.cpu_limit), shown(live.cpu_limit));
+        why.push(format!("`cpu_limit` is {asked}, the cell's is {given}"));
+    }
+    if new.devices != live.devices {
+        let shown = |devices: &[DeviceGroup]| match devices {
+            [] => "none".to_owned(),
+            some => some.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "),
+        };
+        let (asked, given) = (shown(&new.devices), shown(&live.devices));
+        why.push(format!("`devices` is {asked}, the cell has {given}"));
+    }
     why
 }
 
@@ -84,6 +98,8 @@ mod tests {
             threads: 2,
             memory_bytes: 512 << 20,
             class: Class::Burstable,
+            cpu_limit: None,
+            devices: Vec::new(),
             require: Vec::new(),
         };
         let smaller = Runtime { model_file: "b.onnx".into(), memory_bytes: 1 << 20, ..live.clone() };
@@ -97,5 +113,12 @@ mod tests {
                 "`memory_bytes` is 513 MiB, the cell has 512 MiB",
             ]
         );
+        let devices = vec!["gpu0".parse().unwrap(), "gpu1".parse().unwrap()];
+        let other = Runtime { cpu_limit: Some("1.5".parse().unwrap()), devices, ..live.clone() };
+        assert_eq!(
+            misfits(&live, &other),
+            ["`cpu_limit` is 1.5, the cell's is none", "`devices` is gpu0, gpu1, the cell has none"]
+        );
+        assert_eq!(misfits(&other, &live).len(), 2, "nor does a version get devices that it did not ask for");
     }
 }
