@@ -11,8 +11,8 @@ mod observe;
 mod segment;
 mod steer;
 
-use aya_ebpf::macros::{cgroup_skb, cgroup_sock_addr, sk_lookup};
-use aya_ebpf::programs::{SkBuffContext, SkLookupContext, SockAddrContext};
+use aya_ebpf::macros::{cgroup_device, cgroup_skb, cgroup_sock_addr, sk_lookup};
+use aya_ebpf::programs::{DeviceContext, SkBuffContext, SkLookupContext, SockAddrContext};
 
 /// Runs for each new connection of the network namespace.
 #[sk_lookup]
@@ -36,6 +36,12 @@ pub fn answer_out(context: SkBuffContext) -> i32 {
 #[cgroup_sock_addr(connect4)]
 pub fn connect_out(context: SockAddrContext) -> i32 {
     fence::connect_out(&context)
+}
+
+/// Runs for each device that a process of the instance opens or makes.
+#[cgroup_device]
+pub fn device_open(context: DeviceContext) -> i32 {
+    fence::device_open(&context)
 }
 
 #[panic_handler]

@@ -5,7 +5,7 @@ use aya_ebpf::bindings::{BPF_F_CLONE, BPF_F_NO_PREALLOC, bpf_sock};
 use aya_ebpf::helpers::generated::bpf_sk_storage_get;
 use aya_ebpf::macros::{btf_map, map};
 use aya_ebpf::maps::{HashMap, PerCpuArray, SockMap};
-use turnout_ebpf_layout::{Connection, Route, RouteKey, SLOTS, counter, histogram};
+use turnout_ebpf_layout::{Connection, DeviceKey, Route, RouteKey, SLOTS, counter, device, histogram};
 
 /// Public ports that can be steered at one time.
 const ROUTES_MAX: u32 = 1024;
@@ -29,6 +29,10 @@ pub static LATENCIES: PerCpuArray<u64> = PerCpuArray::with_max_entries(SLOTS * h
 /// Counters. Written by `observe`, read and zeroed by the host.
 #[map]
 pub static COUNTERS: PerCpuArray<u64> = PerCpuArray::with_max_entries(SLOTS * counter::COUNT, 0);
+
+/// Node and cgroup -> what may be done with it. Written by the host; read by `fence`.
+#[map]
+pub static DEVICES: HashMap<DeviceKey, u32> = HashMap::with_max_entries(device::MOST, 0);
 
 /// Flags of [`CONNECTIONS`]: accepted sockets get a copy of their listener's value.
 const STORAGE_FLAGS: usize = (BPF_F_NO_PREALLOC | BPF_F_CLONE) as usize;

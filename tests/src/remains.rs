@@ -124,7 +124,8 @@ fn end(pid: i32, signal: Signal) {
     }
 }
 
-fn pids_below(cgroup: &Path) -> Vec<i32> {
+/// Processes in a cgroup and all below it.
+pub(crate) fn pids_below(cgroup: &Path) -> Vec<i32> {
     let text = fs::read_to_string(cgroup.join("cgroup.procs")).unwrap_or_default();
     let mut found: Vec<i32> =
         text.lines().filter_map(|line| line.parse().ok()).filter(|pid| *pid > 0).collect();

@@ -4,6 +4,7 @@
 use crate::daemon::{Answered, Ctl, Instance, Settings};
 use crate::load::{Load, Pace, Running};
 use crate::models::{self, FIRST, Source};
+use crate::remains::pids_below;
 use crate::tally::Tally;
 use anyhow::{Context, Result, bail, ensure};
 use nix::sched::{CloneFlags, unshare};
@@ -310,10 +311,11 @@ impl Scene {
     /// When the cgroups cannot be read.
     pub fn workers(&self) -> Result<Vec<i32>> {
         let mut found = Vec::new();
-        for cell in fs::read_dir(self.instance.cgroup()).context("cannot read the cgroups")? {
-            let cell = cell?.path();
-            if cell.file_name().is_some_and(|name| name.to_string_lossy().starts_with("cell-")) {
-                found.extend(pids_below(&cell));
+        for entry in fs::read_dir(self.instance.cgroup()).context("cannot read the cgroups")? {
+            let group = entry?.path();
+            let named = |kind| group.file_name().is_some_and(|name| name.to_string_lossy().starts_with(kind));
+            if named("cell-") || named("tenant-") {
+                found.extend(pids_below(&group));
             }
         }
         Ok(found)
@@ -354,11 +356,6 @@ pub fn names(folder: &Path) -> Vec<String> {
 /// When it is none.
 pub fn model(name: &str) -> Result<ModelName> {
     name.parse().with_context(|| format!("`{name}` is no model's name"))
-}
-
-fn pids_below(cgroup: &Path) -> Vec<i32> {
-    let text = fs::read_to_string(cgroup.join("cgroup.procs")).unwrap_or_default();
-    text.lines().filter_map(|line| line.parse().ok()).collect()
 }
 
 /// Moves this thread, and with it every thread and process it begins from now on, to a new network with loopback alone.

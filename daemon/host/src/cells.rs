@@ -5,7 +5,7 @@ use crate::store::StoredName;
 use std::os::fd::OwnedFd;
 use turnout_manifest::Generation;
 
-pub use turnout_launcher_wire::{Class, Enforcement, Profile, Shortfall};
+pub use turnout_launcher_wire::{Class, Enforcement, Profile, SLOTS, Shortfall, Tenant, TenantName};
 
 /// What a cell's worker does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,8 +43,14 @@ pub trait Cells {
     /// Makes a cell. Repeating it is no error.
     ///
     /// # Errors
-    /// [`HostError::Launcher`].
+    /// [`HostError::Launcher`], [`HostError::Unsupported`] for what the launcher that runs is too old for.
     fn create_cell(&self, generation: Generation, profile: Profile) -> Result<(), HostError>;
+
+    /// Makes a tenant, or changes its limits, for the cells that are made after. Repeating it is no error.
+    ///
+    /// # Errors
+    /// [`HostError::Launcher`], [`HostError::Unsupported`] where the launcher that runs is too old.
+    fn set_tenant(&self, tenant: &Tenant) -> Result<(), HostError>;
 
     /// Starts a worker of this version in its cell. Repeating it for a running worker is no error.
     ///

@@ -109,7 +109,7 @@ fn nearest(path: &Path) -> &Path {
     path.ancestors().find(|above| above.is_dir()).unwrap_or(Path::new("/"))
 }
 
-const REQUIREMENTS: [Requirement; 23] = [
+const REQUIREMENTS: [Requirement; 24] = [
     Requirement {
         name: "root",
         rights: Rights::Anybody,
@@ -174,7 +174,7 @@ const REQUIREMENTS: [Requirement; 23] = [
         rights: Rights::Root,
         try_out: installation::cgroup2,
         why: "a worker's cgroup is where its limits hold and where the kernel measures it",
-        remedy: "mount cgroup2 and let it have the controllers `cpuset`, `memory` and `pids` \
+        remedy: "mount cgroup2 and let it have the controllers `cpuset`, `cpu`, `memory` and `pids` \
                  (`systemd.unified_cgroup_hierarchy=1`)",
     },
     Requirement {
@@ -189,6 +189,13 @@ const REQUIREMENTS: [Requirement; 23] = [
         rights: Rights::Root,
         try_out: kernel::cgroup_skb,
         why: "latency and errors of a version are measured outside its worker",
+        remedy: "use a kernel with `CONFIG_CGROUP_BPF`",
+    },
+    Requirement {
+        name: "cgroup_device",
+        rights: Rights::Root,
+        try_out: kernel::cgroup_device,
+        why: "a worker opens no device but those that it was given",
         remedy: "use a kernel with `CONFIG_CGROUP_BPF`",
     },
     Requirement {

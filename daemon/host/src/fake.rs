@@ -9,7 +9,8 @@ mod machine;
 pub use faults::{Fault, When};
 
 use crate::HostError;
-use crate::cells::{Cells, Enforcement, Profile, Router, StartedWorker, WorkerLink, WorkerState};
+use crate::cells::{Cells, Enforcement, Profile, Router, StartedWorker, Tenant, WorkerLink, WorkerState};
+use crate::devices::{DevicePath, Devices};
 use crate::meters::{Meters, Usage};
 use crate::pointer::Pointer;
 use crate::store::{Evidence, Held, ImportOutcome, Incoming, SnapshotInfo, Store, StoredName};
@@ -120,6 +121,16 @@ impl FakeHost {
     /// What a cell was made with. As [`FakeHost::worker`], not a call of the daemon.
     pub fn profile(&self, generation: Generation) -> Option<Profile> {
         self.inner().machine.cells.get(&generation).map(|cell| cell.profile)
+    }
+
+    /// Plugs a device in.
+    pub fn add_device(&self, path: &DevicePath) {
+        self.inner().machine.devices.insert(path.as_str().to_owned());
+    }
+
+    /// What a cell may open besides what every cell may. As [`FakeHost::worker`], not a call of the daemon.
+    pub fn devices(&self, generation: Generation) -> Vec<DevicePath> {
+        self.inner().machine.cells.get(&generation).map(|cell| cell.devices.clone()).unwrap_or_default()
     }
 
     /// Restarts the machine: all is gone but the store.
@@ -273,6 +284,13 @@ impl Cells for FakeHost {
         self.call(("create_cell", generation.to_string()), |machine| machine.create_cell(generation, profile))
     }
 
+    fn set_tenant(&self, tenant: &Tenant) -> Result<(), HostError> {
+        self.call(("set_tenant", tenant.name.as_str().to_owned()), |machine| {
+            machine.set_tenant(tenant);
+            Ok(())
+        })
+    }
+
     fn enforcement(&self) -> Result<Enforcement, HostError> {
         self.call(("enforcement", String::new()), |machine| Ok(machine.enforcement))
     }
@@ -323,6 +341,17 @@ impl Cells for FakeHost {
         self.call(("cells", String::new()), |machine| {
             Ok(machine.cells.iter().map(|(generation, cell)| (*generation, cell.worker)).collect())
         })
+    }
+}
+
+impl Devices for FakeHost {
+    fn find_device(&self, path: &DevicePath) -> Result<(), HostError> {
+        self.call(("find_device", path.as_str().to_owned()), |machine| machine.find_device(path))
+    }
+
+    fn grant_devices(&self, generation: Generation, devices: &[DevicePath]) -> Result<(), HostError> {
+        let object = generation.to_string();
+        self.call(("grant_devices", object), |machine| machine.grant_devices(generation, devices))
     }
 }
 

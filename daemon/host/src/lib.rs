@@ -8,6 +8,7 @@ pub mod cells;
 pub mod clock;
 pub mod confine;
 mod counts;
+pub mod devices;
 pub mod doctor;
 pub mod error;
 #[cfg(feature = "fake")]
@@ -42,15 +43,19 @@ pub use turnout_ebpf_layout::histogram;
 
 use archive::Archive;
 use cells::{Cells, Router};
+use devices::Devices;
 use meters::Meters;
 use pointer::Pointer;
 use store::Store;
 use traffic::{Probes, Traffic};
 
 /// The machine, as the daemon may use it.
-pub trait Host: Store + Archive + Pointer + Cells + Router + Traffic + Probes + Meters + Send + Sync {}
+pub trait Host:
+    Store + Archive + Pointer + Cells + Devices + Router + Traffic + Probes + Meters + Send + Sync
+{
+}
 
 impl<Machine> Host for Machine where
-    Machine: Store + Archive + Pointer + Cells + Router + Traffic + Probes + Meters + Send + Sync
+    Machine: Store + Archive + Pointer + Cells + Devices + Router + Traffic + Probes + Meters + Send + Sync
 {
 }

@@ -3,7 +3,8 @@
 
 use crate::HostError;
 use crate::archive::{Archive, Inside, MountPlace, Reference, ScrubFound, StoreState, Unmount};
-use crate::cells::{Cells, Enforcement, Profile, Router, StartedWorker, WorkerLink, WorkerState};
+use crate::cells::{Cells, Enforcement, Profile, Router, StartedWorker, Tenant, WorkerLink, WorkerState};
+use crate::devices::{self, DevicePath, Devices};
 use crate::linux_cells::{CellsConfig, LinuxCells};
 use crate::linux_pointer::{LinuxPointer, PointerConfig};
 use crate::meters::{self, Meters, Usage};
@@ -211,7 +212,13 @@ impl Pointer for LinuxHost {
 
 impl Cells for LinuxHost {
     fn create_cell(&self, generation: Generation, profile: Profile) -> Result<(), HostError> {
-        self.cells.create_cell(generation, profile)
+        self.cells.create_cell(generation, profile)?;
+        // Before anything runs in it: the launcher may have made the instance's cgroup just now.
+        self.traffic.follow()
+    }
+
+    fn set_tenant(&self, tenant: &Tenant) -> Result<(), HostError> {
+        self.cells.set_tenant(tenant)
     }
 
     fn enforcement(&self) -> Result<Enforcement, HostError> {
@@ -247,8 +254,20 @@ impl Cells for LinuxHost {
     }
 }
 
+impl Devices for LinuxHost {
+    fn find_device(&self, path: &DevicePath) -> Result<(), HostError> {
+        devices::find(path)
+    }
+
+    fn grant_devices(&self, generation: Generation, granted: &[DevicePath]) -> Result<(), HostError> {
+        devices::grant((&self.cells, &self.traffic), &self.cgroup, generation, granted)
+    }
+}
+
 impl Router for LinuxHost {
     fn start_router(&self) -> Result<StartedWorker, HostError> {
+        self.cells.enforcement()?;
+        self.traffic.follow()?;
         self.cells.start_router()
     }
 

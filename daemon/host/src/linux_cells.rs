@@ -7,9 +7,11 @@ use crate::launcher_client::{Answer, LauncherClient, Refusal, failed};
 use crate::store::StoredName;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::collections::HashMap;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use turnout_launcher_wire::{Cell, Failure, ROUTER_CELL, Reply, Request, SLOTS, WorkerState as WireState};
+use turnout_launcher_wire::{
+    Cell, DevicePath, Failure, ROUTER_CELL, Reply, Request, SLOTS, Tenant, WorkerState as WireState,
+};
 use turnout_manifest::Generation;
 
 pub use crate::launcher_client::CellsConfig;
@@ -17,8 +19,14 @@ pub use crate::launcher_client::CellsConfig;
 /// The generation that stands for the router among the cells: no worker has it.
 pub(crate) const ROUTER: Generation = Generation(ROUTER_CELL);
 /// What the router's cell may use: its memory is buffers of connections, and their number has a limit.
-const ROUTER_LIMITS: Profile =
-    Profile { class: Class::Burstable, memory_bytes: 512 << 20, pids_max: 64, cpus: 0 };
+const ROUTER_LIMITS: Profile = Profile {
+    class: Class::Burstable,
+    memory_bytes: 512 << 20,
+    pids_max: 64,
+    cpus: 0,
+    cpu_thousandths: 0,
+    tenant: 0,
+};
 
 /// Gives a version's files as a detached, read-only mount (open_tree(2), mount_setattr(2)).
 pub type ModelMount = Arc<dyn Fn(&StoredName) -> Result<OwnedFd, HostError> + Send + Sync>;
@@ -150,6 +158,37 @@ impl LinuxCells {
         self.client.ask(request, &[]).map_err(|refusal| refused(refusal, request))
     }
 
+    /// Asks for what a launcher that is older than this daemon may not have on its list.
+    fn ask_newer(
+        &self,
+        request: Request,
+        descriptors: &[BorrowedFd<'_>],
+        lack: &str,
+    ) -> Result<Answer, HostError> {
+        self.client.ask(request, descriptors).map_err(|refusal| match refusal {
+            Refusal::Unknown => HostError::Unsupported {
+                what: lack.to_owned(),
+                remedy: "it is older than this daemon: release without it, or restart the launcher, which starts every \
+                         worker anew",
+            },
+            refusal => refused(refusal, request),
+        })
+    }
+
+    /// Gives a cell a device node, a detached mount, for the worker that is started next. Repeating it is no error.
+    ///
+    /// # Errors
+    /// [`HostError::Launcher`], [`HostError::Unsupported`] where the launcher that runs is too old.
+    pub(crate) fn grant(
+        &self,
+        generation: Generation,
+        path: DevicePath,
+        node: BorrowedFd<'_>,
+    ) -> Result<(), HostError> {
+        let request = Request::GrantDevice { generation: generation.0, path };
+        done(self.ask_newer(request, &[node], "the launcher that runs cannot give devices")?.reply, request)
+    }
+
     fn adopt(&self, generation: Generation) -> Result<Option<WorkerLink>, HostError> {
         let request = Request::Adopt { generation: generation.0 };
         let answer = match self.client.ask(request, &[]) {
@@ -177,7 +216,8 @@ impl LinuxCells {
 impl Cells for LinuxCells {
     fn create_cell(&self, generation: Generation, profile: Profile) -> Result<(), HostError> {
         let request = Request::CreateCell { generation: generation.0, profile };
-        match self.ask(request)?.reply {
+        let newer = "the launcher that runs cannot limit CPU time and knows no tenants";
+        match self.ask_newer(request, &[], newer)?.reply {
             Reply::Cell(cell) => {
                 self.learn(cell);
                 Ok(())
@@ -201,17 +241,13 @@ impl Cells for LinuxCells {
     fn swap_model(&self, generation: Generation, version: &StoredName) -> Result<(), HostError> {
         let model = (self.model_mount)(version)?;
         let request = Request::SwapModel { generation: generation.0 };
-        match self.client.ask(request, &[model.as_fd()]) {
-            Ok(Answer { reply: Reply::Done, .. }) => Ok(()),
-            Ok(answer) => Err(unexpected(answer.reply, request)),
-            // Of all requests that this daemon can make, the only one that may not be on the list.
-            Err(Refusal::Unknown) => Err(HostError::Unsupported {
-                what: "the launcher that runs cannot swap the model of a running worker".to_owned(),
-                remedy: "it is older than this daemon: release by another strategy, or restart the launcher, \
-                         which starts every worker anew",
-            }),
-            Err(refusal) => Err(refused(refusal, request)),
-        }
+        let newer = "the launcher that runs cannot swap the model of a running worker";
+        done(self.ask_newer(request, &[model.as_fd()], newer)?.reply, request)
+    }
+
+    fn set_tenant(&self, tenant: &Tenant) -> Result<(), HostError> {
+        let request = Request::SetTenant(*tenant);
+        done(self.ask_newer(request, &[], "the launcher that runs knows no tenants")?.reply, request)
     }
 
     fn link(&self, generation: Generation) -> Result<Option<WorkerLink>, HostError> {
@@ -300,6 +336,10 @@ fn refused(refusal: Refusal, request: Request) -> HostError {
         Refusal::Unknown => failed(Failure::Request, 0, &format!("{request:?}")),
         Refusal::Other(error) => error,
     }
+}
+
+fn done(reply: Reply, request: Request) -> Result<(), HostError> {
+    if reply == Reply::Done { Ok(()) } else { Err(unexpected(reply, request)) }
 }
 
 fn unexpected(reply: Reply, request: Request) -> HostError {

@@ -1,7 +1,8 @@
 //! What a cell may use and uses, as its cgroup says. A controller that this host does not give leaves its figures out.
 
 use std::fs;
-use std::path::Path;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 use turnout_manifest::Generation;
 
 /// What one cell may use and uses.
@@ -21,6 +22,10 @@ pub struct Usage {
     pub cpu_us: Option<u64>,
     /// CPUs it may run on (`cpuset.cpus.effective`).
     pub cpus: Option<u64>,
+    /// Most CPU time it may use, thousandths of a CPU (`cpu.max`); absent also when there is no limit.
+    pub cpu_limit_thousandths: Option<u64>,
+    /// Periods in which it had used up its CPU time (`nr_throttled` of `cpu.stat`).
+    pub cpu_throttled: Option<u64>,
 }
 
 /// The meters of the cells.
@@ -29,9 +34,32 @@ pub trait Meters {
     fn usage(&self, generation: Generation) -> Usage;
 }
 
+/// The cgroup of a cell, below that of the instance or of a tenant.
+pub(crate) fn cell(instance: &Path, generation: Generation) -> Option<PathBuf> {
+    let name = format!("cell-{}", generation.0);
+    let places = std::iter::once(instance.to_owned()).chain(below(instance, "tenant-"));
+    places.map(|place| place.join(&name)).find(|cell| cell.is_dir())
+}
+
+/// The inode numbers of all cells' cgroups.
+pub(crate) fn every_cell(instance: &Path) -> Vec<u64> {
+    let places = std::iter::once(instance.to_owned()).chain(below(instance, "tenant-"));
+    let cells = places.flat_map(|place| below(&place, "cell-"));
+    cells.filter_map(|cell| Some(fs::metadata(cell).ok()?.ino())).collect()
+}
+
+fn below(place: &Path, prefix: &'static str) -> Vec<PathBuf> {
+    let entries = fs::read_dir(place).into_iter().flatten().flatten();
+    let named = entries.filter(|entry| entry.file_name().to_string_lossy().starts_with(prefix));
+    named.map(|entry| entry.path()).collect()
+}
+
 /// Reads the files of a cell's cgroup below that of the instance.
 pub(crate) fn read(instance: &Path, generation: Generation) -> Usage {
-    let cell = instance.join(format!("cell-{}", generation.0));
+    cell(instance, generation).map(|cell| read_cgroup(&cell)).unwrap_or_default()
+}
+
+fn read_cgroup(cell: &Path) -> Usage {
     let text = |name: &str| fs::read_to_string(cell.join(name)).ok();
     let number = |name: &str| text(name)?.trim_end().parse().ok();
     let keyed = |name: &str, key: &str| value_of(&text(name)?, key);
@@ -42,6 +70,8 @@ pub(crate) fn read(instance: &Path, generation: Generation) -> Usage {
         processes: number("pids.current"),
         processes_limit: number("pids.max"),
         cpu_us: keyed("cpu.stat", "usage_usec"),
+        cpu_limit_thousandths: text("cpu.max").and_then(|limit| thousandths_of(&limit)),
+        cpu_throttled: keyed("cpu.stat", "nr_throttled"),
         cpus: text("cpuset.cpus.effective").and_then(|list| cpus_of(list.trim_end())),
     }
 }
@@ -49,6 +79,13 @@ pub(crate) fn read(instance: &Path, generation: Generation) -> Usage {
 /// The value of a key in a flat keyed file (cgroups(7): `KEY VALUE` a line).
 fn value_of(text: &str, key: &str) -> Option<u64> {
     text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(' ')?.parse().ok())
+}
+
+/// A quota and its period, microseconds both, as thousandths of a CPU; none for `max`.
+fn thousandths_of(limit: &str) -> Option<u64> {
+    let (quota, period) = limit.trim_end().split_once(' ')?;
+    let (quota, period): (u64, u64) = (quota.parse().ok()?, period.parse().ok()?);
+    quota.checked_mul(1000)?.checked_div(period)
 }
 
 /// How many CPUs a list such as `0-3,8` names.
@@ -77,7 +114,8 @@ mod tests {
             ("memory.events", "low 0\noom 2\noom_kill 1\noom_group_kill 1\n"),
             ("pids.current", "5\n"),
             ("pids.max", "max\n"),
-            ("cpu.stat", "usage_usec 12345\nuser_usec 1\nsystem_usec 2\n"),
+            ("cpu.stat", "usage_usec 12345\nuser_usec 1\nsystem_usec 2\nnr_periods 9\nnr_throttled 4\n"),
+            ("cpu.max", "150000 100000\n"),
             ("cpuset.cpus.effective", "0-1,5\n"),
         ] {
             fs::write(cell.join(name), text).unwrap();
@@ -90,8 +128,15 @@ mod tests {
             processes_limit: None,
             cpu_us: Some(12_345),
             cpus: Some(3),
+            cpu_limit_thousandths: Some(1500),
+            cpu_throttled: Some(4),
         };
         assert_eq!(read(instance.path(), CELL), wanted);
+        let tenant = instance.path().join("tenant-risk");
+        fs::create_dir(&tenant).unwrap();
+        fs::rename(&cell, tenant.join("cell-3")).unwrap();
+        assert_eq!(read(instance.path(), CELL), wanted, "a tenant's cell is found too");
+        assert_eq!(every_cell(instance.path()).len(), 1);
     }
 
     #[test]

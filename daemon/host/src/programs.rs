@@ -19,7 +19,7 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
-use turnout_ebpf_layout::{Connection, LAYOUT_VERSION, Route, RouteKey, counter, histogram};
+use turnout_ebpf_layout::{Connection, DeviceKey, LAYOUT_VERSION, Route, RouteKey, counter, histogram};
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("TURNOUT_EBPF_OBJECT"));
 
@@ -27,14 +27,15 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("TURNOUT_EBPF_OBJECT"));
 const BPFFS: u64 = 0xcafe_4a11;
 /// The network namespace of the calling thread, which may differ from its process'.
 const NETWORK_NAMESPACE: &str = "/proc/thread-self/ns/net";
-const MAPS: [&str; 5] = ["ROUTES", "LISTENERS", "CONNECTIONS", "LATENCIES", "COUNTERS"];
+const MAPS: [&str; 6] = ["ROUTES", "LISTENERS", "CONNECTIONS", "LATENCIES", "COUNTERS", "DEVICES"];
 
 /// The programs, each with where it hangs.
-const PROGRAMS: [(&str, Place); 4] = [
+const PROGRAMS: [(&str, Place); 5] = [
     ("steer", Place::NetworkNamespace),
     ("request_in", Place::Cgroup(CgroupSkbAttachType::Ingress)),
     ("answer_out", Place::Cgroup(CgroupSkbAttachType::Egress)),
     ("connect_out", Place::CgroupConnect),
+    ("device_open", Place::CgroupDevices),
 ];
 
 #[derive(Clone, Copy)]
@@ -42,6 +43,7 @@ enum Place {
     NetworkNamespace,
     Cgroup(CgroupSkbAttachType),
     CgroupConnect,
+    CgroupDevices,
 }
 
 /// The maps, open. Dropping them changes nothing in the kernel.
@@ -51,6 +53,7 @@ pub(crate) struct Maps {
     pub(crate) connections: SkStorage<MapData, Element<Connection>>,
     pub(crate) latencies: Counts,
     pub(crate) counters: Counts,
+    pub(crate) devices: HashMap<MapData, Element<DeviceKey>, u32>,
 }
 
 /// Puts the programs in place, or takes over what an earlier daemon left: afterwards each hangs where it should,
@@ -111,6 +114,7 @@ fn open_object(object: &[u8], pin_directory: &Path, cgroup: &Path) -> Result<Map
         connections: take(&mut loaded, "CONNECTIONS")?,
         latencies: counts(&loaded, "LATENCIES", histogram::BUCKETS)?,
         counters: counts(&loaded, "COUNTERS", counter::COUNT)?,
+        devices: take(&mut loaded, "DEVICES")?,
     })
 }
 
@@ -151,7 +155,7 @@ impl Target {
     fn open(place: Place, cgroup: &Path) -> Result<Self, HostError> {
         let path = match place {
             Place::NetworkNamespace => Path::new(NETWORK_NAMESPACE),
-            Place::Cgroup(_) | Place::CgroupConnect => cgroup,
+            Place::Cgroup(_) | Place::CgroupConnect | Place::CgroupDevices => cgroup,
         };
         let file = File::open(path).map_err(HostError::os("open", path.display()))?;
         let inode = file.metadata().map_err(HostError::os("stat", path.display()))?.ino();
@@ -162,7 +166,7 @@ impl Target {
     fn holds(&self, link: LinkInfo) -> bool {
         match self.place {
             Place::NetworkNamespace => u64::from(link.network_namespace) == self.inode,
-            Place::Cgroup(_) | Place::CgroupConnect => link.cgroup == self.inode,
+            Place::Cgroup(_) | Place::CgroupConnect | Place::CgroupDevices => link.cgroup == self.inode,
         }
     }
 }
@@ -190,7 +194,8 @@ fn load(program: &mut Program) -> Result<(), aya::programs::ProgramError> {
         Program::SkLookup(program) => program.load(),
         Program::CgroupSkb(program) => program.load(),
         Program::CgroupSockAddr(program) => program.load(),
-        _ => unreachable!("the object has programs of three kinds"),
+        Program::CgroupDevice(program) => program.load(),
+        _ => unreachable!("the object has programs of four kinds"),
     }
 }
 
@@ -204,6 +209,21 @@ fn pinned(pin: &Path) -> Result<Option<OwnedFd>, HostError> {
 
 /// Attaches anew and gives the link its pin; a link that had it before goes with it.
 fn attach(program: &mut Program, pin: &Path, target: &Target) -> Result<(), HostError> {
+    // A bpffs knows no names with a dot.
+    let mut fresh = pin.as_os_str().to_owned();
+    fresh.push("-next");
+    let fresh = PathBuf::from(fresh);
+    match fs::remove_file(&fresh) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            return Err(HostError::os("remove", fresh.display())(error));
+        }
+        _ => {}
+    }
+    attach_pinned(program, &fresh, target)?;
+    fs::rename(&fresh, pin).map_err(HostError::os("rename", fresh.display()))
+}
+
+fn attach_pinned(program: &mut Program, pin: &Path, target: &Target) -> Result<(), HostError> {
     let what = format!("attach `{}`", pin.display());
     let link: FdLink = match target.place {
         Place::NetworkNamespace => {
@@ -224,19 +244,13 @@ fn attach(program: &mut Program, pin: &Path, target: &Target) -> Result<(), Host
             let id = program.attach(&target.file, CgroupAttachMode::default()).map_err(refused(&what))?;
             program.take_link(id).map_err(refused(&what))?.try_into().map_err(refused(&what))?
         }
-    };
-    // A bpffs knows no names with a dot.
-    let mut fresh = pin.as_os_str().to_owned();
-    fresh.push("-next");
-    let fresh = PathBuf::from(fresh);
-    match fs::remove_file(&fresh) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            return Err(HostError::os("remove", fresh.display())(error));
+        Place::CgroupDevices => {
+            let fd = program.fd().map_err(refused("program descriptor"))?;
+            return sys::link_devices(fd.as_fd(), target.file.as_fd(), pin)
+                .map_err(HostError::os("bpf link create", pin.display()));
         }
-        _ => {}
-    }
-    link.pin(&fresh).map_err(refused(&format!("pin `{}`", fresh.display())))?;
-    fs::rename(&fresh, pin).map_err(HostError::os("rename", fresh.display()))
+    };
+    link.pin(pin).map(drop).map_err(refused(&format!("pin `{}`", pin.display())))
 }
 
 fn take<Kind>(loaded: &mut Ebpf, name: &str) -> Result<Kind, HostError>
@@ -331,7 +345,7 @@ mod tests {
         let place = Place::new("build");
         place.open(OBJECT);
         let links = PROGRAMS.map(|(name, _)| place.link(name));
-        let attached = || [0, 1, 2, 3].map(|i| sys::link_info(links[i].as_fd()).unwrap().program);
+        let attached = || links.each_ref().map(|link| sys::link_info(link.as_fd()).unwrap().program);
         let first = attached();
         place.open(OBJECT);
         assert_eq!(attached(), first);

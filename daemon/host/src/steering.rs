@@ -12,14 +12,18 @@ use rustix::process::{PidfdGetfdFlags, pidfd_getfd};
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use turnout_ebpf_layout::{ADDRESSES, ARMS, Connection, RouteKey, mode};
+use turnout_ebpf_layout::{ADDRESSES, ARMS, Connection, DeviceKey, RouteKey, device, mode};
 use turnout_ebpf_layout::{Route as RouteElement, choice};
 use turnout_manifest::{Generation, Percent};
 
 /// The descriptor every worker has its listener at.
 const LISTENER: i32 = 3;
+/// What may be done with a device that was given: making another node of it may not.
+const DEVICE_RIGHTS: u32 = device::READ | device::WRITE;
 /// The whole of the hash interval.
 const WHOLE: u64 = 1 << 32;
 
@@ -35,6 +39,9 @@ pub struct TrafficConfig {
 /// Steering and watching in the kernel, in the network namespace it was opened in.
 pub struct LinuxTraffic {
     pub(crate) maps: Mutex<Maps>,
+    config: TrafficConfig,
+    /// The cgroup where the programs hang, by its inode.
+    place: AtomicU64,
     pub(crate) occupants: Arc<dyn Occupants>,
     claims: Mutex<BTreeMap<SocketAddr, OwnedFd>>,
 }
@@ -45,8 +52,43 @@ impl LinuxTraffic {
     /// # Errors
     /// The kernel's own.
     pub fn open(config: &TrafficConfig, occupants: Arc<dyn Occupants>) -> Result<Self, HostError> {
-        let maps = programs::open(&config.pin_directory, &config.cgroup)?;
-        Ok(Self { maps: Mutex::new(maps), occupants, claims: Mutex::default() })
+        let maps = Mutex::new(programs::open(&config.pin_directory, &config.cgroup)?);
+        let place = AtomicU64::new(inode(&config.cgroup)?);
+        Ok(Self { maps, config: config.clone(), place, occupants, claims: Mutex::default() })
+    }
+
+    /// Puts the programs on the instance's cgroup again, where a launcher that was restarted has made it anew: before
+    /// anything runs in it.
+    ///
+    /// # Errors
+    /// The kernel's own.
+    pub fn follow(&self) -> Result<(), HostError> {
+        let place = inode(&self.config.cgroup)?;
+        if place != self.place.load(Ordering::Acquire) {
+            let maps = programs::open(&self.config.pin_directory, &self.config.cgroup)?;
+            *self.maps() = maps;
+            self.place.store(place, Ordering::Release);
+        }
+        Ok(())
+    }
+
+    /// Lets the processes of a cgroup open these devices, and no others. What was allowed to
+    /// cgroups that are not alive any more is forgotten.
+    pub(crate) fn allow(&self, cgroup: u64, devices: &[DeviceKey], alive: &[u64]) -> Result<(), HostError> {
+        let mut maps = self.maps();
+        let known = maps.devices.keys().collect::<Result<Vec<_>, _>>().map_err(refused("read devices"))?;
+        let stale = |key: &&Element<DeviceKey>| match key.0.cgroup {
+            own if own == cgroup => !devices.contains(&key.0),
+            other => !alive.contains(&other),
+        };
+        for key in known.iter().filter(stale) {
+            absent_is_fine(maps.devices.remove(key), &[libc::ENOENT])
+                .map_err(refused("take a device back"))?;
+        }
+        for key in devices {
+            maps.devices.insert(Element(*key), DEVICE_RIGHTS, 0).map_err(refused("allow a device"))?;
+        }
+        Ok(())
     }
 
     /// The maps. Every change is a single call into the kernel, so a panic elsewhere leaves nothing half-done.
@@ -191,6 +233,11 @@ impl Traffic for LinuxTraffic {
         let spread = if element.mode == mode::SOURCE_HASH { Spread::SourceHash } else { Spread::Weight };
         Ok(Some(routed_or(Route { spread, salt: element.salt, arms })))
     }
+}
+
+fn inode(cgroup: &Path) -> Result<u64, HostError> {
+    let found = std::fs::metadata(cgroup).map_err(HostError::os("stat", cgroup.display()))?;
+    Ok(found.ino())
 }
 
 /// The arms as the kernel has them. Where the router picks it comes first and has everything; the others are tried in

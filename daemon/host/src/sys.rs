@@ -10,7 +10,8 @@ use std::mem;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
-use turnout_ebpf_layout::{Connection, Route, RouteKey};
+use std::ptr;
+use turnout_ebpf_layout::{Connection, DeviceKey, Route, RouteKey};
 
 /// `struct mount_attr` of mount_setattr(2).
 #[repr(C)]
@@ -194,7 +195,7 @@ pub fn landlock_abi() -> io::Result<u32> {
     let version = unsafe {
         libc::syscall(
             libc::SYS_landlock_create_ruleset,
-            std::ptr::null::<libc::c_void>(),
+            ptr::null::<libc::c_void>(),
             0_usize,
             LANDLOCK_CREATE_RULESET_VERSION,
         )
@@ -228,32 +229,63 @@ unsafe impl aya::Pod for Element<RouteKey> {}
 unsafe impl aya::Pod for Element<Route> {}
 // SAFETY: as above; the size is asserted in the layout.
 unsafe impl aya::Pod for Element<Connection> {}
+// SAFETY: as above; the size is asserted in the layout.
+unsafe impl aya::Pod for Element<DeviceKey> {}
 
+const BPF_OBJ_PIN: libc::c_long = 6;
 const BPF_OBJ_GET: libc::c_long = 7;
 const BPF_OBJ_GET_INFO_BY_FD: libc::c_long = 15;
+const BPF_LINK_CREATE: libc::c_long = 28;
 const BPF_LINK_UPDATE: libc::c_long = 29;
 const BPF_LINK_DETACH: libc::c_long = 34;
 const BPF_MAP_LOOKUP_BATCH: libc::c_long = 24;
 const BPF_MAP_UPDATE_BATCH: libc::c_long = 26;
 
+/// Attach type of programs that judge the use of devices (`BPF_CGROUP_DEVICE`).
+const CGROUP_DEVICE: u32 = 6;
+
+/// One command of [bpf(2)](https://man7.org/linux/man-pages/man2/bpf.2.html).
+///
+/// # Safety
+/// `arguments` are those of the command, and what they point to lives through the call.
+unsafe fn bpf<Arguments>(command: libc::c_long, arguments: &mut Arguments) -> io::Result<libc::c_long> {
+    let size = size_of::<Arguments>();
+    // SAFETY: the arguments are live, exclusive and of the stated size; the rest is the caller's promise.
+    let result = unsafe { libc::syscall(libc::SYS_bpf, command, ptr::from_mut(arguments), size) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
+}
+
+/// The arguments of commands on a pin (`union bpf_attr`).
+#[repr(C)]
+struct Pin {
+    path: u64,
+    fd: u32,
+    flags: u32,
+}
+
 /// Opens what is pinned at a path ([bpf(2)](https://man7.org/linux/man-pages/man2/bpf.2.html), `BPF_OBJ_GET`); the
 /// descriptor is close-on-exec. The library opens pinned links too, but does not give their descriptor.
 pub fn pinned_object(path: &Path) -> io::Result<OwnedFd> {
-    #[repr(C)]
-    struct Get {
-        path: u64,
-        fd: u32,
-        flags: u32,
-    }
     let path = CString::new(path.as_os_str().as_bytes())?;
-    let get = Get { path: path.as_ptr() as u64, fd: 0, flags: 0 };
-    // SAFETY: `get` and the path it names live through the call.
-    let fd = unsafe { libc::syscall(libc::SYS_bpf, BPF_OBJ_GET, &raw const get, size_of::<Get>()) };
-    if fd < 0 {
-        return Err(io::Error::last_os_error());
-    }
+    // SAFETY: the path that is named lives through the call.
+    let fd = unsafe { bpf(BPF_OBJ_GET, &mut Pin { path: path.as_ptr() as u64, fd: 0, flags: 0 }) }?;
     // SAFETY: the kernel has just given this descriptor to us alone.
     Ok(unsafe { OwnedFd::from_raw_fd(fd as RawFd) })
+}
+
+/// Attaches a program that judges the use of devices to a cgroup, and pins the link (`BPF_LINK_CREATE`, `BPF_OBJ_PIN`).
+/// The library makes such a link too, but lets nobody pin it.
+pub fn link_devices(program: BorrowedFd<'_>, cgroup: BorrowedFd<'_>, pin: &Path) -> io::Result<()> {
+    let path = CString::new(pin.as_os_str().as_bytes())?;
+    // Program, cgroup, attach type, flags.
+    let mut create = [program.as_raw_fd() as u32, cgroup.as_raw_fd() as u32, CGROUP_DEVICE, 0];
+    // SAFETY: the command takes these four words, which point to nothing.
+    let link = unsafe { bpf(BPF_LINK_CREATE, &mut create) }?;
+    // SAFETY: the kernel has just given this descriptor to us alone.
+    let link = unsafe { OwnedFd::from_raw_fd(link as RawFd) };
+    let mut named = Pin { path: path.as_ptr() as u64, fd: link.as_raw_fd() as u32, flags: 0 };
+    // SAFETY: the path that is named lives through the call.
+    unsafe { bpf(BPF_OBJ_PIN, &mut named) }.map(drop)
 }
 
 /// What a link attaches, and where (`struct bpf_link_info`, its first words).
@@ -286,14 +318,10 @@ pub fn link_info(link: BorrowedFd<'_>) -> io::Result<LinkInfo> {
         info: u64,
     }
     let mut info = Info::default();
-    let query =
+    let mut query =
         Query { fd: link.as_raw_fd() as u32, size: size_of::<Info>() as u32, info: (&raw mut info) as u64 };
-    // SAFETY: `query` names `info` and its size; both live through the call.
-    let result =
-        unsafe { libc::syscall(libc::SYS_bpf, BPF_OBJ_GET_INFO_BY_FD, &raw const query, size_of::<Query>()) };
-    if result < 0 {
-        return Err(io::Error::last_os_error());
-    }
+    // SAFETY: `query` names `info` and its size, which lives through the call.
+    unsafe { bpf(BPF_OBJ_GET_INFO_BY_FD, &mut query) }?;
     let [first, second, ..] = info.place;
     let cgroup = u64::from(second) << 32 | u64::from(first);
     Ok(LinkInfo { program: info.program, cgroup, network_namespace: first })
@@ -301,28 +329,17 @@ pub fn link_info(link: BorrowedFd<'_>) -> io::Result<LinkInfo> {
 
 /// Replaces the program of a link, atomically ([bpf(2)](https://man7.org/linux/man-pages/man2/bpf.2.html), `BPF_LINK_UPDATE`).
 pub fn link_update(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::Result<()> {
-    #[repr(C)]
-    struct Update {
-        link: u32,
-        program: u32,
-        flags: u32,
-        expected: u32,
-    }
-    let update =
-        Update { link: link.as_raw_fd() as u32, program: program.as_raw_fd() as u32, flags: 0, expected: 0 };
-    // SAFETY: `update` lives through the call and is as long as said.
-    let result =
-        unsafe { libc::syscall(libc::SYS_bpf, BPF_LINK_UPDATE, &raw const update, size_of::<Update>()) };
-    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+    // Link, program, flags, program that is expected.
+    let mut update = [link.as_raw_fd() as u32, program.as_raw_fd() as u32, 0, 0];
+    // SAFETY: the command takes these four words, which point to nothing.
+    unsafe { bpf(BPF_LINK_UPDATE, &mut update) }.map(drop)
 }
 
 /// Detaches a link at once ([bpf(2)](https://man7.org/linux/man-pages/man2/bpf.2.html), `BPF_LINK_DETACH`): without
 /// its last pin and descriptor it would go too, but some time later.
 pub fn link_detach(link: BorrowedFd<'_>) -> io::Result<()> {
-    let link = link.as_raw_fd() as u32;
-    // SAFETY: the argument is the one word that the command takes and lives through the call.
-    let result = unsafe { libc::syscall(libc::SYS_bpf, BPF_LINK_DETACH, &raw const link, size_of::<u32>()) };
-    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+    // SAFETY: the argument is the one word that the command takes.
+    unsafe { bpf(BPF_LINK_DETACH, &mut (link.as_raw_fd() as u32)) }.map(drop)
 }
 
 /// The arguments of the batch commands (`union bpf_attr`, `batch`).
@@ -373,10 +390,7 @@ fn batch(
         flags: 0,
     };
     // SAFETY: all that `batch` names lives through the call; `values` has `cpus` words, the kernel's element size, a key.
-    let result = unsafe { libc::syscall(libc::SYS_bpf, command, &raw mut batch, size_of::<Batch>()) };
-    if result < 0 {
-        return Err(io::Error::last_os_error());
-    }
+    unsafe { bpf(command, &mut batch) }?;
     if batch.count as usize != keys.len() { Err(io::ErrorKind::UnexpectedEof.into()) } else { Ok(()) }
 }
 

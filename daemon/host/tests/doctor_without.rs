@@ -74,6 +74,7 @@ fn cases() -> Vec<Case> {
         Case { before: READ_ONLY_CGROUPS, ..missing("cgroup2", "Read-only file system") },
         Case { refused: "bpf=EPERM", ..missing("sk_lookup", "") },
         Case { refused: "bpf=EPERM", ..missing("cgroup_skb", "") },
+        Case { refused: "bpf=EPERM", ..missing("cgroup_device", "") },
         Case { refused: "bpf=EPERM", ..missing("sk_storage", "") },
         Case { through: "setpriv --bounding-set -sys_admin,-bpf", ..missing("sk_lookup", "") },
         // Kernels that are supported do not count maps as locked memory.

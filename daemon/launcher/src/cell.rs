@@ -1,14 +1,15 @@
 //! How a worker comes to be alone: the steps in their order, each one step, one reason, one error variant. They run in
 //! the new process, between clone3(2) and execve(2); the first that fails is told to the launcher and ends the process.
 
+use crate::device::Device;
 use crate::protection::{Protection, Protections};
-use crate::root::{Layout, RootError};
+use crate::root::{Contents, Layout, RootError};
 use crate::seccomp::Filters;
 use crate::sys;
 use caps::CapSet;
 use landlock::{
-    ABI, Access, AccessFs, AccessNet, CompatLevel, Compatible, PathBeneath, Ruleset, RulesetAttr,
-    RulesetCreatedAttr, RulesetError, Scope,
+    ABI, Access, AccessFs, AccessNet, BitFlags, CompatLevel, Compatible, PathBeneath, Ruleset, RulesetAttr,
+    RulesetCreatedAttr, RulesetError, Scope, make_bitflags,
 };
 use rustix::fs::{Mode, OFlags, open};
 use rustix::io::{Errno, fcntl_dupfd_cloexec};
@@ -30,6 +31,8 @@ const DESCRIPTORS: u64 = 65536;
 const ADDRESS_SLACK: u64 = 512 << 20;
 /// Descriptors are moved above this number before the worker's are put in their places.
 pub const PARKED: i32 = 16;
+/// What a worker may do with a device that it was given.
+const DEVICE_USE: BitFlags<AccessFs> = make_bitflags!(AccessFs::{ReadFile | WriteFile | IoctlDev});
 const HOSTNAME: &[u8] = b"cell";
 const NAME: &CStr = c"turnout-worker";
 /// The runtime's official builds collect from the moment they are loaded unless this is set.
@@ -43,6 +46,8 @@ pub struct Recipe {
     pub layout: Layout,
     /// The allowed calls.
     pub filters: Filters,
+    /// The same for a cell that was given devices.
+    pub device_filters: Filters,
     /// The kernel's Landlock ABI, 0 for none.
     pub landlock_abi: u32,
     /// Whether a cgroup holds the memory limit; if not, RLIMIT_AS does.
@@ -59,6 +64,8 @@ pub struct Worker<'a> {
     pub profile: Profile,
     /// Its model, a detached mount.
     pub model: BorrowedFd<'a>,
+    /// The devices that it is given.
+    pub devices: &'a [Device],
     /// Its end of the link.
     pub link: BorrowedFd<'a>,
 }
@@ -152,7 +159,8 @@ pub fn become_worker(recipe: &Recipe, worker: &Worker<'_>) -> StepError {
         // 2. Network only now, so that the listener is the host's; cgroup only now, so that its root is the cell's cgroup.
         sys::unshare(later_namespaces(&recipe.protections)).map_err(StepError::Namespaces)?;
         // 3. From here on there is no path to the host's files.
-        recipe.layout.enter(Some(worker.model), &recipe.protections).map_err(StepError::Root)?;
+        let contents = Contents { model: Some(worker.model), devices: worker.devices };
+        recipe.layout.enter(&contents, &recipe.protections).map_err(StepError::Root)?;
         // 4. The host's name is none of the worker's business.
         if has(Protection::UtsNamespace) {
             rustix::system::sethostname(HOSTNAME).map_err(StepError::Hostname)?;
@@ -167,9 +175,10 @@ pub fn become_worker(recipe: &Recipe, worker: &Worker<'_>) -> StepError {
         if has(Protection::Capabilities) {
             caps::clear(None, CapSet::Bounding).map_err(StepError::Capabilities)?;
         }
-        // 9. The cell's own user, who owns no file on the host.
+        // 9. The cell's own user, who owns no file on the host; of groups, only those that open its devices.
         if has(Protection::Identity) {
-            take_identity(worker.uid).map_err(StepError::Identity)?;
+            let groups: Vec<u32> = worker.devices.iter().filter_map(|device| device.group).collect();
+            take_identity(worker.uid, &groups).map_err(StepError::Identity)?;
         }
         // 10. The change of user emptied two sets; no set is left to that.
         if has(Protection::Capabilities) {
@@ -182,12 +191,13 @@ pub fn become_worker(recipe: &Recipe, worker: &Worker<'_>) -> StepError {
         }
         // 11. Read and execute what is in the root; no write, no connection, no signal outwards, whatever else fails.
         if has(Protection::Landlock) {
-            restrict_files(recipe.landlock_abi)?;
+            restrict_files(recipe.landlock_abi, worker.devices)?;
         }
         sys::reset_signals();
         // 12. Last, because the steps above need calls that a worker may not make.
         if has(Protection::Seccomp) {
-            recipe.filters.apply().map_err(StepError::Seccomp)?;
+            let filters = if worker.devices.is_empty() { &recipe.filters } else { &recipe.device_filters };
+            filters.apply().map_err(StepError::Seccomp)?;
         }
         Ok(())
     };
@@ -273,19 +283,22 @@ pub fn set_limits(recipe: &Recipe, profile: Profile) -> Result<(), Errno> {
     Ok(())
 }
 
-pub fn take_identity(id: u32) -> Result<(), Errno> {
+pub fn take_identity(id: u32, groups: &[u32]) -> Result<(), Errno> {
     let (uid, gid) = (Uid::from_raw(id), Gid::from_raw(id));
-    rustix::thread::set_thread_groups(&[])?;
+    let groups: Vec<Gid> = groups.iter().map(|group| Gid::from_raw(*group)).collect();
+    rustix::thread::set_thread_groups(&groups)?;
     rustix::thread::set_thread_res_gid(gid, gid, gid)?;
     rustix::thread::set_thread_res_uid(uid, uid, uid)
 }
 
 /// From ABI 4 on all of it is demanded; below, what the kernel has is taken, and the launcher reports the shortfall.
-fn restrict_files(abi: u32) -> Result<(), StepError> {
+/// A device that was given can be read, written and, where the kernel tells such calls apart, controlled.
+fn restrict_files(abi: u32, devices: &[Device]) -> Result<(), StepError> {
     if abi == 0 {
         return Ok(());
     }
     let root = whole_root()?;
+    let nodes = devices.iter().map(|device| existing(device.path.as_str())).collect::<Result<Vec<_>, _>>()?;
     let level = if abi >= 4 { CompatLevel::HardRequirement } else { CompatLevel::BestEffort };
     let restrict = || -> Result<(), RulesetError> {
         Ruleset::default()
@@ -297,6 +310,9 @@ fn restrict_files(abi: u32) -> Result<(), StepError> {
             .scope(Scope::from_all(ABI::V6))?
             .create()?
             .add_rule(PathBeneath::new(root, AccessFs::from_read(ABI::V4)))?
+            .add_rules(
+                nodes.into_iter().map(|node| Ok::<_, RulesetError>(PathBeneath::new(node, DEVICE_USE))),
+            )?
             .restrict_self()
             .map(drop)
     };
@@ -308,7 +324,11 @@ fn restrict_files(abi: u32) -> Result<(), StepError> {
 /// # Errors
 /// [`StepError::Root`].
 pub fn whole_root() -> Result<OwnedFd, StepError> {
-    open("/", OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).map_err(|errno| {
-        StepError::Root(RootError { call: "open", object: "/".into(), source: errno.into() })
+    existing("/")
+}
+
+fn existing(path: &str) -> Result<OwnedFd, StepError> {
+    open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).map_err(|errno| {
+        StepError::Root(RootError { call: "open", object: path.into(), source: errno.into() })
     })
 }

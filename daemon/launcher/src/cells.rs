@@ -1,11 +1,15 @@
 //! Every cell with its slot, cgroup and worker, and what may be done with it. The table dies with the launcher: nothing
 //! of it is on disk, and the kernel's own state is the cgroups.
 
+mod given;
+
 use crate::cell::{self, PARKED, Recipe, StepError, Worker, become_worker, first_namespaces};
 use crate::cgroup::{CellGroup, CgroupError, Hierarchy};
+use crate::device::{Device, DeviceError};
 use crate::router::{RouterRecipe, become_router};
 use crate::swap::{self, SwapError};
 use crate::sys::{self, Forked};
+use crate::tenants::{TenantError, Tenants};
 use crate::wait::wait;
 use rustix::event::PollFlags;
 use rustix::fs::{Mode, OFlags, open};
@@ -17,8 +21,8 @@ use std::collections::BTreeMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 use turnout_launcher_wire::{
-    Cell, Class, Enforcement, Failure, MESSAGE_SIZE, Profile, ROUTER_CELL, Reply, SLOTS, Shortfall,
-    WorkerState,
+    Cell, Class, DEVICES_MAX, Enforcement, Failure, MESSAGE_SIZE, Profile, ROUTER_CELL, Reply, SLOTS,
+    Shortfall, WorkerState,
 };
 
 /// How long a cell may take to build; a path on a dead network mount must not stop the launcher.
@@ -66,6 +70,15 @@ pub enum CellsError {
     /// The model's mount could not be swapped.
     #[error(transparent)]
     Swap(#[from] SwapError),
+    /// What was brought is no device.
+    #[error(transparent)]
+    Device(#[from] DeviceError),
+    /// A cell has as many devices as it can.
+    #[error("{DEVICES_MAX} device nodes, and no more")]
+    Devices,
+    /// Not as a tenant can be, or has room for.
+    #[error(transparent)]
+    Tenant(#[from] TenantError),
 }
 
 /// All cells.
@@ -73,7 +86,7 @@ pub struct Cells {
     hierarchy: Hierarchy,
     recipe: Recipe,
     router: RouterRecipe,
-    uid_base: u32,
+    tenants: Tenants,
     cells: BTreeMap<u32, Entry>,
 }
 
@@ -96,6 +109,8 @@ struct Entry {
     slot: u32,
     profile: Profile,
     group: CellGroup,
+    /// What its worker is to be given.
+    devices: Vec<Device>,
     process: Process,
 }
 
@@ -115,7 +130,7 @@ enum Process {
 impl Cells {
     /// An empty table.
     pub fn new(hierarchy: Hierarchy, (recipe, router): (Recipe, RouterRecipe), uid_base: u32) -> Self {
-        Self { hierarchy, recipe, router, uid_base, cells: BTreeMap::new() }
+        Self { hierarchy, recipe, router, tenants: Tenants::new(uid_base), cells: BTreeMap::new() }
     }
 
     /// Makes a cell; one that is there stays as it is.
@@ -128,12 +143,13 @@ impl Cells {
                 return Err(CellsError::Limits);
             }
             self.keep_apart(profile)?;
+            let tenant = self.tenants.place(profile.tenant, self.cells_of(profile.tenant))?;
             let profile = self.recipe.protections.kept_limits(profile);
             let taken = |slot: &u32| self.cells.values().any(|entry| entry.slot == *slot);
             let slot = (0..SLOTS).find(|slot| !taken(slot)).ok_or(CellsError::Slots)?;
-            let group = self.hierarchy.create_cell(generation, profile)?;
+            let group = self.hierarchy.create_cell(generation, profile, tenant)?;
             let process = Process::Not(WorkerState::None);
-            self.cells.insert(generation, Entry { slot, profile, group, process });
+            self.cells.insert(generation, Entry { slot, profile, group, devices: Vec::new(), process });
         }
         self.described(generation)
     }
@@ -146,8 +162,10 @@ impl Cells {
         if generation == ROUTER_CELL {
             return Err(CellsError::NoCell);
         }
+        let devices = self.take_devices(generation);
         self.start_once(generation, |own, uid, link| {
-            let worker = Worker { uid, profile: own.entry.profile, model: model.as_fd(), link };
+            let (profile, model, devices) = (own.entry.profile, model.as_fd(), devices.as_slice());
+            let worker = Worker { uid, profile, model, devices, link };
             launch(&own, || become_worker(own.recipe, &worker))
         })
     }
@@ -170,7 +188,7 @@ impl Cells {
         entry.reap();
         if matches!(entry.process, Process::Not(state) if state != WorkerState::None) {
             entry.group.remove()?;
-            entry.group = self.hierarchy.create_cell(ROUTER_CELL, entry.profile)?;
+            entry.group = self.hierarchy.create_cell(ROUTER_CELL, entry.profile, None)?;
         }
         Ok(())
     }
@@ -184,7 +202,7 @@ impl Cells {
             return Ok(started);
         }
         let entry = self.cells.get_mut(&generation).ok_or(CellsError::NoCell)?;
-        let uid = self.uid_base + entry.slot;
+        let uid = self.tenants.uid(entry.profile.tenant, entry.slot);
         let (link, theirs) =
             socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
                 .map_err(process("link"))?;
@@ -282,6 +300,10 @@ impl Cells {
             let ended = entry.kill().and_then(|()| Ok(entry.group.remove()?));
             first = first.and_then(|done| ended.map(|()| done));
         }
+        for tenant in self.tenants.clear() {
+            let removed = self.hierarchy.remove_tenant(tenant);
+            first = first.and_then(|done| Ok(removed.map(|()| done)?));
+        }
         self.hierarchy.give_back();
         first
     }
@@ -343,6 +365,7 @@ impl CellsError {
             Self::Slots => Failure::Slots,
             Self::NoCell => Failure::NoCell,
             Self::Limits | Self::NoCpus | Self::Taken { .. } => Failure::Request,
+            Self::Device(_) | Self::Devices | Self::Tenant(_) => Failure::Request,
             Self::Cgroup(CgroupError::Os { path, .. }) => {
                 let name = path.components().rev().take(2).map(|part| part.as_os_str().to_string_lossy());
                 let name = name.collect::<Vec<_>>().into_iter().rev().collect::<Vec<_>>().join("/");

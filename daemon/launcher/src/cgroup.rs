@@ -1,5 +1,6 @@
 //! The instance's delegated cgroup and the cells below it: `launcher` for the launcher itself, because a cgroup with
-//! controllers below it may hold no process, and `cell-<generation>` for each cell.
+//! controllers below it may hold no process, and `cell-<generation>` for each cell; those of a tenant lie below the
+//! tenant's own, `tenant-<name>`.
 
 use crate::wait::wait;
 use rustix::event::{PollFlags, Timespec, poll};
@@ -10,7 +11,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
-use turnout_launcher_wire::{Class, Profile};
+use turnout_launcher_wire::{Class, Profile, Tenant, TenantName};
 
 /// How long killed processes may take to go.
 const EMPTY_DEADLINE: Duration = Duration::from_secs(5);
@@ -22,6 +23,10 @@ const CGROUP2_MAGIC: i64 = 0x6367_7270;
 const WEIGHT_GUARANTEED: &str = "1000";
 const LAUNCHER: &str = "launcher";
 const CELL: &str = "cell-";
+const TENANT: &str = "tenant-";
+/// Over which CPU time is limited, microseconds: the kernel's own default.
+const CPU_PERIOD: u64 = 100_000;
+const NO_LIMIT: &str = "max";
 
 /// A failed operation on a cgroup.
 #[derive(Debug, thiserror::Error)]
@@ -52,7 +57,7 @@ pub struct Controllers {
     pub pids: bool,
     /// `cpuset.cpus`.
     pub cpuset: bool,
-    /// `cpu.weight`.
+    /// `cpu.weight` and `cpu.max`.
     pub cpu: bool,
 }
 
@@ -104,16 +109,71 @@ impl Hierarchy {
         self.controllers
     }
 
-    /// Makes a cell's cgroup with its limits.
+    /// Makes a cell's cgroup with its limits, below its tenant's where it has one.
     ///
     /// # Errors
     /// [`CgroupError`]; the cgroup then does not exist.
-    pub fn create_cell(&self, generation: u32, profile: Profile) -> Result<CellGroup, CgroupError> {
-        let path = self.path.join(format!("{CELL}{generation}"));
+    pub fn create_cell(
+        &self,
+        generation: u32,
+        profile: Profile,
+        tenant: Option<TenantName>,
+    ) -> Result<CellGroup, CgroupError> {
+        let above = tenant.map_or_else(|| self.path.clone(), |tenant| self.tenant(tenant));
+        let path = above.join(format!("{CELL}{generation}"));
         fs::create_dir(&path).map_err(os(&path))?;
         self.limit(&path, profile).and_then(|()| CellGroup::open(path.clone())).inspect_err(|_| {
             let _ = fs::remove_dir(&path);
         })
+    }
+
+    /// Makes a tenant's cgroup, or changes its limits. Lowering one ends nothing that runs, but for want of memory.
+    ///
+    /// # Errors
+    /// [`CgroupError`]; a cgroup that was not there then does not exist.
+    pub fn set_tenant(&self, tenant: &Tenant) -> Result<(), CgroupError> {
+        let path = self.tenant(tenant.name);
+        let made = match fs::create_dir(&path) {
+            Ok(()) => true,
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => false,
+            Err(error) => return Err(os(&path)(error)),
+        };
+        let enabled = enable_controllers(&path);
+        let limited = if enabled == self.controllers {
+            self.limit_tenant(&path, tenant)
+        } else {
+            Err(os(&path)(io::ErrorKind::Unsupported))
+        };
+        limited.inspect_err(|_| {
+            if made {
+                let _ = fs::remove_dir(&path);
+            }
+        })
+    }
+
+    /// Removes a tenant's cgroup. It must hold no cell.
+    ///
+    /// # Errors
+    /// [`CgroupError`].
+    pub fn remove_tenant(&self, tenant: TenantName) -> Result<(), CgroupError> {
+        remove(&self.tenant(tenant))
+    }
+
+    fn tenant(&self, tenant: TenantName) -> PathBuf {
+        self.path.join(format!("{TENANT}{}", tenant.as_str()))
+    }
+
+    fn limit_tenant(&self, path: &Path, tenant: &Tenant) -> Result<(), CgroupError> {
+        if self.controllers.memory {
+            write(&path.join("memory.max"), &limit(tenant.memory_bytes))?;
+        }
+        if self.controllers.pids {
+            write(&path.join("pids.max"), &limit(tenant.pids_max.into()))?;
+        }
+        if self.controllers.cpu {
+            write(&path.join("cpu.max"), &cpu_max(tenant.cpu_thousandths))?;
+        }
+        Ok(())
     }
 
     /// Gives the cgroup back as far as the kernel lets: what stays is an empty directory.
@@ -149,17 +209,17 @@ impl Hierarchy {
         if self.controllers.cpu && profile.class == Class::Guaranteed {
             write(&path.join("cpu.weight"), WEIGHT_GUARANTEED)?;
         }
+        if self.controllers.cpu && profile.cpu_thousandths != 0 {
+            write(&path.join("cpu.max"), &cpu_max(profile.cpu_thousandths))?;
+        }
         Ok(())
     }
 
     fn end_leftovers(&self) -> Result<(), CgroupError> {
-        for entry in fs::read_dir(&self.path).map_err(os(&self.path))? {
-            let entry = entry.map_err(os(&self.path))?;
-            if entry.file_name().to_string_lossy().starts_with(CELL) {
-                let group = CellGroup::open(entry.path())?;
-                group.kill()?;
-                group.remove()?;
-            }
+        end_cells(&self.path)?;
+        for tenant in named(&self.path, TENANT)? {
+            end_cells(&tenant)?;
+            remove(&tenant)?;
         }
         Ok(())
     }
@@ -197,25 +257,7 @@ impl CellGroup {
     /// # Errors
     /// [`CgroupError`], `ResourceBusy` within it when a process lives in it.
     pub fn remove(&self) -> Result<(), CgroupError> {
-        let deadline = Instant::now() + EMPTY_DEADLINE;
-        loop {
-            match fs::remove_dir(&self.path) {
-                Ok(()) => return Ok(()),
-                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-                // The kernel takes the last dying task off the list a moment after it reports the cgroup empty.
-                Err(error) if error.kind() == io::ErrorKind::ResourceBusy && !self.populated() => {
-                    if Instant::now() >= deadline {
-                        return Err(os(&self.path)(error));
-                    }
-                    let _ = poll(&mut [], Some(&REMOVE_PAUSE));
-                }
-                Err(error) => return Err(os(&self.path)(error)),
-            }
-        }
-    }
-
-    fn populated(&self) -> bool {
-        fs::read_to_string(self.path.join("cgroup.events")).is_ok_and(|events| events.contains("populated 1"))
+        remove(&self.path)
     }
 }
 
@@ -223,6 +265,56 @@ impl AsFd for CellGroup {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.directory.as_fd()
     }
+}
+
+/// Ends what runs in the cells below a cgroup, and removes them.
+fn end_cells(above: &Path) -> Result<(), CgroupError> {
+    for cell in named(above, CELL)? {
+        let group = CellGroup::open(cell)?;
+        group.kill()?;
+        group.remove()?;
+    }
+    Ok(())
+}
+
+/// What lies below a cgroup and begins so.
+fn named(above: &Path, prefix: &str) -> Result<Vec<PathBuf>, CgroupError> {
+    let entries =
+        fs::read_dir(above).map_err(os(above))?.collect::<Result<Vec<_>, _>>().map_err(os(above))?;
+    let found = entries.iter().filter(|entry| entry.file_name().to_string_lossy().starts_with(prefix));
+    Ok(found.map(fs::DirEntry::path).collect())
+}
+
+fn remove(path: &Path) -> Result<(), CgroupError> {
+    let deadline = Instant::now() + EMPTY_DEADLINE;
+    loop {
+        match fs::remove_dir(path) {
+            Ok(()) => return Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            // The kernel takes the last dying task off the list a moment after it reports the cgroup empty.
+            Err(error) if error.kind() == io::ErrorKind::ResourceBusy && !populated(path) => {
+                if Instant::now() >= deadline {
+                    return Err(os(path)(error));
+                }
+                let _ = poll(&mut [], Some(&REMOVE_PAUSE));
+            }
+            Err(error) => return Err(os(path)(error)),
+        }
+    }
+}
+
+fn populated(path: &Path) -> bool {
+    fs::read_to_string(path.join("cgroup.events")).is_ok_and(|events| events.contains("populated 1"))
+}
+
+/// A limit in the kernel's words, 0 for none.
+fn limit(most: u64) -> String {
+    if most == 0 { NO_LIMIT.to_owned() } else { most.to_string() }
+}
+
+/// Thousandths of a CPU as a share of [`CPU_PERIOD`], 0 for no limit.
+fn cpu_max(thousandths: u32) -> String {
+    format!("{} {CPU_PERIOD}", limit(u64::from(thousandths) * CPU_PERIOD / 1000))
 }
 
 /// Enables what the parent offers and says what the kernel took: a missing controller is reported with each cell.
@@ -278,6 +370,13 @@ mod tests {
     fn a_mask_becomes_the_kernels_list() {
         for (mask, list) in [(0b1, "0"), (0b1101, "0,2,3"), (1 << 63, "63")] {
             assert_eq!(cpu_list(mask), list);
+        }
+    }
+
+    #[test]
+    fn a_limit_on_cpu_time_becomes_the_kernels_quota() {
+        for (thousandths, text) in [(0, "max 100000"), (10, "1000 100000"), (1500, "150000 100000")] {
+            assert_eq!(cpu_max(thousandths), text);
         }
     }
 

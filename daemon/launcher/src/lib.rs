@@ -5,6 +5,7 @@ mod arguments;
 mod cell;
 mod cells;
 mod cgroup;
+mod device;
 mod profile;
 mod protection;
 mod root;
@@ -14,6 +15,7 @@ mod serve;
 mod starter;
 mod swap;
 mod sys;
+mod tenants;
 mod wait;
 
 #[cfg(feature = "weaken")]
@@ -33,8 +35,9 @@ use std::process::ExitCode;
 #[cfg(all(feature = "weaken", not(debug_assertions)))]
 compile_error!("`weaken` makes cells that do not hold: it is for tests, and no build for use may have it");
 
-/// Descriptors the launcher itself needs: four for each cell, the connections, and those of one start.
-const DESCRIPTORS: u64 = 512;
+/// Descriptors the launcher itself needs: four for each cell and those of the devices it is given, the connections, and
+/// those of one start.
+const DESCRIPTORS: u64 = 2048;
 
 /// The whole life of a launcher with this command line, beginning with the first lines of `main`.
 pub fn run(parser: lexopt::Parser, protections: Protections) -> ExitCode {
@@ -79,6 +82,7 @@ fn serve(
     };
     let layout = root::Layout::find(&arguments.worker, &arguments.onnxruntime, &arguments.cell_root)?;
     let filters = seccomp::Filters::compile(&[])?;
+    let device_filters = seccomp::Filters::compile(profile::DEVICE_CALLS)?;
     let router = router::RouterRecipe::new(arguments.router, arguments.cell_root)?;
     let signals = sys::signal_descriptor(&[libc::SIGTERM, libc::SIGINT])?;
     let hierarchy = cgroup::Hierarchy::take(&arguments.cgroup)?;
@@ -87,6 +91,7 @@ fn serve(
         protections,
         layout,
         filters,
+        device_filters,
         landlock_abi: sys::landlock_abi(),
         memory_controller: controllers.memory,
         pids_controller: controllers.pids,

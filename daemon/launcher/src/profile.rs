@@ -11,6 +11,8 @@ pub enum Rule {
     Without(u8, u64),
     /// When this argument is one of these.
     OneOf(u8, &'static [u64]),
+    /// When this argument, of which only these bits count, is one of these.
+    Masked(u8, u64, &'static [u64]),
 }
 
 /// One allowed call.
@@ -159,6 +161,29 @@ pub const ALLOWED: &[Allowed] = &[
     always(libc::SYS_sysinfo, IDENTITY),
     always(libc::SYS_getrusage, IDENTITY),
 ];
+
+/// Bits of a request of ioctl(2) that say whose it is.
+const FAMILY: u64 = 0xff00;
+
+/// Calls that a worker with devices may make beyond the others: requests of the families of accelerators' drivers. Not
+/// those of sockets (0x89), terminals (`T`), file systems (`f`, `X`, 0x94) or disks (0x12), which it has descriptors of
+/// or could be given by mistake. Below the kernel's Landlock ABI 5, what is refused beyond that is the drivers' to say.
+pub const DEVICE_CALLS: &[Allowed] = &[Allowed {
+    call: libc::SYS_ioctl,
+    rule: Rule::Masked(
+        1,
+        FAMILY,
+        &[
+            // NVIDIA's unified memory, which numbers its requests without a family.
+            0,
+            // NVIDIA's driver: `F`. Direct rendering, and accelerators by it: `d`. AMD's compute driver: `K`.
+            (b'F' as u64) << 8,
+            (b'd' as u64) << 8,
+            (b'K' as u64) << 8,
+        ],
+    ),
+    needed_by: "the drivers of the devices that the cell was given",
+}];
 
 #[cfg(target_arch = "x86_64")]
 const RUNTIME: &str =

@@ -1,6 +1,7 @@
 //! The file system a worker sees: an almost empty tmpfs with its program, the shared objects it needs, the ONNX Runtime
 //! library, its model and its own entry in `/proc`, all read-only. What exists is found once, at the start.
 
+use crate::device::Device;
 use crate::protection::{Protection, Protections};
 use crate::sys;
 use rustix::fs::{CWD, Mode, OFlags, mkdirat, openat, symlinkat};
@@ -24,7 +25,10 @@ const ONNXRUNTIME: &str = "/lib/libonnxruntime.so";
 /// Where a worker finds its model.
 pub const MODEL: &str = "/model";
 /// Room for directories and empty mount points only.
-const TMPFS_SIZE: [(&str, &str); 2] = [("size", "64k"), ("nr_inodes", "64")];
+const TMPFS_SIZE: &str = "64k";
+/// Files and directories that a root has room for, and how many more for each device: the node and folders above it.
+const INODES: usize = 64;
+const INODES_OF_DEVICE: usize = 4;
 const TMPFS_MODE: [(&str, &str); 1] = [("mode", "0755")];
 /// The source of the worker's own entry in `/proc`.
 const PROC: [(&str, &str); 2] = [("hidepid", "2"), ("subset", "pid")];
@@ -76,6 +80,15 @@ struct Bind {
     attributes: MountAttrFlags,
 }
 
+/// What one cell has beyond the others.
+#[derive(Default)]
+pub struct Contents<'a> {
+    /// The model's files, a detached mount; none for a router.
+    pub model: Option<BorrowedFd<'a>>,
+    /// The devices that it is given.
+    pub devices: &'a [Device],
+}
+
 /// Attributes of every mount in a cell.
 const LOCKED: MountAttrFlags = MountAttrFlags::MOUNT_ATTR_RDONLY.union(MountAttrFlags::MOUNT_ATTR_NOSUID);
 const CODE: MountAttrFlags = LOCKED.union(MountAttrFlags::MOUNT_ATTR_NODEV);
@@ -116,11 +129,11 @@ impl Layout {
         Ok(Self { binds, cell_root: cell_root.to_owned() })
     }
 
-    /// Turns this process's root into the cell's, with a model where there is one. The caller is alone in a new mount namespace and a new pid namespace.
+    /// Turns this process's root into the cell's, with what it is given. The caller is alone in a new mount namespace and a new pid namespace.
     ///
     /// # Errors
     /// [`RootError`].
-    pub fn enter(&self, model: Option<BorrowedFd<'_>>, protections: &Protections) -> Result<(), RootError> {
+    pub fn enter(&self, contents: &Contents<'_>, protections: &Protections) -> Result<(), RootError> {
         // Nothing that happens here may reach the host, and no later mount of the host may reach the cell.
         mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)
             .map_err(failed("private", "/"))?;
@@ -129,7 +142,9 @@ impl Layout {
         }
         // Sources are taken before the new root covers one of them.
         let sources = self.binds.iter().map(Bind::detach).collect::<Result<Vec<_>, _>>()?;
-        let size = if protections.has(Protection::TmpfsSize) { &TMPFS_SIZE[..] } else { &[] };
+        let inodes = (INODES + INODES_OF_DEVICE * contents.devices.len()).to_string();
+        let size = [("size", TMPFS_SIZE), ("nr_inodes", inodes.as_str())];
+        let size = if protections.has(Protection::TmpfsSize) { &size[..] } else { &[] };
         let options = [size, &TMPFS_MODE].concat();
         let root = file_system(c"tmpfs", &options, DATA.difference(MountAttrFlags::MOUNT_ATTR_RDONLY))?;
         attach(root.as_fd(), &self.cell_root)?;
@@ -138,7 +153,13 @@ impl Layout {
         for (bind, source) in self.binds.iter().zip(&sources) {
             place(source.as_fd(), &bind.target, bind.directory)?;
         }
-        if let Some(model) = model {
+        for device in contents.devices {
+            let mount = device.mount.as_fd();
+            sys::add_mount_attributes(mount, DEVICE.bits().into())
+                .map_err(failed("mount_setattr", device.path.as_str()))?;
+            place(mount, Path::new(device.path.as_str()), false)?;
+        }
+        if let Some(model) = contents.model {
             place(model, Path::new(MODEL), true)?;
             // The daemon made it so already; a cell does not rest on it.
             let locked = protections.kept(DATA);

@@ -4,7 +4,7 @@
 
 use crate::cell::{Recipe, StepError, listener, place_descriptors, set_limits, take_identity, whole_root};
 use crate::profile::{Allowed, Rule};
-use crate::root::{Layout, ROUTER};
+use crate::root::{Contents, Layout, ROUTER};
 use crate::seccomp::Filters;
 use crate::sys;
 use caps::CapSet;
@@ -56,11 +56,11 @@ pub fn become_router(
         // The listener belongs to the cell's cgroup, and so does every socket that the router will make.
         let listener = listener().map_err(StepError::Listener)?;
         sys::unshare(UnshareFlags::NEWCGROUP).map_err(StepError::Namespaces)?;
-        layout.enter(None, &recipe.protections).map_err(StepError::Root)?;
+        layout.enter(&Contents::default(), &recipe.protections).map_err(StepError::Root)?;
         place_descriptors(listener, link).map_err(StepError::Descriptors)?;
         set_limits(recipe, profile).map_err(StepError::Limit)?;
         caps::clear(None, CapSet::Bounding).map_err(StepError::Capabilities)?;
-        take_identity(uid).map_err(StepError::Identity)?;
+        take_identity(uid, &[]).map_err(StepError::Identity)?;
         for set in [CapSet::Ambient, CapSet::Inheritable, CapSet::Effective, CapSet::Permitted] {
             caps::clear(None, set).map_err(StepError::Capabilities)?;
         }

@@ -198,7 +198,10 @@ impl Connection {
     /// The order of requests and the descriptors each may bring.
     fn judge(&mut self, received: Received, cells: &mut Cells) -> Answer {
         let Ok(request) = Request::decode(&received.bytes) else { return Answer::refused(UNKNOWN) };
-        let brings_files = matches!(request, Request::StartWorker { .. } | Request::SwapModel { .. });
+        let brings_files = matches!(
+            request,
+            Request::StartWorker { .. } | Request::SwapModel { .. } | Request::GrantDevice { .. }
+        );
         let due = usize::from(brings_files);
         if received.descriptors.len() != due {
             return Answer::refused("descriptors");
@@ -213,7 +216,7 @@ impl Connection {
                 Answer::of(Ok(Reply::Done))
             }
             _ if !self.greeted => Answer::refused("no hello yet"),
-            request => perform(request, &received.descriptors, cells),
+            request => perform(request, received.descriptors, cells),
         }
     }
 
@@ -228,18 +231,23 @@ impl Connection {
     }
 }
 
-fn perform(request: Request, descriptors: &[OwnedFd], cells: &mut Cells) -> Answer {
+fn perform(request: Request, mut descriptors: Vec<OwnedFd>, cells: &mut Cells) -> Answer {
     match request {
         Request::Hello { .. } => Answer::refused("hello twice"),
         Request::CreateCell { generation, profile } => Answer::of(cells.create(generation, profile)),
-        Request::StartWorker { generation } => match descriptors {
+        Request::StartWorker { generation } => match descriptors.as_slice() {
             [model] => Answer::started(cells.start(generation, model)),
             _ => Answer::refused("descriptors"),
         },
-        Request::SwapModel { generation } => match descriptors {
+        Request::SwapModel { generation } => match descriptors.as_slice() {
             [model] => Answer::of(cells.swap_model(generation, model)),
             _ => Answer::refused("descriptors"),
         },
+        Request::GrantDevice { generation, path } => match descriptors.pop() {
+            Some(node) => Answer::of(cells.grant(generation, path, node)),
+            None => Answer::refused("descriptors"),
+        },
+        Request::SetTenant(tenant) => Answer::of(cells.set_tenant(&tenant)),
         Request::StartRouter => Answer::started(cells.start_router()),
         Request::Adopt { generation } => match cells.adopt(generation) {
             Ok(Some(started)) => Answer::started(Ok(started)),

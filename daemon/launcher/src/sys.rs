@@ -202,6 +202,7 @@ pub mod probe {
     use super::{checked, exit_now, ptr};
     use rustix::io::Errno;
     use std::ffi::{CStr, c_int, c_long, c_void};
+    use std::os::fd::{AsRawFd, BorrowedFd};
 
     pub use super::landlock_abi;
 
@@ -230,6 +231,8 @@ pub mod probe {
         SharedMemory(c_int),
         /// Makes a mount writable (mount_setattr(2)).
         Writable(&'a CStr),
+        /// Asks something of a device (ioctl(2)) that reads and writes no memory.
+        Control(BorrowedFd<'a>, u32),
     }
 
     /// Makes the call.
@@ -261,6 +264,11 @@ pub mod probe {
             }
             Call::SharedMemory(key) => attach(key),
             Call::Writable(path) => writable(path),
+            Call::Control(device, request) => {
+                // SAFETY: the test sends requests that take no pointer; the call takes numbers alone.
+                checked(unsafe { libc::syscall(libc::SYS_ioctl, device.as_raw_fd(), request, 0_usize) })
+                    .map(drop)
+            }
         }
     }
 

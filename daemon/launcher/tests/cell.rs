@@ -295,7 +295,7 @@ fn no_cpu_is_given_to_two_guaranteed_cells_that_can_run() {
     let mut client = launcher.client();
     let (memory_bytes, pids_max) = limits();
     let creation = |generation, class, cpus| {
-        let profile = Profile { class, memory_bytes, pids_max, cpus };
+        let profile = Profile { cpus, ..Client::profile(class, memory_bytes, pids_max) };
         Request::CreateCell { generation, profile }
     };
     let refused = |reply: Reply, why: &str| match reply {

@@ -30,7 +30,8 @@ pub fn of(runtime: &Runtime, config: &Config, host: &dyn Host) -> Result<Profile
             (Class::Guaranteed, placed.map_err(|error| error.to_string())?)
         }
     };
-    Ok(Profile { class, memory_bytes: runtime.memory_bytes, pids_max: PIDS_MAX, cpus })
+    let memory_bytes = runtime.memory_bytes;
+    Ok(Profile { class, memory_bytes, pids_max: PIDS_MAX, cpus, cpu_thousandths: 0, tenant: 0 })
 }
 
 /// Whether this host can hold a cell to all that is demanded.

@@ -103,6 +103,38 @@ pub mod phase {
     pub const ANSWERING: u32 = 2;
 }
 
+/// Key of `DEVICES`: one device node for the processes of one cgroup.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct DeviceKey {
+    /// The cgroup's id (`bpf_get_current_cgroup_id`), which is its directory's inode number.
+    pub cgroup: u64,
+    /// One of [`device::BLOCK`] and [`device::CHARACTER`].
+    pub kind: u32,
+    /// Major number.
+    pub major: u32,
+    /// Minor number.
+    pub minor: u32,
+    /// Reserved, 0.
+    pub reserved: u32,
+}
+
+/// Kinds of devices, and what may be done with one: the value of `DEVICES`. Numbers as the kernel has them (`BPF_DEVCG_*`).
+pub mod device {
+    /// A block device.
+    pub const BLOCK: u32 = 1;
+    /// A character device.
+    pub const CHARACTER: u32 = 2;
+    /// Making a node.
+    pub const MAKE: u32 = 1;
+    /// Opening it to read.
+    pub const READ: u32 = 2;
+    /// Opening it to write.
+    pub const WRITE: u32 = 4;
+    /// Nodes that can be given to all cells together.
+    pub const MOST: u32 = 4096;
+}
+
 /// Counters of a slot: index `slot * counter::COUNT + kind` in `COUNTERS`.
 pub mod counter {
     /// Requests that began.
@@ -162,6 +194,7 @@ pub mod histogram {
 
 const _: () = assert!(size_of::<Route>() == 8 + 64 + 32 + 64 + 16);
 const _: () = assert!(size_of::<Connection>() == 40);
+const _: () = assert!(size_of::<DeviceKey>() == 24);
 const _: () = assert!(histogram::bucket(u64::MAX) < histogram::BUCKETS);
 
 #[cfg(test)]

@@ -28,8 +28,14 @@ const WORKER_UIDS: u32 = 62_000;
 /// Longest wait for a worker's word.
 const DEADLINE: Timespec = Timespec { tv_sec: 20, tv_nsec: 0 };
 /// What its cells may use.
-pub const PROFILE: Profile =
-    Profile { class: Class::Burstable, memory_bytes: 1 << 30, pids_max: 64, cpus: 0 };
+pub const PROFILE: Profile = Profile {
+    class: Class::Burstable,
+    memory_bytes: 1 << 30,
+    pids_max: 64,
+    cpus: 0,
+    cpu_thousandths: 0,
+    tenant: 0,
+};
 
 /// Runs `work` on a thread with a network and mounts of its own, in a fresh folder and cgroup of this name; what it
 /// starts lives in them too. Afterwards, or by the next run, all of it is cleared.

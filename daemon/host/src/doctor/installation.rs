@@ -12,7 +12,7 @@ use std::process::{Command, Stdio};
 /// Oldest systemd whose units are tested.
 const OLDEST_SYSTEMD: u32 = 252;
 const SYSTEMCTL: &str = "/usr/bin/systemctl";
-const CONTROLLERS: [&str; 3] = ["cpuset", "memory", "pids"];
+const CONTROLLERS: [&str; 4] = ["cpuset", "cpu", "memory", "pids"];
 
 pub fn cgroup2(places: &Places<'_>) -> Outcome {
     let Some(root) = places.cgroup.map(|cgroup| nearest(cgroup).to_owned()).or_else(cgroup2_root) else {

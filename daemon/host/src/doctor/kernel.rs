@@ -90,6 +90,10 @@ pub fn cgroup_skb(_: &Places<'_>) -> Outcome {
     program(ProgramType::CgroupSkb)
 }
 
+pub fn cgroup_device(_: &Places<'_>) -> Outcome {
+    program(ProgramType::CgroupDevice)
+}
+
 pub fn sk_storage(_: &Places<'_>) -> Outcome {
     match is_map_supported(MapType::SkStorage) {
         Ok(true) => ok("a map can be made"),

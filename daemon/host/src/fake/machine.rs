@@ -2,7 +2,8 @@
 
 use crate::HostError;
 use crate::archive::Inside;
-use crate::cells::{Class, Enforcement, Profile, StartedWorker, WorkerLink, WorkerState};
+use crate::cells::{Class, Enforcement, Profile, StartedWorker, Tenant, WorkerLink, WorkerState};
+use crate::devices::DevicePath;
 use crate::store::{Evidence, Held, ImportOutcome, Incoming, SnapshotInfo, StoredName};
 use crate::traffic::{Route, Sample, Spread};
 use rustix::io::Errno;
@@ -36,6 +37,8 @@ pub(super) struct Cell {
     pub(super) profile: Profile,
     /// What its worker has mounted as its model.
     pub(super) model: Option<StoredName>,
+    /// What it may open.
+    pub(super) devices: Vec<DevicePath>,
 }
 
 impl Cell {
@@ -66,6 +69,8 @@ pub(super) struct Machine {
     pub(super) router_admitted: bool,
     pub(super) links: BTreeMap<Generation, Arc<Link>>,
     pub(super) enforcement: Enforcement,
+    pub(super) tenants: BTreeMap<u32, Tenant>,
+    pub(super) devices: BTreeSet<String>,
 }
 
 impl Default for Machine {
@@ -90,6 +95,8 @@ impl Default for Machine {
             store_bytes: None,
             links: BTreeMap::new(),
             enforcement: Enforcement { landlock: 7, shortfall: 0 },
+            tenants: BTreeMap::new(),
+            devices: BTreeSet::new(),
         }
     }
 }
@@ -220,10 +227,46 @@ impl Machine {
         if guaranteed && (profile.cpus == 0 || self.exclusive_cpus().iter().any(taken)) {
             return Err(launcher("CPUs are not its own", generation));
         }
+        self.has_room(generation, profile.tenant)?;
         if self.cells.len() >= SLOTS {
             return Err(launcher("no slot is free", generation));
         }
-        self.cells.insert(generation, Cell { worker: WorkerState::None, profile, model: None });
+        self.cells.insert(
+            generation,
+            Cell { worker: WorkerState::None, profile, model: None, devices: Vec::new() },
+        );
+        Ok(())
+    }
+
+    fn has_room(&self, generation: Generation, tenant: u32) -> Result<(), HostError> {
+        if tenant == 0 {
+            return Ok(());
+        }
+        let known = self.tenants.get(&tenant).ok_or_else(|| launcher("no such tenant", generation))?;
+        let cells = self.cells.values().filter(|cell| cell.profile.tenant == tenant).count();
+        if known.cells_max != 0 && cells >= known.cells_max as usize {
+            return Err(launcher("the tenant's cells are taken", generation));
+        }
+        Ok(())
+    }
+
+    pub(super) fn set_tenant(&mut self, tenant: &Tenant) {
+        self.tenants.insert(tenant.uid_base, *tenant);
+    }
+
+    pub(super) fn find_device(&self, path: &DevicePath) -> Result<(), HostError> {
+        let missing = || HostError::Missing { kind: "device", name: path.as_str().to_owned() };
+        self.devices.contains(path.as_str()).then_some(()).ok_or_else(missing)
+    }
+
+    pub(super) fn grant_devices(
+        &mut self,
+        generation: Generation,
+        devices: &[DevicePath],
+    ) -> Result<(), HostError> {
+        devices.iter().try_for_each(|path| self.find_device(path))?;
+        let cell = self.cells.get_mut(&generation).ok_or_else(|| launcher("no such cell", generation))?;
+        cell.devices = devices.to_vec();
         Ok(())
     }
 
@@ -370,6 +413,7 @@ impl Machine {
         self.admitted.clear();
         self.routes.clear();
         self.samples.clear();
+        self.tenants.clear();
         self.end_router();
     }
 }

@@ -19,6 +19,7 @@ use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use std::fs;
 use std::io::{self, IoSliceMut, Write};
 use std::net::{Ipv4Addr, SocketAddrV4};
+use std::os::fd::AsFd;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 use turnout_launcher::probe::{Call, attempt};
@@ -48,6 +49,8 @@ fn attack(name: &str, argument: &str) -> Outcome {
         "fill" => fill(argument),
         "execute" => Err(Command::new(argument).arg(BECOME).exec()),
         "open" => fs::File::open(argument).map(|_| String::new()),
+        "use" => fs::OpenOptions::new().read(true).write(true).open(argument).map(|_| String::new()),
+        "control" => control(argument),
         "mount" => plain(mount("none", "/model", "tmpfs", MountFlags::empty(), None)),
         "remount" => plain(mount_remount("/model", MountFlags::BIND | MountFlags::NOSUID, "")),
         "unmount" => plain(unmount("/model", UnmountFlags::DETACH)),
@@ -128,6 +131,13 @@ fn fill(path: &str) -> Outcome {
         written += 4096;
     }
     Ok(written.to_string())
+}
+
+/// A device and the number of a request, with a space between.
+fn control(argument: &str) -> Outcome {
+    let (path, request) = argument.split_once(' ').expect("the test sends a path and a number");
+    let device = fs::File::open(path)?;
+    plain(attempt(Call::Control(device.as_fd(), number(request))))
 }
 
 fn join(process: u32) -> Result<(), Errno> {

@@ -35,6 +35,7 @@ fn main() {
             ("hog", _) => say(&hog()),
             ("threads", most) => say(&threads(most.parse().expect("the test sends a number"))),
             ("greet", _) => greet(),
+            ("spin", _) => say(&spin()),
             ("attack", attack) => {
                 let (name, argument) = attack.split_once(' ').unwrap_or((attack, ""));
                 say(&attacks::run(name, argument));
@@ -158,6 +159,15 @@ fn hog() -> String {
         held.push(chunk);
     }
     ((held.len() * CHUNK) >> 20).to_string()
+}
+
+/// Uses a CPU for a second.
+fn spin() -> String {
+    let begun = std::time::Instant::now();
+    while begun.elapsed() < Duration::from_secs(1) {
+        std::hint::spin_loop();
+    }
+    "spun".to_owned()
 }
 
 /// Starts threads until it may not, or as many as asked for; they live on.

@@ -89,6 +89,17 @@ fn devices_cannot_be_opened() {
 }
 
 #[test]
+fn requests_to_drivers_are_refused_without_a_device() {
+    // Of the family of direct rendering; a driver that knows no such request says so, which is an answer.
+    let control = attack("control").aimed(|_| {
+        Aim::judged("/dev/null 25600", |said| {
+            said.is_some_and(|said| said.starts_with("refused Inappropriate"))
+        })
+    });
+    control.held_by(&[Seccomp]).and_landlock(5).check();
+}
+
+#[test]
 fn devices_cannot_be_made() {
     attack("device").held_by(&[ReadOnly, Seccomp]).held_by(&POWER).and_landlock(1).check();
 }

@@ -2,7 +2,8 @@
 //! every byte that a kind does not use must be zero, so each message has one encoding.
 
 use crate::{
-    Cell, Class, DETAIL_MAX, Enforcement, Failure, MESSAGE_SIZE, Profile, Reply, Request, SLOTS, WorkerState,
+    Cell, Class, DETAIL_MAX, DevicePath, Enforcement, Failure, MESSAGE_SIZE, Profile, Reply, Request, SLOTS,
+    Tenant, TenantName, WorkerState, detail, detail_text,
 };
 
 /// Why bytes are not a message.
@@ -22,27 +23,6 @@ pub enum WireError {
     Trailing,
 }
 
-/// Text as it travels in [`Reply::Failed`]: cut to [`DETAIL_MAX`] bytes at a character's border, NUL-padded.
-pub fn detail(text: &str) -> [u8; DETAIL_MAX] {
-    let mut bytes = [0; DETAIL_MAX];
-    let mut end = 0;
-    for (start, character) in text.char_indices().filter(|(_, character)| *character != '\0') {
-        let encoded = &text.as_bytes()[start..start + character.len_utf8()];
-        if end + encoded.len() > DETAIL_MAX {
-            break;
-        }
-        bytes[end..end + encoded.len()].copy_from_slice(encoded);
-        end += encoded.len();
-    }
-    bytes
-}
-
-/// The text of a [`detail`], without its padding.
-pub fn detail_text(bytes: &[u8; DETAIL_MAX]) -> &str {
-    let end = bytes.iter().position(|byte| *byte == 0).unwrap_or(DETAIL_MAX);
-    std::str::from_utf8(&bytes[..end]).unwrap_or("")
-}
-
 impl Request {
     /// The bytes of this request.
     pub fn encode(&self) -> [u8; MESSAGE_SIZE] {
@@ -50,8 +30,9 @@ impl Request {
         match *self {
             Self::Hello { version } => out.u32(1).u32(version),
             Self::CreateCell { generation, profile } => {
-                let Profile { class, memory_bytes, pids_max, cpus } = profile;
-                out.u32(2).u32(generation).u64(memory_bytes).u32(pids_max).u64(cpus).u32(class as u32)
+                let Profile { class, memory_bytes, pids_max, cpus, cpu_thousandths, tenant } = profile;
+                out.u32(2).u32(generation).u64(memory_bytes).u32(pids_max).u64(cpus).u32(class as u32);
+                out.u32(cpu_thousandths).u32(tenant)
             }
             Self::StartWorker { generation } => out.u32(3).u32(generation),
             Self::Adopt { generation } => out.u32(4).u32(generation),
@@ -62,6 +43,12 @@ impl Request {
             Self::StartRouter => out.u32(9),
             Self::Enforcement => out.u32(10),
             Self::SwapModel { generation } => out.u32(11).u32(generation),
+            Self::GrantDevice { generation, path } => out.u32(12).u32(generation).take(path.bytes()),
+            Self::SetTenant(tenant) => {
+                let Tenant { uid_base, memory_bytes, pids_max, cpu_thousandths, cells_max, name } = tenant;
+                out.u32(13).u32(uid_base).u64(memory_bytes).u32(pids_max).u32(cpu_thousandths);
+                out.u32(cells_max).take(name.bytes())
+            }
         };
         out.bytes
     }
@@ -77,7 +64,9 @@ impl Request {
             2 => {
                 let (generation, memory_bytes, pids_max) = (fields.u32(), fields.u64(), fields.u32());
                 let (cpus, class) = (fields.u64(), fields.class()?);
-                Self::CreateCell { generation, profile: Profile { class, memory_bytes, pids_max, cpus } }
+                let (cpu_thousandths, tenant) = (fields.u32(), fields.u32());
+                let profile = Profile { class, memory_bytes, pids_max, cpus, cpu_thousandths, tenant };
+                Self::CreateCell { generation, profile }
             }
             3 => Self::StartWorker { generation: fields.u32() },
             4 => Self::Adopt { generation: fields.u32() },
@@ -88,6 +77,15 @@ impl Request {
             9 => Self::StartRouter,
             10 => Self::Enforcement,
             11 => Self::SwapModel { generation: fields.u32() },
+            12 => Self::GrantDevice { generation: fields.u32(), path: DevicePath::read(fields.take())? },
+            13 => Self::SetTenant(Tenant {
+                uid_base: fields.u32(),
+                memory_bytes: fields.u64(),
+                pids_max: fields.u32(),
+                cpu_thousandths: fields.u32(),
+                cells_max: fields.u32(),
+                name: TenantName::read(fields.take())?,
+            }),
             kind => return Err(WireError::Kind(kind)),
         };
         fields.end()?;
@@ -270,12 +268,15 @@ mod tests {
     fn requests() -> impl Strategy<Value = Request> {
         prop_oneof![
             any::<u32>().prop_map(|version| Request::Hello { version }),
-            (any::<(u32, u64, u32, u64)>(), classes()).prop_map(
-                |((generation, memory_bytes, pids_max, cpus), class)| Request::CreateCell {
-                    generation,
-                    profile: Profile { class, memory_bytes, pids_max, cpus }
+            (any::<u32>(), profiles())
+                .prop_map(|(generation, profile)| Request::CreateCell { generation, profile }),
+            (any::<u32>(), "/dev/[a-z0-9._:-]{0,15}[a-z0-9]").prop_filter_map(
+                "a path",
+                |(generation, path)| {
+                    Some(Request::GrantDevice { generation, path: DevicePath::new(&path)? })
                 }
             ),
+            tenants().prop_map(Request::SetTenant),
             any::<u32>().prop_map(|generation| Request::StartWorker { generation }),
             any::<u32>().prop_map(|generation| Request::Adopt { generation }),
             any::<u32>().prop_map(|generation| Request::KillWorker { generation }),
@@ -286,6 +287,32 @@ mod tests {
             Just(Request::StartRouter),
             any::<u32>().prop_map(|generation| Request::SwapModel { generation }),
         ]
+    }
+
+    fn profiles() -> impl Strategy<Value = Profile> {
+        (any::<(u64, u32, u64, u32, u32)>(), classes()).prop_map(
+            |((memory_bytes, pids_max, cpus, cpu_thousandths, tenant), class)| Profile {
+                class,
+                memory_bytes,
+                pids_max,
+                cpus,
+                cpu_thousandths,
+                tenant,
+            },
+        )
+    }
+
+    fn tenants() -> impl Strategy<Value = Tenant> {
+        (any::<(u32, u64, u32, u32, u32)>(), "[a-zA-Z0-9_-]{1,32}").prop_map(
+            |((uid_base, memory_bytes, pids_max, cpu_thousandths, cells_max), name)| Tenant {
+                uid_base,
+                memory_bytes,
+                pids_max,
+                cpu_thousandths,
+                cells_max,
+                name: TenantName::new(&name).unwrap(),
+            },
+        )
     }
 
     fn classes() -> impl Strategy<Value = Class> {
@@ -349,7 +376,7 @@ mod tests {
         }
 
         #[test]
-        fn what_decodes_has_one_encoding(kind in 0..14_u8, mut bytes in prop::collection::vec(any::<u8>(), 0..MESSAGE_SIZE)) {
+        fn what_decodes_has_one_encoding(kind in 0..16_u8, mut bytes in prop::collection::vec(any::<u8>(), 0..MESSAGE_SIZE)) {
             bytes.resize(MESSAGE_SIZE, 0);
             bytes[..4].copy_from_slice(&[kind, 0, 0, 0]);
             if let Ok(request) = Request::decode(&bytes) {
@@ -369,9 +396,24 @@ mod tests {
     }
 
     #[test]
-    fn detail_is_cut_between_characters() {
-        let text = format!("{}é", "x".repeat(DETAIL_MAX - 1));
-        assert_eq!(detail_text(&detail(&text)), "x".repeat(DETAIL_MAX - 1));
-        assert_eq!(detail_text(&detail("/lib/libc.so.6")), "/lib/libc.so.6");
+    fn what_an_older_launcher_knows_is_said_to_it_as_it_was() {
+        let plain = Profile {
+            class: Class::Burstable,
+            memory_bytes: 7,
+            pids_max: 8,
+            cpus: 9,
+            cpu_thousandths: 0,
+            tenant: 0,
+        };
+        let beyond_what_it_reads = |profile| {
+            let bytes = Request::CreateCell { generation: 1, profile }.encode();
+            bytes[32..].iter().any(|byte| *byte != 0)
+        };
+        assert!(!beyond_what_it_reads(plain));
+        assert!(
+            beyond_what_it_reads(Profile { cpu_thousandths: 1500, ..plain }),
+            "it refuses, and ignores nothing"
+        );
+        assert!(beyond_what_it_reads(Profile { tenant: 70_000, ..plain }), "it refuses, and ignores nothing");
     }
 }

@@ -3,15 +3,18 @@
 //! and its kin in `codec.rs`; sending and receiving: `transport.rs`.
 
 mod codec;
+mod text;
 mod transport;
 
-pub use codec::{WireError, detail, detail_text};
+pub use codec::WireError;
+pub use text::{DevicePath, TenantName, detail, detail_text};
 pub use transport::{DESCRIPTORS_MAX, Received, TransportError, receive, send};
 
 /// Size of every request and every reply, bytes.
 pub const MESSAGE_SIZE: usize = 64;
 /// Version of this list; the first request of a connection must be [`Request::Hello`] with it. A request may be added under
-/// the same version, because a launcher outlives the daemon's upgrade: one that does not know it refuses it.
+/// the same version, and a field in what an older one must hold to be zero, because a launcher outlives the daemon's
+/// upgrade: one that does not know them refuses what it cannot do, and does all else.
 pub const WIRE_VERSION: u32 = 2;
 /// What [`Reply::Failed`] says of bytes that are no request of the launcher's list.
 pub const UNKNOWN: &str = "not of the list";
@@ -21,6 +24,8 @@ pub const SLOTS: u32 = 64;
 pub const ROUTER_CELL: u32 = u32::MAX;
 /// Most bytes of text in [`Reply::Failed`].
 pub const DETAIL_MAX: usize = 44;
+/// Most device nodes that one cell can be given.
+pub const DEVICES_MAX: usize = 16;
 
 /// What the daemon may ask.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -79,6 +84,33 @@ pub enum Request {
         /// The cell.
         generation: u32,
     },
+    /// Gives a cell a device node, for the worker that is started next. One descriptor in: the node as a detached mount
+    /// (open_tree(2)). Answer: [`Reply::Done`]. Repeating it is no error; for a worker that runs, nothing changes.
+    GrantDevice {
+        /// The cell.
+        generation: u32,
+        /// Where the worker finds it.
+        path: DevicePath,
+    },
+    /// Makes a tenant's cgroup, or changes its limits. Answer: [`Reply::Done`]. Repeating it is no error.
+    SetTenant(Tenant),
+}
+
+/// Who shares the instance with others: a range of users and a cgroup of its own, around those of its cells.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Tenant {
+    /// User and group of its cell in slot 0, and its name in [`Profile`]; [`SLOTS`] from there on are its own.
+    pub uid_base: u32,
+    /// Greatest memory of all its cells, bytes; 0 is no limit.
+    pub memory_bytes: u64,
+    /// Most processes and threads of all its cells; 0 is no limit.
+    pub pids_max: u32,
+    /// Most CPU time of all its cells, thousandths of a CPU; 0 is no limit.
+    pub cpu_thousandths: u32,
+    /// Most cells; 0 is no limit.
+    pub cells_max: u32,
+    /// Its name, also in its cgroup's.
+    pub name: TenantName,
 }
 
 /// What the launcher answers.
@@ -111,7 +143,7 @@ pub enum Reply {
 }
 
 /// What a cell may use, and how far it is its own. Namespaces, root, capabilities, Landlock and the list of calls are
-/// the same in every profile; user and group follow from the slot.
+/// the same in every profile, but for what granted devices need; user and group follow from tenant and slot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Profile {
     /// How it shares the machine.
@@ -122,6 +154,10 @@ pub struct Profile {
     pub pids_max: u32,
     /// CPUs 0 to 63 it may run on, one bit each; 0 is all. A guaranteed cell names them and shares them with no other.
     pub cpus: u64,
+    /// Most CPU time of a burstable cell, thousandths of a CPU; 0 is no limit.
+    pub cpu_thousandths: u32,
+    /// Whose it is: [`Tenant::uid_base`]; 0 is nobody's.
+    pub tenant: u32,
 }
 
 /// How a cell shares the machine.
@@ -183,7 +219,7 @@ pub enum Shortfall {
     CgroupCpuset = 4,
     /// Landlock absent or older than ABI 4.
     Landlock = 8,
-    /// No cgroup cpu controller: cells share a CPU evenly, whatever their class.
+    /// No cgroup cpu controller: cells share a CPU evenly, whatever their class, and without a limit.
     CgroupCpu = 16,
 }
 

@@ -1,0 +1,48 @@
+//! What a cell has beyond its profile: devices, for the worker that is started next, and a place in its tenant.
+
+use super::{Cells, CellsError};
+use crate::device::Device;
+use std::os::fd::OwnedFd;
+use turnout_launcher_wire::{DEVICES_MAX, DevicePath, ROUTER_CELL, Reply, Tenant};
+
+impl Cells {
+    /// Keeps a device for the worker that is started next; nothing happens to one that runs.
+    ///
+    /// # Errors
+    /// [`CellsError`]; the cell then has the devices that it had.
+    pub fn grant(&mut self, generation: u32, path: DevicePath, mount: OwnedFd) -> Result<Reply, CellsError> {
+        let entry = self.cells.get_mut(&generation).filter(|_| generation != ROUTER_CELL);
+        let entry = entry.ok_or(CellsError::NoCell)?;
+        let device = Device::check(path, mount)?;
+        entry.devices.retain(|granted| granted.path != path);
+        if entry.devices.len() >= DEVICES_MAX {
+            return Err(CellsError::Devices);
+        }
+        entry.devices.push(device);
+        Ok(Reply::Done)
+    }
+
+    /// The devices of a start. A detached mount can be attached once: another start is given them again.
+    pub(super) fn take_devices(&mut self, generation: u32) -> Vec<Device> {
+        self.cells.get_mut(&generation).map(|entry| std::mem::take(&mut entry.devices)).unwrap_or_default()
+    }
+
+    /// Makes a tenant, or changes its limits.
+    ///
+    /// # Errors
+    /// [`CellsError`]; the tenant then is as it was.
+    pub fn set_tenant(&mut self, tenant: &Tenant) -> Result<Reply, CellsError> {
+        let replaced = self.tenants.check(tenant, |uid_base| self.cells_of(uid_base))?;
+        if let Some(old) = replaced {
+            self.hierarchy.remove_tenant(old)?;
+        }
+        self.hierarchy.set_tenant(tenant)?;
+        self.tenants.set(tenant);
+        Ok(Reply::Done)
+    }
+
+    /// How many cells a tenant has.
+    pub(super) fn cells_of(&self, tenant: u32) -> usize {
+        self.cells.values().filter(|entry| entry.profile.tenant == tenant).count()
+    }
+}
