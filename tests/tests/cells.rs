@@ -3,6 +3,7 @@
 
 use anyhow::{Context, Result, ensure};
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use turnout_protocol::control::ReleaseState;
 use turnout_scenarios::cores::{cpus, last_core};
@@ -84,6 +85,60 @@ fn cpus_that_are_set_aside_are_one_versions_alone() {
         ensure!(release.state == ReleaseState::RolledBack && cause.contains("0 of 1 are free"), "{cause}");
         scene.finish_whole(traffic).map(drop)
     });
+}
+
+#[test]
+fn a_version_gets_the_devices_that_it_asks_for_by_the_hosts_name_and_a_tenants_users() {
+    play("shared", |scene| {
+        scene.instance.configure("devices", "{ gpu0 = [\"/dev/zero\"], gpu1 = [\"/dev/no-such-gpu\"] }")?;
+        let tenant = format!("{{ risk = {{ models = [\"dig*\"], uid_base = {TENANT_UID}, cells = 2 }} }}");
+        scene.instance.configure("tenants", &tenant)?;
+        scene.open_with(&[])?;
+        let first = scene.workers()?;
+        ensure!(TENANT_UIDS.contains(&user(first[0])?), "worker of user {}", user(first[0])?);
+        for (label, devices, why) in [
+            ("unknown", "gpu7", "which this host does not know (it has `gpu0`, `gpu1`)"),
+            ("absent", "gpu1", "`/dev/no-such-gpu` is not there"),
+        ] {
+            asking(scene, label, ("devices: []", &format!("devices: [{devices}]")))?;
+            let refused = scene.try_release(label, AT_ONCE)?.expect(3)?;
+            ensure!(refused.stderr.contains(why), "no `{why}` in: {}", refused.stderr);
+        }
+        asking(scene, "gpu", ("devices: []", "devices: [gpu0]"))?;
+        let traffic = scene.traffic()?;
+        scene.release("gpu", AT_ONCE)?;
+        let release = scene.ended()?;
+        ensure!(release.state == ReleaseState::Promoted, "{release:?}");
+        let worker = scene.workers()?.into_iter().find(|pid| !first.contains(pid)).context("no worker")?;
+        ensure!(
+            TENANT_UIDS.contains(&user(worker)?) && user(worker)? != user(first[0]).unwrap_or(0),
+            "one user for two"
+        );
+        let devices = names(&Path::new("/proc").join(worker.to_string()).join("root/dev"))?;
+        ensure!(devices == ["null", "zero"], "the cell shows {devices:?}");
+        let digits = scene.digits()?.context("digits is gone")?;
+        let cell = digits.versions[0].cell.clone().context("no cell")?;
+        ensure!(cell.asked.ends_with(", devices gpu0, of tenant risk"), "{cell:?}");
+        ensure!(digits.tenant.is_some_and(|tenant| tenant.as_str() == "risk"), "nobody's");
+        scene.finish_whole(traffic).map(drop)
+    });
+}
+
+/// First user of the tenant's cells: nobody's on any machine of ours.
+const TENANT_UID: u32 = 1_990_000;
+const TENANT_UIDS: std::ops::Range<u32> = TENANT_UID..TENANT_UID + 64;
+
+/// The user of a process.
+fn user(pid: i32) -> Result<u32> {
+    Ok(fs::metadata(format!("/proc/{pid}"))?.uid())
+}
+
+fn names(folder: &Path) -> Result<Vec<String>> {
+    let entries = fs::read_dir(folder)?.collect::<std::io::Result<Vec<_>>>()?;
+    let mut names: Vec<_> =
+        entries.iter().map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
+    names.sort();
+    Ok(names)
 }
 
 /// The first version again, under another label and with one line of its description changed.

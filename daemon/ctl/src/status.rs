@@ -3,13 +3,13 @@
 use crate::error::{Exit, Failure};
 use crate::release;
 use crate::render::{
-    BAD, DIM, GOOD, STRONG, Screen, Table, WARN, count, duration_ms, figure, latency, safe, share, styled,
-    words,
+    BAD, DIM, GOOD, STRONG, Screen, Table, WARN, bytes, count, duration_ms, figure, latency, safe, share,
+    styled, words,
 };
 use std::time::{SystemTime, UNIX_EPOCH};
 use turnout_manifest::plan::Strategy;
 use turnout_protocol::client::Client;
-use turnout_protocol::control::{LiveVersion, ModelStatus, Role, Status};
+use turnout_protocol::control::{LiveVersion, ModelStatus, Role, Status, TenantStatus};
 use turnout_protocol::router::Stats;
 
 /// Prints the state of the daemon and of every model.
@@ -33,6 +33,7 @@ fn text(status: &Status) -> String {
     if let Some(router) = &status.router {
         text += &router_line(router);
     }
+    text += &tenants(&status.tenants);
     for model in &status.models {
         text += "\n";
         text += &model_block(model);
@@ -43,6 +44,32 @@ fn text(status: &Status) -> String {
         text += "then `turnoutctl release start MODEL@VERSION --wait`\n";
     }
     text
+}
+
+/// What each tenant has, and of how much.
+fn tenants(tenants: &[TenantStatus]) -> String {
+    if tenants.is_empty() {
+        return String::new();
+    }
+    let of = |has: String, most: Option<String>| match most {
+        Some(most) => format!("{has} of {most}"),
+        None => has,
+    };
+    let mut table = Table::new(&["TENANT", "CELLS", "STORED", "MEMORY", "CPUS", "PROCESSES", "MODELS"]);
+    for tenant in tenants {
+        let memory = tenant.memory_bytes.map_or("-".to_owned(), bytes);
+        let limit = |text: Option<String>| text.map_or("-".to_owned(), |most| format!("at most {most}"));
+        table.row(vec![
+            styled(STRONG, tenant.tenant.as_str()),
+            figure(of(tenant.cells.to_string(), tenant.cells_limit.map(|most| most.to_string()))),
+            figure(of(bytes(tenant.store_bytes), tenant.store_limit_bytes.map(bytes))),
+            figure(of(memory, tenant.memory_limit_bytes.map(bytes))),
+            words(safe(&limit(tenant.cpu_limit.clone()))),
+            words(limit(tenant.processes_limit.map(|most| most.to_string()))),
+            words(safe(&tenant.models.join(", "))),
+        ]);
+    }
+    format!("\n{}", table.text())
 }
 
 /// What the router did, with what went wrong only where something did.
@@ -79,7 +106,8 @@ pub fn warnings(status: &Status) -> String {
 pub fn model_block(model: &ModelStatus) -> String {
     let endpoints: Vec<String> =
         model.endpoints.iter().map(|endpoint| format!("http://{}", safe(endpoint))).collect();
-    let mut text = format!("{STRONG}{}{STRONG:#}  {}\n", model.model, endpoints.join("  "));
+    let tenant = model.tenant.as_ref().map_or(String::new(), |tenant| format!("  of tenant {tenant}"));
+    let mut text = format!("{STRONG}{}{STRONG:#}  {}{tenant}\n", model.model, endpoints.join("  "));
     text += &versions(&model.versions);
     if let Some(status) = &model.release {
         text += &format!("  release: {}\n", release::sentence(status));

@@ -5,7 +5,9 @@ use crate::router::Stats;
 use serde::{Deserialize, Serialize};
 use turnout_manifest::plan::Strategy;
 use turnout_manifest::trust::CheckResult;
-use turnout_manifest::{AuditContextId, ModelName, Percent, Plan, ReleaseId, Sha256, Version, VersionRef};
+use turnout_manifest::{
+    AuditContextId, ModelName, Percent, Plan, ReleaseId, Sha256, TenantName, Version, VersionRef,
+};
 
 /// Version of this API, sent in every reply as `schema`: `turnout/v1`.
 pub const SCHEMA: &str = "turnout/v1";
@@ -31,6 +33,36 @@ pub struct Status {
     pub router: Option<Stats>,
     /// Every model that is live or being released.
     pub models: Vec<ModelStatus>,
+    /// Every tenant of the configuration.
+    #[serde(default)]
+    pub tenants: Vec<TenantStatus>,
+}
+
+/// One tenant: what it has of this host and may have. What is absent has no limit, or is not known here.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct TenantStatus {
+    /// Its name.
+    pub tenant: TenantName,
+    /// Patterns of the names of its models.
+    pub models: Vec<String>,
+    /// Cells that it has.
+    pub cells: u32,
+    /// Most cells.
+    pub cells_limit: Option<u32>,
+    /// Bytes of its versions in the store.
+    pub store_bytes: u64,
+    /// Most bytes in the store.
+    pub store_limit_bytes: Option<u64>,
+    /// Memory that its cells use, bytes; absent without the cgroup controller `memory`.
+    pub memory_bytes: Option<u64>,
+    /// Most memory of all its cells, bytes.
+    pub memory_limit_bytes: Option<u64>,
+    /// Most processes and threads of all its cells.
+    pub processes_limit: Option<u32>,
+    /// Most CPU time of all its cells, CPUs, as a decimal number.
+    pub cpu_limit: Option<String>,
+    /// First user of its cells; 64 are its own.
+    pub uid_base: u32,
 }
 
 /// Where the journal stands.
@@ -47,6 +79,9 @@ pub struct JournalHead {
 pub struct ModelStatus {
     /// Its name.
     pub model: ModelName,
+    /// Whose it is, if it is a tenant's.
+    #[serde(default)]
+    pub tenant: Option<TenantName>,
     /// Where clients reach it: `127.0.0.1:8700`.
     pub endpoints: Vec<String>,
     /// Every version with a worker.
@@ -87,7 +122,7 @@ pub struct LiveVersion {
 /// What a cell was asked to be, and what makes it so. Texts for people, as the journal has them.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CellStatus {
-    /// Its class, memory, processes and CPUs.
+    /// Its class, memory, processes and CPUs; where there are any, its limit on CPU time, its devices and its tenant.
     pub asked: String,
     /// What holds it and what this host could not enforce; `None` while no worker was started in it.
     pub enforced: Option<String>,

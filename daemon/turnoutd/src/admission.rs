@@ -5,11 +5,13 @@ use crate::access::Peer;
 use crate::handlers::{Desk, Failure, problem};
 use crate::intake::{self, failures};
 use crate::profile;
+use crate::tenants;
 use std::sync::Arc;
 use turnout_engine::trust::Order;
 use turnout_host::store::StoredName;
+use turnout_manifest::plan::Strategy;
 use turnout_manifest::quorum::Examined;
-use turnout_manifest::{Manifest, Sha256, VersionRef};
+use turnout_manifest::{Manifest, ModelName, Plan, Sha256, VersionRef};
 use turnout_protocol::error::{ErrorCode, Problem};
 
 /// Lets a stored version be released, with the order that was brought for it.
@@ -22,7 +24,8 @@ pub async fn admit(
     (version, name): (&VersionRef, StoredName),
     order: Option<String>,
 ) -> Result<Option<Order>, Failure> {
-    let (host, intake) = (Arc::clone(&desk.host), Arc::clone(&desk.intake));
+    let (host, intake, config) =
+        (Arc::clone(&desk.host), Arc::clone(&desk.intake), Arc::clone(&desk.daemon.config));
     let (wanted, digest) = (version.clone(), name.digest);
     let asked = tokio::task::spawn_blocking(move || {
         let Some(manifest) = counted(&intake, &name)? else { return Ok(None) };
@@ -31,12 +34,31 @@ pub async fn admit(
         let require = &manifest.runtime.require;
         let enforcement = if require.is_empty() { None } else { host.enforcement().ok() };
         let lacking = enforcement.and_then(|enforcement| profile::demanded(require, enforcement).err());
-        lacking.map_or(Ok(order), |why| Err(unenforceable(why)))
+        lacking.map_or(Ok(()), |why| Err(unenforceable(why)))?;
+        profile::devices(&manifest.runtime, &config, host.as_ref()).map_err(without_devices)?;
+        Ok(order)
     });
     let admitted = asked.await.map_err(|error| problem(ErrorCode::HostFailure, error.to_string()))?;
     match admitted {
         Ok(order) => Ok(order),
         Err(refused) => Err(desk.refuse(peer, &format!("release {version}"), refused).await),
+    }
+}
+
+/// Whether the model's tenant, if it has one, may have the cell that a release by this plan takes.
+///
+/// # Errors
+/// 422 with who has the cells.
+pub fn has_cell(desk: &Desk, plan: &Plan, model: &ModelName) -> Result<(), Problem> {
+    match desk.daemon.config.tenants.of(model) {
+        // It has the cell of the live version.
+        Some(tenant) if plan.strategy != Strategy::InPlace => {
+            tenants::has_cell(&desk.view(), tenant).map_err(|why| {
+                let hint = "`turnoutctl status` shows the tenant's cells; `[tenants]` in the configuration has the limit";
+                problem(ErrorCode::Refused, why).hint(hint)
+            })
+        }
+        _ => Ok(()),
     }
 }
 
@@ -94,4 +116,9 @@ fn unenforceable(why: String) -> Problem {
     problem(ErrorCode::Refused, why).hint(
         "`turnoutctl doctor` shows what this host lacks; `runtime.require` is in the version's turnout.yaml",
     )
+}
+
+fn without_devices(why: String) -> Problem {
+    problem(ErrorCode::Refused, why)
+        .hint("`[devices]` takes effect at `systemctl reload turnoutd`; `runtime.devices` is in the version's turnout.yaml")
 }

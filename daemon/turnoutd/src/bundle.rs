@@ -62,6 +62,11 @@ async fn take_in(desk: &Desk, peer: Peer, content: &mut Content) -> Result<Json<
     };
     let version = verified.manifest().reference();
     check_label(desk, &version, &verified)?;
+    // Held until the version counts as stored.
+    let _room = match crate::tenants::room_for(desk, &verified) {
+        Ok(room) => room,
+        Err(full) => return Err(desk.refuse(peer, &format!("import {version}"), full).await),
+    };
     let importing =
         Record::Importing { by: peer.to_string(), version: version.clone(), digest: verified.digest() };
     desk.note(peer.context, importing).await?;

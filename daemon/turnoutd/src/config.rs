@@ -13,9 +13,11 @@ use turnout_manifest::ModelName;
 use turnout_protocol::worker::FORMATS;
 
 mod keep;
+mod tenants;
 mod trust;
 
 pub use keep::Keep;
+pub use tenants::{DeviceGroups, Room, Tenant, Tenants};
 pub use trust::TrustPlace;
 
 /// Largest configuration file, bytes.
@@ -74,6 +76,13 @@ struct Raw {
     /// CPUs set aside for versions with `class: guaranteed`, 0 to 63; name every CPU of a core, and cores for two
     /// versions of a model: during a release both run. Default none; such as `[4, 5, 6, 7]`.
     exclusive_cpus: Option<Vec<u32>>,
+    /// Most CPU time of a burstable version, CPUs, whatever it asks for; its own `cpu_limit` may be lower. Default no
+    /// limit, such as `1.5`.
+    worker_cpu_limit: Option<tenants::RawCpus>,
+    /// What versions may ask for in `runtime.devices`: groups of device nodes by name, of a MIG instance its
+    /// `nvidia-caps` nodes too. A launcher that is a service needs `DeviceAllow=` for them. Default none, such as
+    /// `{ gpu0 = ["/dev/nvidia0", "/dev/nvidiactl", "/dev/nvidia-uvm"] }`.
+    devices: BTreeMap<String, Vec<String>>,
     /// Seconds a worker may take to load and warm up. Default `120`.
     ready_seconds: Option<u64>,
     /// Seconds a retired worker may take to answer what it has. Default `30`.
@@ -94,6 +103,8 @@ struct Raw {
     /// Formats that run code when they are loaded, and may lie in a version's folder all the same, such as
     /// `["pickle"]`. Default none.
     allowed_formats: Vec<String>,
+    /// Who shares this host.
+    tenants: BTreeMap<String, tenants::RawTenant>,
     /// Settings of single models.
     models: BTreeMap<String, RawModel>,
 }
@@ -157,6 +168,8 @@ pub struct Config {
     pub allowed_domains: Vec<String>,
     /// Formats that run code when they are loaded, allowed all the same.
     pub allowed_formats: Vec<String>,
+    /// Who shares this host.
+    pub tenants: Tenants,
     /// The unit that runs the launcher, when the service manager does: the daemon then never starts one.
     pub launcher_unit: Option<String>,
     /// What a reload replaces.
@@ -219,18 +232,13 @@ impl Config {
         let mut problems = Vec::new();
         let ports = ports(raw.ports.as_deref().unwrap_or("8700-8799"), &mut problems);
         let model_ports = model_ports(&raw.models, &mut problems);
-        let worker_cpus = cpus("worker_cpus", raw.worker_cpus, &mut problems);
-        let exclusive_cpus = cpus("exclusive_cpus", raw.exclusive_cpus, &mut problems);
-        if worker_cpus & exclusive_cpus != 0 {
-            let both = turnout_engine::cpus::shown(worker_cpus & exclusive_cpus);
-            problems.push(format!("CPU {both} is in worker_cpus and in exclusive_cpus: take it out of one"));
-        }
-        let worker_uid_base = raw.worker_uid_base.unwrap_or(61_000);
-        if !(1000..=u32::MAX - 1000).contains(&worker_uid_base) {
-            problems.push(format!(
-                "worker_uid_base {worker_uid_base} must be 1000 or more: cells must not share a system uid"
-            ));
-        }
+        let (worker_cpus, exclusive_cpus) = cpu_sets(raw.worker_cpus, raw.exclusive_cpus, &mut problems);
+        let worker_uid_base = uid_base(raw.worker_uid_base, &mut problems);
+        let tenants = Tenants::check(raw.tenants, worker_uid_base, &mut problems);
+        let devices = tenants::device_groups(raw.devices, &mut problems);
+        let worker_cpu_limit = raw.worker_cpu_limit.as_ref();
+        let worker_cpu_limit =
+            worker_cpu_limit.and_then(|cpus| cpus.check("worker_cpu_limit", &mut problems));
         let listen = listen(raw.listen, &mut problems);
         let log = level(raw.log.as_deref().unwrap_or("info"), &mut problems);
         check_content(&raw.allowed_domains, &raw.allowed_formats, &mut problems);
@@ -246,6 +254,7 @@ impl Config {
             keep,
             audit_http,
             trust,
+            tenants,
             text: text.to_owned(),
             socket: raw.socket.unwrap_or_else(|| runtime.join("control.sock")),
             group: Some(raw.group.unwrap_or_else(|| "turnout".to_owned())),
@@ -260,6 +269,8 @@ impl Config {
                 ports,
                 model_ports,
                 worker_cpus,
+                worker_cpu_limit,
+                devices,
                 ready: Duration::from_secs(raw.ready_seconds.unwrap_or(120).clamp(1, 3600)),
                 drain: Duration::from_secs(raw.drain_seconds.unwrap_or(30).clamp(1, 3600)),
                 log,
@@ -370,6 +381,25 @@ fn check_content(domains: &[String], formats: &[String], problems: &mut Vec<Stri
     for format in formats.iter().filter(|format| !FORMATS.contains(&format.as_str())) {
         problems.push(format!("allowed_formats `{format}`: known are {}", FORMATS.join(", ")));
     }
+}
+
+fn uid_base(given: Option<u32>, problems: &mut Vec<String>) -> u32 {
+    let base = given.unwrap_or(61_000);
+    if !(1000..=u32::MAX - 1000).contains(&base) {
+        problems
+            .push(format!("worker_uid_base {base} must be 1000 or more: cells must not share a system uid"));
+    }
+    base
+}
+
+/// CPUs of burstable and of guaranteed versions: none is both.
+fn cpu_sets(shared: Option<Vec<u32>>, own: Option<Vec<u32>>, problems: &mut Vec<String>) -> (u64, u64) {
+    let (shared, own) = (cpus("worker_cpus", shared, problems), cpus("exclusive_cpus", own, problems));
+    if shared & own != 0 {
+        let both = turnout_engine::cpus::shown(shared & own);
+        problems.push(format!("CPU {both} is in worker_cpus and in exclusive_cpus: take it out of one"));
+    }
+    (shared, own)
 }
 
 fn cpus(key: &str, list: Option<Vec<u32>>, problems: &mut Vec<String>) -> u64 {

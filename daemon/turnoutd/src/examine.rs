@@ -1,6 +1,6 @@
 //! `turnoutd doctor` and `GET /v1/doctor`: the host's findings as they are sent and printed.
 
-use crate::config::Config;
+use crate::config::{Config, DeviceGroups};
 use turnout_host::doctor::{Finding, Places, Standing, examine};
 use turnout_host::volume::StoreKind;
 use turnout_protocol::control::Requirement;
@@ -22,7 +22,29 @@ fn findings(config: &Config) -> Vec<Finding> {
     if config.keep.store == StoreKind::Folder {
         findings.iter_mut().filter(|finding| finding.name == "btrfs").for_each(without_btrfs);
     }
+    findings.extend(devices(&config.live.get().devices));
     findings
+}
+
+/// Whether the nodes that `[devices]` names are there, where it names any.
+fn devices(groups: &DeviceGroups) -> Option<Finding> {
+    let nodes = groups.iter().flat_map(|(group, nodes)| nodes.iter().map(move |node| (group, node)));
+    let missing: Vec<String> = nodes
+        .filter(|(_, node)| turnout_host::devices::find(node).is_err())
+        .map(|(group, node)| format!("`{}` of `{group}`", node.as_str()))
+        .collect();
+    let names = || groups.keys().map(|group| group.as_str()).collect::<Vec<_>>().join(", ");
+    let (standing, found) = match missing.as_slice() {
+        [] => (Standing::Ok, names()),
+        some => (Standing::Degraded, format!("not there: {}", some.join(", "))),
+    };
+    (!groups.is_empty()).then_some(Finding {
+        name: "devices",
+        standing,
+        found,
+        why: "versions that ask for them are refused",
+        remedy: "load the driver, or correct `[devices]` in the configuration",
+    })
 }
 
 /// A host whose store is a plain folder by its own configuration runs, with less, whatever could be had.
@@ -58,5 +80,23 @@ fn requirement(finding: Finding) -> Requirement {
         found: finding.found,
         why: finding.why.to_owned(),
         remedy: (finding.standing != Standing::Ok).then(|| finding.remedy.to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_configured_device_that_is_not_there_is_named_and_none_is_no_matter() {
+        let found = |text: &str| devices(&Config::parse(text).unwrap().live.get().devices);
+        assert!(found("").is_none());
+        let all = found("devices = { gpu0 = [\"/dev/zero\"] }").unwrap();
+        assert_eq!((all.standing, all.found.as_str()), (Standing::Ok, "gpu0"));
+        let less = found("devices = { gpu0 = [\"/dev/zero\", \"/dev/no-such-gpu\"] }").unwrap();
+        assert_eq!(
+            (less.standing, less.found.as_str()),
+            (Standing::Degraded, "not there: `/dev/no-such-gpu` of `gpu0`")
+        );
     }
 }

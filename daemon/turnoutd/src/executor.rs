@@ -138,19 +138,40 @@ impl Executor {
     }
 
     fn create_cell(&self, release: &Release, generation: Generation) -> Result<String, String> {
-        let manifest = self.manifest(&release.planned.model, version_of(release, generation))?;
-        let profile = profile::of(&manifest.runtime, &self.config, self.host.as_ref())?;
+        let model = &release.planned.model;
+        let manifest = self.manifest(model, version_of(release, generation))?;
+        let profile = profile::of((model, &manifest.runtime), &self.config, self.host.as_ref())?;
+        let tenant = self.config.tenants.of(model);
+        if let Some(tenant) = tenant {
+            self.host.set_tenant(&tenant.to_cells()).map_err(|error| chain(&error))?;
+        }
         self.host.create_cell(generation, profile).map_err(|error| chain(&error))?;
-        Ok(profile::asked(profile))
+        Ok(profile::asked(profile, &manifest.runtime, tenant))
     }
 
     fn start_worker(&self, release: &Release, generation: Generation) -> Result<String, String> {
         let (model, target) = (&release.planned.model, version_of(release, generation));
         let files = self.held(model, target)?;
+        self.grant_devices(model, target, generation)?;
         let started =
             self.host.start_worker(generation, &stored(model, target)).map_err(|error| chain(&error))?;
         self.workers.supervise(generation)?;
         Ok(format!("pid {}; {files}; {}", started.pid, profile::enforced(started.enforcement)))
+    }
+
+    /// Before the worker is started: what it opens, it keeps.
+    fn grant_devices(
+        &self,
+        model: &ModelName,
+        target: &Target,
+        generation: Generation,
+    ) -> Result<(), String> {
+        let runtime = self.manifest(model, target)?.runtime;
+        let devices = profile::devices(&runtime, &self.config, self.host.as_ref())?;
+        if devices.is_empty() {
+            return Ok(());
+        }
+        self.host.grant_devices(generation, &devices).map_err(|error| chain(&error))
     }
 
     /// What holds the files of a version to what was signed when they are given to a worker, in words.

@@ -311,6 +311,9 @@ pub async fn start_release(
     let name = StoredName { model: version.model.clone(), digest: stored.digest };
     let order = crate::admission::admit(&desk, peer, (version, name), request.order).await?;
     desk.can_take_over(peer, (&plan, live), (version, stored.digest)).await?;
+    if let Err(why) = crate::admission::has_cell(&desk, &plan, &version.model) {
+        return Err(desk.refuse(peer, &format!("release {version}"), why).await);
+    }
     if request.dry_run {
         let to = view.world.next_generation();
         let steps = turnout_engine::plan::steps(&plan, live.map(|live| live.generation), to);

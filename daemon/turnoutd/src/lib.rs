@@ -42,6 +42,7 @@ pub mod supervise;
 mod takeover;
 pub mod telemetry;
 pub mod teller;
+pub mod tenants;
 pub mod timers;
 pub mod totals;
 pub mod trust;

@@ -4,6 +4,7 @@
 
 mod daemon;
 mod models;
+mod tenants;
 mod triton;
 mod versions;
 
@@ -30,7 +31,9 @@ pub struct Metric {
 
 /// Every family, in order.
 pub fn all() -> impl Iterator<Item = &'static Metric> {
-    [daemon::METRICS, models::METRICS, versions::METRICS, triton::METRICS].into_iter().flatten()
+    [daemon::METRICS, models::METRICS, tenants::METRICS, versions::METRICS, triton::METRICS]
+        .into_iter()
+        .flatten()
 }
 
 /// The text of one moment. A family without samples is left out.

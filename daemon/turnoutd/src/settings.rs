@@ -1,12 +1,13 @@
 //! The part of the configuration that a reload puts in force at once. Everything else waits for a restart, and the
 //! reload says so; a file that is refused changes nothing.
 
-use crate::config::{Config, ConfigError};
+use crate::config::{Config, ConfigError, DeviceGroups};
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 use turnout_manifest::ModelName;
+use turnout_manifest::profile::CpuLimit;
 
 /// What can change while the daemon runs; each counts from the next time it is asked for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -17,6 +18,10 @@ pub struct Settings {
     pub model_ports: BTreeMap<ModelName, u16>,
     /// CPUs workers may run on, one bit each, 0 is all: for workers started from now on.
     pub worker_cpus: u64,
+    /// Most CPU time of a burstable cell: for workers started from now on.
+    pub worker_cpu_limit: Option<CpuLimit>,
+    /// What versions may ask for in `runtime.devices`: from their next start.
+    pub devices: DeviceGroups,
     /// How long a worker may take to load and warm up.
     pub ready: Duration,
     /// How long a retired worker may take to answer what it has.
@@ -68,11 +73,13 @@ pub fn reload(config: &Config) -> Result<Reloaded, ConfigError> {
 }
 
 fn differing(old: &Settings, new: &Settings) -> Vec<&'static str> {
-    let Settings { ports, model_ports, worker_cpus, ready, drain, log } = old;
+    let Settings { ports, model_ports, worker_cpus, worker_cpu_limit, devices, ready, drain, log } = old;
     keys([
         ("ports", *ports != new.ports),
         ("models", *model_ports != new.model_ports),
         ("worker_cpus", *worker_cpus != new.worker_cpus),
+        ("worker_cpu_limit", *worker_cpu_limit != new.worker_cpu_limit),
+        ("devices", *devices != new.devices),
         ("ready_seconds", *ready != new.ready),
         ("drain_seconds", *drain != new.drain),
         ("log", *log != new.log),
@@ -97,6 +104,7 @@ fn waiting(old: &Config, new: &Config) -> Vec<&'static str> {
         ("store, retention", old.keep != new.keep),
         ("audit.http", old.audit_http != new.audit_http),
         ("trust", old.trust != new.trust),
+        ("tenants", old.tenants != new.tenants),
         ("worker_uid_base", old.worker_uid_base != new.worker_uid_base),
         ("worker", old.worker != new.worker),
         ("launcher", old.launcher != new.launcher),

@@ -1,6 +1,7 @@
 //! The read-only copy of everything that readers see, and how it looks on the wire. Reading never waits for writing.
 
 use crate::config::Config;
+use crate::tenants;
 use crate::totals::Totals;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -122,6 +123,7 @@ impl View {
             journal: JournalHead { size: self.journal_size, root: self.journal_root.clone() },
             router: self.router,
             models: models.collect(),
+            tenants: daemon.config.tenants.iter().map(|tenant| tenants::status(self, tenant)).collect(),
         }
     }
 
@@ -138,6 +140,7 @@ impl View {
         let release = model.last.and_then(|id| self.world.releases.get(&id));
         ModelStatus {
             model: name.clone(),
+            tenant: daemon.config.tenants.of(name).map(|tenant| tenant.name.clone()),
             endpoints: daemon.config.addresses(model.port).iter().map(ToString::to_string).collect(),
             versions: self.versions(name, model),
             release: release.map(|release| release_status(release)),

@@ -7,17 +7,19 @@ use std::path::Path;
 use syn::{Attribute, Expr, ExprLit, Field, Item, ItemStruct, Lit, Meta};
 
 /// Where the types are.
-const SOURCES: [&str; 3] = [
+const SOURCES: [&str; 4] = [
     "daemon/turnoutd/src/config.rs",
     "daemon/turnoutd/src/config/keep.rs",
     "daemon/turnoutd/src/config/trust.rs",
+    "daemon/turnoutd/src/config/tenants.rs",
 ];
 /// The type of each table, and what the file calls it. The type's comment stands above the table.
-const TABLES: [(&str, &str); 5] = [
+const TABLES: [(&str, &str); 6] = [
     ("RawRetention", "retention"),
     ("RawStore", "store"),
     ("RawAuditHttp", "audit.http"),
     ("RawTrust", "trust"),
+    ("RawTenant", "tenants.NAME"),
     ("RawModel", "models.NAME"),
 ];
 /// Where the file lies.
@@ -26,8 +28,9 @@ const WIDTH: usize = 100;
 const HEAD: &str = "\
 # Configuration of turnoutd, written by `cargo xtask dist` from the manual in the source.
 # Every key is optional; it is shown with its default, or with an example where the default depends on the machine.
-# An unknown key is refused. `systemctl reload turnoutd` puts ports, models, worker_cpus, ready_seconds and
-# drain_seconds in force at once, and says in the log which other keys wait for `systemctl restart turnoutd`.
+# An unknown key is refused. `systemctl reload turnoutd` puts ports, models, worker_cpus, worker_cpu_limit, devices,
+# ready_seconds, drain_seconds and log in force at once, and says in the log which other keys wait for
+# `systemctl restart turnoutd`.
 ";
 
 /// Writes the file anew, when it is not as the source says.
@@ -113,9 +116,9 @@ fn value(manual: &str) -> Option<&str> {
     after.split_once('`').map(|(value, _)| value)
 }
 
-/// Numbers and lists are written as they are, everything else is text.
+/// Numbers, lists and tables are written as they are, everything else is text.
 fn is_bare(value: &str) -> bool {
-    value.starts_with('[') || value.parse::<u64>().is_ok()
+    value.starts_with(['[', '{']) || value.parse::<f64>().is_ok()
 }
 
 fn wrap(text: &str) -> String {

@@ -147,6 +147,24 @@ pub const METRICS: &[Metric] = &[
         help: "CPUs that the cell may run on; absent without the controller `cpuset`.",
         samples: |scrape, out| usage(scrape, out, |usage| usage.cpus),
     },
+    Metric {
+        name: "turnout_cell_cpus_limit",
+        kind: Kind::Gauge,
+        help: "Most CPU time that the cell may use, CPUs; absent where its cgroup does not limit it.",
+        samples: |scrape, out| {
+            for (labels, totals) in scrape.measured() {
+                if let Some(thousandths) = totals.usage.cpu_limit_thousandths {
+                    out.sample(&labels, Number::thousandths(thousandths));
+                }
+            }
+        },
+    },
+    Metric {
+        name: "turnout_cell_cpu_throttled_periods_total",
+        kind: Kind::Counter,
+        help: "Periods in which the cell had used up its CPU time; absent without the controller `cpu`.",
+        samples: |scrape, out| usage(scrape, out, |usage| usage.cpu_throttled),
+    },
 ];
 
 fn info(scrape: &Scrape<'_>, out: &mut Exposition) {

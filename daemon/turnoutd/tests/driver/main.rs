@@ -20,4 +20,5 @@ mod rooted;
 mod router;
 mod signed;
 mod stage;
+mod tenants;
 mod workers;

@@ -81,7 +81,7 @@ static SIGNED: LazyLock<Signed> = LazyLock::new(|| {
     let mut trust = TrustStore::default();
     trust.add(TrustedKey::new("ci", key.public_key(), &["*".to_owned()]).unwrap()).unwrap();
     let (host, mut digests, mut bundles) = (FakeHost::default(), BTreeMap::new(), BTreeMap::new());
-    for version in ["1", "2", "3", "demanding", "guaranteed"] {
+    for version in ["1", "2", "3", "demanding", "guaranteed", "limited"] {
         let content = format!("weights of version {version}");
         let file = FileEntry {
             path: "model.onnx".into(),
@@ -93,6 +93,11 @@ static SIGNED: LazyLock<Signed> = LazyLock::new(|| {
         match version {
             "demanding" => description.runtime.require = vec![Requirement::Landlock(4), Requirement::Memory],
             "guaranteed" => description.runtime.class = Class::Guaranteed,
+            "limited" => {
+                description.runtime.cpu_limit = Some("1.5".parse().unwrap());
+                description.runtime.devices = vec!["gpu0".parse().unwrap()];
+                description.runtime.require = vec![Requirement::Devices, Requirement::Cpu];
+            }
             _ => {}
         }
         let manifest = description.into_manifest(vec![file]).unwrap();
