@@ -41,8 +41,8 @@ impl Tenants {
         Self { uid_base, tenants: BTreeMap::new() }
     }
 
-    /// Whether this tenant can be set, with how many cells each range has. Gives the name of one that it replaces whose
-    /// cgroup has to go first.
+    /// Whether this tenant can be set, with how many cells each range has. Gives the name of one that had its users: then
+    /// that one's cgroup has to go.
     ///
     /// # Errors
     /// [`TenantError`].

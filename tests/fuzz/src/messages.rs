@@ -5,7 +5,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::fmt::Debug;
 use turnout_inference::InferRequest;
-use turnout_launcher_wire::{MESSAGE_SIZE, Reply, Request};
+use turnout_launcher_wire::{DevicePath, MESSAGE_SIZE, Reply, Request, Tenant, TenantName};
 use turnout_manifest::{AuditContext, Operator};
 use turnout_protocol::router::{FromRouter, ToRouter};
 use turnout_protocol::worker::{Counts, FromWorker, LINK_VERSION, ToWorker};
@@ -46,7 +46,22 @@ pub fn launcher_wire(bytes: &[u8]) -> bool {
 
 /// One request, one reply.
 pub fn launcher_messages() -> Vec<Vec<u8>> {
-    vec![Request::CellAt { index: 7 }.encode().to_vec(), Reply::Done.encode().to_vec()]
+    let path = DevicePath::new("/dev/nvidia0").expect("a path");
+    let name = TenantName::new("risk").expect("a name");
+    let tenant = Tenant {
+        uid_base: 62_000,
+        memory_bytes: 1 << 30,
+        pids_max: 9,
+        cpu_thousandths: 1500,
+        cells_max: 2,
+        name,
+    };
+    vec![
+        Request::CellAt { index: 7 }.encode().to_vec(),
+        Request::GrantDevice { generation: 7, path }.encode().to_vec(),
+        Request::SetTenant(tenant).encode().to_vec(),
+        Reply::Done.encode().to_vec(),
+    ]
 }
 
 /// Reads a message: what is read is written as what is read as the same.

@@ -27,16 +27,16 @@ impl Cells {
         self.cells.get_mut(&generation).map(|entry| std::mem::take(&mut entry.devices)).unwrap_or_default()
     }
 
-    /// Makes a tenant, or changes its limits.
+    /// Makes a tenant, or changes its limits. One that had its users, and has no cell, goes.
     ///
     /// # Errors
-    /// [`CellsError`]; the tenant then is as it was.
+    /// [`CellsError`]; the tenants then are as they were.
     pub fn set_tenant(&mut self, tenant: &Tenant) -> Result<Reply, CellsError> {
         let replaced = self.tenants.check(tenant, |uid_base| self.cells_of(uid_base))?;
+        self.hierarchy.set_tenant(tenant)?;
         if let Some(old) = replaced {
             self.hierarchy.remove_tenant(old)?;
         }
-        self.hierarchy.set_tenant(tenant)?;
         self.tenants.set(tenant);
         Ok(Reply::Done)
     }
