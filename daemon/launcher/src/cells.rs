@@ -143,7 +143,8 @@ impl Cells {
                 return Err(CellsError::Limits);
             }
             self.keep_apart(profile)?;
-            let tenant = self.tenants.place(profile.tenant, self.cells_of(profile.tenant))?;
+            let in_use = self.cells_in_use(profile.tenant);
+            let tenant = self.tenants.place(profile.tenant, in_use)?;
             let profile = self.recipe.protections.kept_limits(profile);
             let taken = |slot: &u32| self.cells.values().any(|entry| entry.slot == *slot);
             let slot = (0..SLOTS).find(|slot| !taken(slot)).ok_or(CellsError::Slots)?;
@@ -391,8 +392,11 @@ impl Entry {
     }
 
     fn holds_cpus(&self) -> bool {
-        let may_run = matches!(self.process, Process::Running { .. } | Process::Not(WorkerState::None));
-        self.profile.class == Class::Guaranteed && may_run
+        self.profile.class == Class::Guaranteed && self.may_run()
+    }
+
+    fn may_run(&self) -> bool {
+        matches!(self.process, Process::Running { .. } | Process::Not(WorkerState::None))
     }
 
     fn reap(&mut self) {

@@ -159,9 +159,11 @@ fn a_tenants_cells_lie_below_its_cgroup_with_users_of_its_own() {
     );
     assert!(matches!(client.ask(creation(10, tenants[0].1)), Reply::Cell(_)));
     refused(&client.ask(creation(11, tenants[0].1)), Failure::Request, "the tenant's 2 cells are taken");
+    // The worker that replaces one that has ended starts before its cell is gone.
     client.done(Request::KillWorker { generation: 1 });
-    client.done(Request::DestroyCell { generation: 1 });
     assert!(matches!(client.ask(creation(11, tenants[0].1)), Reply::Cell(_)));
+    client.done(Request::DestroyCell { generation: 1 });
+    refused(&client.ask(creation(12, tenants[0].1)), Failure::Request, "the tenant's 2 cells are taken");
     // What a launcher that was killed has left goes with its tenants.
     launcher.kill_and_restart();
     assert!(!launcher.cgroup.join("tenant-risk").exists() && !launcher.cgroup.join("tenant-search").exists());

@@ -43,8 +43,11 @@ pub(super) struct Cell {
 
 impl Cell {
     fn holds_cpus(&self) -> bool {
-        let may_run = matches!(self.worker, WorkerState::None | WorkerState::Running);
-        self.profile.class == Class::Guaranteed && may_run
+        self.profile.class == Class::Guaranteed && self.may_run()
+    }
+
+    fn may_run(&self) -> bool {
+        matches!(self.worker, WorkerState::None | WorkerState::Running)
     }
 }
 
@@ -243,7 +246,8 @@ impl Machine {
             return Ok(());
         }
         let known = self.tenants.get(&tenant).ok_or_else(|| launcher("no such tenant", generation))?;
-        let cells = self.cells.values().filter(|cell| cell.profile.tenant == tenant).count();
+        let in_use = |cell: &&Cell| cell.profile.tenant == tenant && cell.may_run();
+        let cells = self.cells.values().filter(in_use).count();
         if known.cells_max != 0 && cells >= known.cells_max as usize {
             return Err(launcher("the tenant's cells are taken", generation));
         }

@@ -41,8 +41,15 @@ impl Cells {
         Ok(Reply::Done)
     }
 
+    /// How many cells of a tenant count against its limit. One whose worker has ended does not: the worker that replaces
+    /// it starts before its cell is gone, and must not fail for want of it.
+    pub(super) fn cells_in_use(&mut self, tenant: u32) -> usize {
+        self.reap();
+        self.cells.values().filter(|entry| entry.profile.tenant == tenant && entry.may_run()).count()
+    }
+
     /// How many cells a tenant has.
-    pub(super) fn cells_of(&self, tenant: u32) -> usize {
+    fn cells_of(&self, tenant: u32) -> usize {
         self.cells.values().filter(|entry| entry.profile.tenant == tenant).count()
     }
 }

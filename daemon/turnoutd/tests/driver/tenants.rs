@@ -6,7 +6,7 @@ use crate::stage::{Stage, V1, V2, bundle};
 use serde_json::{Value, json};
 use turnout_engine::record::End;
 use turnout_engine::{Record, Step};
-use turnout_host::cells::Enforcement;
+use turnout_host::cells::{Enforcement, WorkerState};
 use turnout_host::devices::DevicePath;
 use turnout_manifest::Plan;
 
@@ -91,6 +91,13 @@ fn a_tenants_cells_have_its_users_and_are_no_more_than_it_may_have() {
         stage.release().causes
     );
     assert_eq!(stage.known().live.unwrap().generation, V1, "what is live stays");
+    // A limit on cells never keeps a dead worker from being replaced.
+    stage.mourning = true;
+    stage.host.end_worker(V1, WorkerState::Killed(9));
+    stage.until(|_, model, _| model.live_died.then_some(()));
+    assert_eq!(stage.settle(), End::Promoted);
+    let again = stage.known().live.unwrap().generation;
+    assert!(again > V2 && stage.host.profile(again).unwrap().tenant == 62_000, "{again}");
 }
 
 #[test]
