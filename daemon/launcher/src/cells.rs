@@ -301,12 +301,9 @@ impl Cells {
             let ended = entry.kill().and_then(|()| Ok(entry.group.remove()?));
             first = first.and_then(|done| ended.map(|()| done));
         }
-        for tenant in self.tenants.clear() {
-            let removed = self.hierarchy.remove_tenant(tenant);
-            first = first.and_then(|done| Ok(removed.map(|()| done)?));
-        }
+        let removed = self.hierarchy.remove_tenants(|_| false);
         self.hierarchy.give_back();
-        first
+        first.and_then(|done| Ok(removed.map(|()| done)?))
     }
 
     /// What becomes readable when a worker ends.

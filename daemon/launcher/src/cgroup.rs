@@ -151,12 +151,19 @@ impl Hierarchy {
         })
     }
 
-    /// Removes a tenant's cgroup. It must hold no cell.
+    /// Removes tenants' cgroups in which there is no cell, but those of the names to keep.
     ///
     /// # Errors
     /// [`CgroupError`].
-    pub fn remove_tenant(&self, tenant: TenantName) -> Result<(), CgroupError> {
-        remove(&self.tenant(tenant))
+    pub fn remove_tenants(&self, kept: impl Fn(&str) -> bool) -> Result<(), CgroupError> {
+        for path in named(&self.path, TENANT)? {
+            let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+            let is_kept = name.strip_prefix(TENANT).is_some_and(&kept);
+            if !is_kept && named(&path, CELL)?.is_empty() {
+                remove(&path)?;
+            }
+        }
+        Ok(())
     }
 
     fn tenant(&self, tenant: TenantName) -> PathBuf {

@@ -1,7 +1,7 @@
 //! Whose cells there are: ranges of users that do not meet, and how many cells each tenant may have. Their cgroups are
 //! left to `cgroup.rs`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use turnout_launcher_wire::{SLOTS, Tenant, TenantName};
 
 /// Lowest user of a cell: below are those of services.
@@ -24,12 +24,9 @@ pub enum TenantError {
     /// It has as many cells as it may.
     #[error("the tenant's {0} cells are taken")]
     Cells(u32),
-    /// The range meets another's, or the users of services.
+    /// The range meets another's that has cells or may get some, or the users of services.
     #[error("users of another tenant, or of the system")]
     Users,
-    /// It has cells whose users are of another range.
-    #[error("its cells have users of another range")]
-    Moved,
     /// There are as many as there can be cells.
     #[error("{SLOTS} tenants, and no more")]
     TooMany,
@@ -41,41 +38,33 @@ impl Tenants {
         Self { uid_base, tenants: BTreeMap::new() }
     }
 
-    /// Whether this tenant can be set, with how many cells each range has. Gives the name of one that had its users: then
-    /// that one's cgroup has to go.
+    /// Whether this tenant can be set, with the ranges in which there are cells. It may get another name or another range
+    /// at any time: cells that there are stay whose they were, and a worker that replaces a dead one is not refused for it.
     ///
     /// # Errors
     /// [`TenantError`].
-    pub fn check(
-        &self,
-        tenant: &Tenant,
-        cells_of: impl Fn(u32) -> usize,
-    ) -> Result<Option<TenantName>, TenantError> {
-        let namesake = self.tenants.values().find(|other| other.name == tenant.name);
-        let moved = namesake.filter(|other| other.uid_base != tenant.uid_base);
-        let renamed = self.tenants.get(&tenant.uid_base).filter(|other| other.name != tenant.name);
-        if moved.is_some_and(|other| cells_of(other.uid_base) > 0)
-            || renamed.is_some_and(|other| cells_of(other.uid_base) > 0)
-        {
-            return Err(TenantError::Moved);
-        }
-        let known = self.tenants.contains_key(&tenant.uid_base) || moved.is_some();
-        if !known && self.tenants.len() >= SLOTS as usize {
+    pub fn check(&self, tenant: &Tenant, occupied: &BTreeSet<u32>) -> Result<(), TenantError> {
+        let others = || self.tenants.values().filter(|other| stays(other, tenant, occupied));
+        if others().count() >= SLOTS as usize {
             return Err(TenantError::TooMany);
         }
-        let others = self.tenants.values().filter(|other| other.name != tenant.name);
-        let others = others.map(|other| other.uid_base).filter(|base| *base != tenant.uid_base);
         let legal = (UID_MIN..=u32::MAX - 2 * SLOTS).contains(&tenant.uid_base);
-        if !legal || others.chain([self.uid_base]).any(|base| base.abs_diff(tenant.uid_base) < SLOTS) {
+        let mut ranges = others().map(|other| other.uid_base).chain([self.uid_base]);
+        if !legal || ranges.any(|base| base.abs_diff(tenant.uid_base) < SLOTS) {
             return Err(TenantError::Users);
         }
-        Ok(renamed.map(|other| other.name))
+        Ok(())
     }
 
     /// Keeps one that was checked.
-    pub fn set(&mut self, tenant: &Tenant) {
-        self.tenants.retain(|_, other| other.name != tenant.name);
+    pub fn set(&mut self, tenant: &Tenant, occupied: &BTreeSet<u32>) {
+        self.tenants.retain(|_, other| stays(other, tenant, occupied));
         self.tenants.insert(tenant.uid_base, *tenant);
+    }
+
+    /// True if a tenant of this name may get cells.
+    pub fn has(&self, name: &str) -> bool {
+        self.tenants.values().any(|tenant| tenant.name.as_str() == name)
     }
 
     /// Where a new cell of this tenant belongs, which has so many already; nowhere of its own for 0, which is nobody.
@@ -97,18 +86,17 @@ impl Tenants {
     pub fn uid(&self, tenant: u32, slot: u32) -> u32 {
         if tenant == 0 { self.uid_base + slot } else { tenant + slot }
     }
+}
 
-    /// Forgets all of them; their names.
-    pub fn clear(&mut self) -> Vec<TenantName> {
-        std::mem::take(&mut self.tenants).into_values().map(|tenant| tenant.name).collect()
-    }
+/// Whether a tenant stays beside a new one: the same one under its old range only as long as it has cells there.
+fn stays(other: &Tenant, new: &Tenant, occupied: &BTreeSet<u32>) -> bool {
+    other.uid_base != new.uid_base && (other.name != new.name || occupied.contains(&other.uid_base))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use proptest::prelude::*;
-    use std::collections::BTreeSet;
 
     fn tenant(name: &str, uid_base: u32) -> Tenant {
         let name = TenantName::new(name).unwrap();
@@ -117,31 +105,34 @@ mod tests {
 
     fn with(known: &[Tenant]) -> Tenants {
         let mut tenants = Tenants::new(61_000);
-        known.iter().for_each(|tenant| tenants.set(tenant));
+        known.iter().for_each(|tenant| tenants.set(tenant, &BTreeSet::new()));
         tenants
     }
 
     #[test]
     fn a_range_that_meets_another_is_refused() {
-        let tenants = with(&[tenant("a", 62_000)]);
-        for (name, base) in
-            [("b", 62_063), ("b", 61_937), ("b", 61_063), ("b", 60_937), ("b", 999), ("b", u32::MAX)]
-        {
-            assert_eq!(tenants.check(&tenant(name, base), |_| 0), Err(TenantError::Users), "{base}");
+        let (tenants, none) = (with(&[tenant("a", 62_000)]), BTreeSet::new());
+        for base in [62_063, 61_937, 61_063, 60_937, 999, u32::MAX] {
+            assert_eq!(tenants.check(&tenant("b", base), &none), Err(TenantError::Users), "{base}");
         }
         for base in [62_064, 61_936, 61_064, 60_936, 1000] {
-            assert_eq!(tenants.check(&tenant("b", base), |_| 0), Ok(None), "{base}");
+            assert_eq!(tenants.check(&tenant("b", base), &none), Ok(()), "{base}");
         }
     }
 
     #[test]
-    fn a_tenant_moves_or_is_renamed_only_while_it_has_no_cell() {
-        let tenants = with(&[tenant("a", 62_000)]);
-        assert_eq!(tenants.check(&tenant("a", 63_000), |_| 1), Err(TenantError::Moved));
-        assert_eq!(tenants.check(&tenant("a", 63_000), |_| 0), Ok(None));
-        assert_eq!(tenants.check(&tenant("b", 62_000), |_| 1), Err(TenantError::Moved));
-        assert_eq!(tenants.check(&tenant("b", 62_000), |_| 0), Ok(TenantName::new("a")));
-        assert_eq!(tenants.check(&tenant("a", 62_000), |_| 1), Ok(None), "the same again");
+    fn a_tenant_moves_or_is_renamed_at_any_time_and_shares_no_user_with_what_it_leaves() {
+        let (mut tenants, occupied) = (with(&[tenant("a", 62_000)]), BTreeSet::from([62_000]));
+        assert_eq!(tenants.check(&tenant("a", 62_010), &occupied), Err(TenantError::Users));
+        assert_eq!(tenants.check(&tenant("a", 62_010), &BTreeSet::new()), Ok(()));
+        assert_eq!(tenants.check(&tenant("a", 63_000), &occupied), Ok(()));
+        tenants.set(&tenant("a", 63_000), &occupied);
+        assert!(tenants.place(62_000, 1).is_ok() && tenants.place(63_000, 0).is_ok());
+        assert_eq!(tenants.check(&tenant("b", 62_000), &occupied), Ok(()), "another name");
+        tenants.set(&tenant("b", 62_000), &occupied);
+        assert!(tenants.has("a") && tenants.has("b"));
+        tenants.set(&tenant("b", 64_000), &BTreeSet::new());
+        assert_eq!(tenants.place(62_000, 0), Err(TenantError::NoTenant), "it left nothing there");
     }
 
     #[test]
@@ -162,8 +153,8 @@ mod tests {
             let mut occupied = BTreeSet::new();
             for (name, base, begins_a_cell) in wishes {
                 let wish = tenant(&name, base);
-                if tenants.check(&wish, |other| usize::from(occupied.contains(&other))).is_ok() {
-                    tenants.set(&wish);
+                if tenants.check(&wish, &occupied).is_ok() {
+                    tenants.set(&wish, &occupied);
                     if begins_a_cell {
                         occupied.insert(base);
                     }

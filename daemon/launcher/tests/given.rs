@@ -147,11 +147,16 @@ fn a_tenants_cells_lie_below_its_cgroup_with_users_of_its_own() {
             assert_eq!(most, format!("{}\n", 256 << 20));
         }
     }
-    refused(
-        &client.ask(tenant("risk", launcher.uid_base + 5_000_000)),
-        Failure::Request,
-        "its cells have users of another range",
-    );
+    // A tenant that moves keeps the cell that it has, and gets the next one with other users.
+    let moved = launcher.uid_base + 5_000_000;
+    let users = "users of another tenant, or of the system";
+    refused(&client.ask(tenant("risk", tenants[0].1 - 10)), Failure::Request, users);
+    assert_eq!(client.ask(tenant("risk", moved)), Reply::Done);
+    assert!(matches!(client.ask(creation(20, moved)), Reply::Cell(_)));
+    let of_risk = |generation: u32| launcher.cgroup.join(format!("tenant-risk/cell-{generation}")).exists();
+    assert!(of_risk(1) && of_risk(20));
+    client.done(Request::DestroyCell { generation: 20 });
+    assert_eq!(client.ask(tenant("risk", tenants[0].1)), Reply::Done);
     refused(
         &client.ask(tenant("third", launcher.uid_base + 10)),
         Failure::Request,

@@ -2,6 +2,7 @@
 
 use super::{Cells, CellsError};
 use crate::device::Device;
+use std::collections::BTreeSet;
 use std::os::fd::OwnedFd;
 use turnout_launcher_wire::{DEVICES_MAX, DevicePath, ROUTER_CELL, Reply, Tenant};
 
@@ -27,17 +28,16 @@ impl Cells {
         self.cells.get_mut(&generation).map(|entry| std::mem::take(&mut entry.devices)).unwrap_or_default()
     }
 
-    /// Makes a tenant, or changes its limits. One that had its users, and has no cell, goes.
+    /// Makes a tenant, or changes its limits. The cgroup of a name that is nobody's any more goes, once it has no cell.
     ///
     /// # Errors
-    /// [`CellsError`]; the tenants then are as they were.
+    /// [`CellsError`]; the tenants then are as they were, or as they should be.
     pub fn set_tenant(&mut self, tenant: &Tenant) -> Result<Reply, CellsError> {
-        let replaced = self.tenants.check(tenant, |uid_base| self.cells_of(uid_base))?;
+        let occupied: BTreeSet<u32> = self.cells.values().map(|entry| entry.profile.tenant).collect();
+        self.tenants.check(tenant, &occupied)?;
         self.hierarchy.set_tenant(tenant)?;
-        if let Some(old) = replaced {
-            self.hierarchy.remove_tenant(old)?;
-        }
-        self.tenants.set(tenant);
+        self.tenants.set(tenant, &occupied);
+        self.hierarchy.remove_tenants(|name| self.tenants.has(name))?;
         Ok(Reply::Done)
     }
 
@@ -46,10 +46,5 @@ impl Cells {
     pub(super) fn cells_in_use(&mut self, tenant: u32) -> usize {
         self.reap();
         self.cells.values().filter(|entry| entry.profile.tenant == tenant && entry.may_run()).count()
-    }
-
-    /// How many cells a tenant has.
-    fn cells_of(&self, tenant: u32) -> usize {
-        self.cells.values().filter(|entry| entry.profile.tenant == tenant).count()
     }
 }
