@@ -78,8 +78,16 @@ fn connections_split_as_asked_as_foretold_and_each_is_counted_once() {
     assert!(chi_square < 15.1, "{met:?}: chi-square {chi_square} (p < 0.0001)");
     for (generation, name) in [(STABLE, "stable"), (CANDIDATE, "candidate")] {
         let seen = traffic.sample(generation).unwrap();
-        let counts = [seen.requests, seen.success, seen.opened, seen.closed, seen.latencies.iter().sum()];
-        assert_eq!(counts, [met[name]; 5], "{name}: requests, success, opened, closed, latencies");
+        let counts = [seen.requests, seen.success, seen.opened, seen.closed];
+        assert_eq!(counts, [met[name]; 4], "{name}: requests, success, opened, closed");
+        // A client that is woken on another CPU may send its request past its own acknowledgement of the handshake:
+        // the listener gets both as one, and when they came is not known. One in a thousand is far more than that makes.
+        let timed: u64 = seen.latencies.iter().sum();
+        assert!(
+            (met[name] - met[name] / 1000..=met[name]).contains(&timed),
+            "{name}: {timed} of {}",
+            met[name]
+        );
         assert_eq!(
             [seen.client_errors, seen.server_errors, seen.not_http, seen.aborted, seen.client_gone],
             [0; 5]
