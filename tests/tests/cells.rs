@@ -145,10 +145,7 @@ fn names(folder: &Path) -> Result<Vec<String>> {
 fn asking(scene: &Scene, label: &str, (from, to): (&str, &str)) -> Result<()> {
     let source = Source { model: "digits", version: FIRST, label };
     let folder = models::unsigned(&scene.ctl, &scene.bundles, source)?;
-    let path = folder.join("turnout.yaml");
-    let text = fs::read_to_string(&path)?;
-    ensure!(text.contains(from), "no `{from}` in {text}");
-    fs::write(&path, text.replace(from, to))?;
+    models::describe(&folder, from, to)?;
     models::sign(&scene.ctl, &folder, &scene.key)?;
     models::import(&scene.ctl, &folder)?.expect(0).map(drop)
 }
