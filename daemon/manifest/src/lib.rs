@@ -39,7 +39,7 @@ pub mod yaml;
 pub use audit_context::{AuditContext, AuditContextId, Operator};
 pub use description::Description;
 pub use digest::Sha256;
-pub use ids::{Channel, Generation, HostName, ModelName, Percent, ReleaseId, Version, VersionRef};
+pub use ids::{Channel, Generation, HostName, ModelName, Percent, ReleaseId, SetName, Version, VersionRef};
 pub use manifest::Manifest;
 pub use plan::Plan;
 pub use problem::{Problem, Problems};
