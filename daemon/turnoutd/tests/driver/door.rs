@@ -29,7 +29,7 @@ const NOBODY: u32 = 65_534;
 /// Somebody who may only read, as the daemon of these tests is configured.
 const READER: u32 = 65_533;
 /// How long a release may take to end.
-const DEADLINE: Duration = Duration::from_secs(10);
+pub const DEADLINE: Duration = Duration::from_secs(10);
 
 /// A daemon behind its door.
 pub struct Door {
@@ -69,7 +69,7 @@ impl Door {
         Self::on(stage)
     }
 
-    fn on(stage: Stage) -> Self {
+    pub fn on(stage: Stage) -> Self {
         std::fs::set_permissions(stage.folder.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
         let socket = stage.folder.path().join("control.sock");
         let listener = api::bind(&socket, Some(NOBODY)).unwrap();
