@@ -386,10 +386,9 @@ mod tests {
                 "r-2 is rolled back: the new version's worker broke the rules of its link: a flood",
             ),
             (
-                json!({"event": "rolling-back", "release": "r-2",
-                       "cause": {"kind": "member", "model": "limits", "why": "p95 is high"}}),
+                json!({"event": "rolling-back", "release": "r-2", "cause": {"kind": "member", "model": "a", "why": "b"}}),
                 WARNING,
-                "r-2 is rolled back: `limits`, of the same set: p95 is high",
+                "r-2 is rolled back: `a`, of the same set: b",
             ),
             (
                 json!({"event": "worker-silenced", "model": "digits", "generation": 9, "why": "a flood"}),

@@ -251,15 +251,13 @@ fn calls_made_by_the_client() -> BTreeSet<String> {
     let service = Service::start(|_: &Received| Answer { status: 404, body: service::golden("Problem") });
     let client = Client::new(&service.socket);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let start: control::StartRelease = serde_json::from_value(golden("StartRelease")).unwrap();
-    let key: control::AddTrust = serde_json::from_value(golden("AddTrust")).unwrap();
     let (model, id) = ("fraud".parse().unwrap(), "r-2".parse().unwrap());
     runtime.block_on(async {
         let mut refused = vec![
             client.status().await.is_err(),
             client.metrics().await.is_err(),
-            client.start_release(&start).await.is_err(),
-            client.plan_release(&start).await.is_err(),
+            client.start_release(&request("StartRelease")).await.is_err(),
+            client.plan_release(&request("StartRelease")).await.is_err(),
             client.start_set(&request("StartSet")).await.is_err(),
             client.plan_set(&request("StartSet")).await.is_err(),
             client.releases().await.is_err(),
@@ -271,7 +269,7 @@ fn calls_made_by_the_client() -> BTreeSet<String> {
                 .await
                 .is_err(),
             client.trust().await.is_err(),
-            client.add_trust(&key).await.is_err(),
+            client.add_trust(&request("AddTrust")).await.is_err(),
             client.remove_trust("sha256:abab").await.is_err(),
             client.trust_state().await.is_err(),
             client.trust_history().await.is_err(),
