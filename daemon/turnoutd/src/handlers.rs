@@ -199,7 +199,7 @@ fn remedy(refusal: &Refusal) -> String {
         }
         Refusal::Twice(_) => "name one version of each model".to_owned(),
         Refusal::Members(_) => {
-            "release a single version without `--set`, more of them in several sets".to_owned()
+            "release a single version without `--set`, and more than these in several sets".to_owned()
         }
         Refusal::Sets(_) => {
             "give it the name of a set that is no longer needed: `turnoutctl status`".to_owned()
