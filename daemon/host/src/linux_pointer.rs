@@ -1,5 +1,5 @@
 //! The pointers on Linux: `<runtime>/models/<model>/current` is a mount of the version's folder, and
-//! `<runtime>/sets/<set>/current` a tree of such mounts. How each is swapped is in [`points`] and [`set_folders`].
+//! `<runtime>/sets/<set>/current` a tree of such mounts. How each is swapped is in `points` and `set_folders`.
 
 mod points;
 mod set_folders;
