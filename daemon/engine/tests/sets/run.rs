@@ -237,7 +237,7 @@ impl Run {
             // Everything waits for a person.
             None => MODELS.iter().for_each(|name| self.tell(&wish_for(name, Wish::Resume))),
         }
-        self.go_on(PLAIN);
+        self.go_on(turn);
         self.never_mixed();
     }
 
