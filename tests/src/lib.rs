@@ -7,6 +7,7 @@ pub mod daemon;
 pub mod demo;
 pub mod images;
 pub mod journald;
+pub mod kills;
 pub mod load;
 pub mod models;
 pub mod power_cut;

@@ -23,6 +23,17 @@ use turnout_manifest::ModelName;
 use turnout_protocol::client::Client;
 use turnout_protocol::control::{ModelStatus, ReleaseStatus, Status};
 
+/// A canary that every window decides on.
+pub const CANARY: &str = "\
+strategy: {kind: weight}
+steps: [{percent: 50}, {percent: 100}]
+window: 200ms
+windows: {look_back: 1, consecutive: 1}
+objectives: {p95_ms: 2000, error_rate: 0.05}
+minimum_requests: 5
+patience: 20s
+on_breach: rollback
+";
 /// Port of `digits`. Every scenario has a network of its own, so all may use the same.
 pub const PORT: u16 = 8700;
 /// Last port that models may be given.

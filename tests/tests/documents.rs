@@ -73,6 +73,10 @@ const WAYS: &[(&str, Way)] = &[
     ("cargo xtask dist", Way::Elsewhere("xtask/src/vm/payload.rs", "dist")),
     ("turnoutctl oms verify digits --signature digits.sig --cert-root", CERTIFICATES),
     ("model_signing verify", Way::Elsewhere("tests/tests/oms.rs", "model_signing")),
+    (
+        "turnoutctl release start fraud@1.4.0 limits",
+        Way::Elsewhere("tests/tests/together.rs", r#""--set", "vision""#),
+    ),
     ("turnoutctl release start digits@memory", Way::Elsewhere("tests/tests/cells.rs", "require")),
     (
         "turnoutctl manifest sign ./fraud-1.4.0 --key 'pkcs11:",

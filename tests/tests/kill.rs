@@ -3,25 +3,14 @@
 
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
-use turnout_journal::Reader;
 use turnout_protocol::control::{ReleaseState, ReleaseStatus};
+use turnout_scenarios::kills::{kill_once, kind, of_a_release};
 use turnout_scenarios::load::{Load, Pace};
 use turnout_scenarios::models::FIRST;
-use turnout_scenarios::scenario::{LIMIT, Scene, play, until, whole};
+use turnout_scenarios::scenario::{CANARY, LIMIT, Scene, play, until, whole};
 use turnout_scenarios::tally::{Tally, wilson};
 
-/// A canary that every window decides on.
-const CANARY: &str = "\
-strategy: {kind: weight}
-steps: [{percent: 50}, {percent: 100}]
-window: 200ms
-windows: {look_back: 1, consecutive: 1}
-objectives: {p95_ms: 2000, error_rate: 0.05}
-minimum_requests: 5
-patience: 20s
-on_breach: rollback
-";
-/// The same in the worker that serves.
+/// The same as [`CANARY`] in the worker that serves.
 const IN_PLACE: &str = "\
 strategy: {kind: in-place}
 window: 200ms
@@ -228,33 +217,10 @@ fn kill_at_each_record(scene: &mut Scene, version: &str, plan: &str) -> Result<(
     bail!("the release does not end: killed after {kinds:?}");
 }
 
-/// The daemon did not write it merely because it was started.
-fn of_a_release(record: &Value) -> bool {
-    !["daemon-started", "examined", "clock-read"].contains(&kind(record).as_str())
-}
-
-/// Kills the daemon once such a record is on disk, from this one on.
-fn kill_once(scene: &mut Scene, seq: u64, wanted: impl Fn(&Value) -> bool) -> Result<()> {
-    let mut reader = Reader::open(&scene.journal(), seq)?;
-    until("the record is on disk", LIMIT, || {
-        while let Some(record) = reader.next_record()? {
-            if wanted(&serde_json::from_slice(&record.body)?) {
-                return Ok(Some(()));
-            }
-        }
-        Ok(None)
-    })?;
-    scene.instance.kill().map(drop)
-}
-
 /// A record in short: its kind, and the step where it is about one.
 fn word(record: &Value) -> String {
     let step = record["step"]["do"].as_str().map(|step| format!(" {step}"));
     kind(record) + &step.unwrap_or_default()
-}
-
-fn kind(record: &Value) -> String {
-    record["event"].as_str().unwrap_or_default().to_owned()
 }
 
 /// Answers of the old and of the new version.

@@ -17,7 +17,7 @@ pub use trust::{
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
 use std::time::Duration;
-use turnout_manifest::{ModelName, ReleaseId, Version, VersionRef};
+use turnout_manifest::{ModelName, ReleaseId, SetName, Version, VersionRef};
 use turnout_onnx::Format;
 use turnout_protocol::client::DEFAULT_SOCKET;
 
@@ -121,7 +121,7 @@ pub enum Command {
 /// `turnoutctl release ...`
 #[derive(Debug, Subcommand)]
 pub enum ReleaseCommand {
-    /// Release an imported version
+    /// Release an imported version, or several models as one set
     Start(StartArguments),
     /// List all releases
     List,
@@ -138,7 +138,7 @@ pub enum ReleaseCommand {
     },
     /// Go on to the next step without waiting for more windows at this one
     Promote(InterveneArguments),
-    /// Hold a release at its present weights
+    /// Hold a release at its present weights; of a set, all its releases
     Pause(InterveneArguments),
     /// Let a held release go on
     Resume(InterveneArguments),
@@ -150,9 +150,12 @@ pub enum ReleaseCommand {
 #[derive(Debug, Args)]
 #[command(after_help = PLAN_EXAMPLE)]
 pub struct StartArguments {
-    /// What to release: `fraud@1.4.0`
-    #[arg(value_name = "MODEL@VERSION")]
-    pub version: VersionRef,
+    /// What to release: `fraud@1.4.0`; with --set, a version each of several models
+    #[arg(value_name = "MODEL@VERSION", required = true)]
+    pub versions: Vec<VersionRef>,
+    /// Release them as this set: promoted together or not at all, and shown in one folder that is swapped in one step
+    #[arg(long, value_name = "NAME")]
+    pub set: Option<SetName>,
     /// Plan (YAML); without it, straight to 100 % when nothing is live, the default plan otherwise
     #[arg(long, value_name = "FILE")]
     pub plan: Option<PathBuf>,
@@ -162,9 +165,9 @@ pub struct StartArguments {
     /// With --wait: give up waiting after this time (`90s`, `10m`); the release goes on
     #[arg(long, value_name = "TIME", value_parser = parse_time, requires = "wait")]
     pub timeout: Option<Duration>,
-    /// Signed order to release it, from `order new` and `order sign`
+    /// Signed order to release it, from `order new` and `order sign`; with --set, one for each version that needs one
     #[arg(long, value_name = "FILE")]
-    pub order: Option<PathBuf>,
+    pub order: Vec<PathBuf>,
     /// Only print the steps it would take
     #[arg(long, conflicts_with = "wait")]
     pub dry_run: bool,

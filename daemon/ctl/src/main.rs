@@ -23,6 +23,7 @@ mod release;
 mod render;
 mod report;
 mod secret;
+mod set;
 mod signed;
 mod signing_key;
 mod snapshots;

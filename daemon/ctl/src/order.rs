@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use turnout_manifest::canonical;
 use turnout_manifest::envelope::Envelope;
 use turnout_manifest::order::{ORDER_SCHEMA, ORDER_TYPE, OrderTarget, ReleaseOrder};
-use turnout_manifest::{Channel, Manifest, Sha256, VersionRef};
+use turnout_manifest::{Channel, Manifest, ModelName, Sha256, VersionRef};
 use turnout_protocol::client::Client;
 use turnout_protocol::control::SCHEMA;
 
@@ -131,6 +131,11 @@ fn show(screen: &mut Screen, file: &Path) -> Result<Exit, Failure> {
     }
     screen.show(&Written { schema: SCHEMA, draft: file.to_owned(), signers, order: &order }, &text)?;
     Ok(Exit::Done)
+}
+
+/// The model that a signed order is for; whether it counts is for the daemon to say.
+pub fn model_of(file: &Path) -> Result<ModelName, Failure> {
+    Ok(parse(file, &signed::read(file)?)?.model)
 }
 
 fn parse(file: &Path, envelope: &Envelope) -> Result<ReleaseOrder, Failure> {

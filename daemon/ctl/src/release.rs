@@ -6,6 +6,7 @@ use crate::manifest::problems;
 use crate::render::{
     BAD, DIM, GOOD, STRONG, Screen, Table, WARN, duration_ms, figure, safe, styled, time, words,
 };
+use crate::set;
 use crate::updates::Updates;
 use crate::watch::{self, Frame};
 use anstyle::Style;
@@ -58,25 +59,33 @@ pub async fn rollback(
     let request = Intervene { reason: arguments.reason };
     let status = client.intervene(&arguments.model, Intervention::Rollback, &request).await?;
     let ended = wait_for(client, screen, status, None).await?;
+    let others = set::others_end(client, screen, &ended).await?;
     print_end(screen, &ended)?;
     // The old version having the traffic is what was asked for, on whichever path it came about.
-    Ok(if ended.state == ReleaseState::Stuck { Exit::Failed } else { Exit::Done })
+    let stuck = ended.state == ReleaseState::Stuck || others.contains(&ReleaseState::Stuck);
+    Ok(if stuck { Exit::Failed } else { Exit::Done })
 }
 
 async fn start(client: &Client, screen: &mut Screen, arguments: StartArguments) -> Result<Exit, Failure> {
+    if let Some(set) = arguments.set.clone() {
+        return set::start(client, screen, set, arguments).await;
+    }
+    let [version] = &arguments.versions[..] else {
+        let several = format!("{} versions are named, and no set", arguments.versions.len());
+        return Err(Failure::new(Exit::Usage, several)
+            .hint("release them together with `--set NAME`, or each with a command of its own"));
+    };
+    let ([] | [_]) = &arguments.order[..] else {
+        return Err(
+            Failure::new(Exit::Usage, "more than one order for one version").hint("name one `--order`")
+        );
+    };
     let plan = arguments.plan.as_deref().map(read_plan).transpose()?;
-    let order = arguments.order.as_deref().map(crate::files::read_text).transpose()?;
-    let request = StartRelease { version: arguments.version, plan, dry_run: arguments.dry_run, order };
+    let order = arguments.order.first().map(|file| crate::files::read_text(file)).transpose()?;
+    let request = StartRelease { version: version.clone(), plan, dry_run: arguments.dry_run, order };
     if arguments.dry_run {
         let dry = client.plan_release(&request).await?;
-        let mut text = match &dry.strategy {
-            Strategy::InPlace => format!("{DIM}in place, in the worker that serves{DIM:#}\n"),
-            strategy => format!("{DIM}split by{DIM:#} {}\n", safe(&strategy.to_string())),
-        };
-        for (number, step) in dry.steps.iter().enumerate() {
-            text += &format!("{:>3}  {}\n", number + 1, safe(step));
-        }
-        text += &format!("{DIM}nothing was changed{DIM:#}\n");
+        let text = steps(&dry.strategy, &dry.steps) + &format!("{DIM}nothing was changed{DIM:#}\n");
         screen.show(&dry, &text)?;
         return Ok(Exit::Done);
     }
@@ -91,7 +100,20 @@ async fn start(client: &Client, screen: &mut Screen, arguments: StartArguments) 
     Ok(Exit::Done)
 }
 
-fn read_plan(path: &Path) -> Result<Plan, Failure> {
+/// The steps of a release that is only planned, with what it would split by.
+pub fn steps(strategy: &Strategy, steps: &[String]) -> String {
+    let mut text = match strategy {
+        Strategy::InPlace => format!("{DIM}in place, in the worker that serves{DIM:#}\n"),
+        strategy => format!("{DIM}split by{DIM:#} {}\n", safe(&strategy.to_string())),
+    };
+    for (number, step) in steps.iter().enumerate() {
+        text += &format!("{:>3}  {}\n", number + 1, safe(step));
+    }
+    text
+}
+
+/// Reads a plan from a file.
+pub fn read_plan(path: &Path) -> Result<Plan, Failure> {
     let text = crate::files::read_text(path)?;
     Plan::from_yaml(&text).map_err(|found| {
         Failure::new(Exit::Refused, format!("plan `{}` is not well-formed", path.display()))
@@ -108,7 +130,7 @@ async fn intervene(
 ) -> Result<Exit, Failure> {
     let request = Intervene { reason: arguments.reason };
     let status = client.intervene(&arguments.model, intervention, &request).await?;
-    screen.show(&status, &format!("{}\n", sentence(&status)))?;
+    screen.show(&status, &(format!("{}\n", sentence(&status)) + &set::of(&status)))?;
     Ok(Exit::Done)
 }
 
@@ -135,20 +157,27 @@ async fn list(client: &Client, screen: &mut Screen) -> Result<Exit, Failure> {
 }
 
 /// Follows a release to its end, showing how it goes.
-async fn wait_for(
+pub async fn wait_for(
     client: &Client,
     screen: &mut Screen,
     status: ReleaseStatus,
     timeout: Option<Duration>,
 ) -> Result<ReleaseStatus, Failure> {
-    let id = status.release_id;
-    let waited = follow_to_end(client, screen, status);
+    let what = format!("release {}", status.release_id);
+    within(&what, timeout, follow_to_end(client, screen, status)).await
+}
+
+/// Waits for something that goes on when the time is over.
+pub async fn within<T>(
+    what: &str,
+    timeout: Option<Duration>,
+    waited: impl Future<Output = Result<T, Failure>>,
+) -> Result<T, Failure> {
     let Some(timeout) = timeout else { return waited.await };
     tokio::time::timeout(timeout, waited).await.unwrap_or_else(|_| {
         let given = duration_ms(timeout.as_millis().try_into().unwrap_or(u64::MAX));
-        Err(Failure::new(Exit::Failed, format!("release {id} is not over after {given}; it goes on")).hint(
-            format!("follow it with `turnoutctl release watch`, or see `turnoutctl release show {id}`"),
-        ))
+        Err(Failure::new(Exit::Failed, format!("{what} is not over after {given}; it goes on"))
+            .hint("follow it with `turnoutctl release watch`, or see `turnoutctl release list`"))
     })
 }
 
@@ -176,7 +205,8 @@ async fn follow_to_end(
     }
 }
 
-fn find(update: &Update, id: ReleaseId) -> Option<&ReleaseStatus> {
+/// A release as an update has it.
+pub fn find(update: &Update, id: ReleaseId) -> Option<&ReleaseStatus> {
     update
         .status
         .models
@@ -187,7 +217,7 @@ fn find(update: &Update, id: ReleaseId) -> Option<&ReleaseStatus> {
 
 /// How a release that is waited for goes: redrawn in a terminal, a line for each news elsewhere.
 #[derive(Default)]
-struct Progress {
+pub struct Progress {
     frame: Frame,
     step: u32,
     state: Option<ReleaseState>,
@@ -196,7 +226,13 @@ struct Progress {
 }
 
 impl Progress {
-    fn show(&mut self, screen: &mut Screen, update: &Update, status: &ReleaseStatus) -> Result<(), Failure> {
+    /// Shows what an update says of it.
+    pub fn show(
+        &mut self,
+        screen: &mut Screen,
+        update: &Update,
+        status: &ReleaseStatus,
+    ) -> Result<(), Failure> {
         match screen.output {
             Output::Json => {}
             Output::Ndjson if self.last.as_ref() == Some(status) || status.state.is_final() => {}
@@ -226,7 +262,8 @@ impl Progress {
     }
 }
 
-fn print_end(screen: &mut Screen, ended: &ReleaseStatus) -> Result<(), Failure> {
+/// Prints how a release ended, and what can be done next.
+pub fn print_end(screen: &mut Screen, ended: &ReleaseStatus) -> Result<(), Failure> {
     let hint = match ended.state {
         ReleaseState::Promoted => format!("undo it with `turnoutctl rollback {}`", ended.model),
         ReleaseState::Stuck => "an operator must look: `turnoutctl status`, `turnoutctl doctor`".to_owned(),
@@ -240,7 +277,8 @@ fn print_end(screen: &mut Screen, ended: &ReleaseStatus) -> Result<(), Failure> 
     Ok(screen.show(ended, &(text(&shown) + &format!("{DIM}hint:{DIM:#} {hint}\n")))?)
 }
 
-fn exit_of(state: ReleaseState) -> Exit {
+/// The exit code that goes with how a release ended.
+pub fn exit_of(state: ReleaseState) -> Exit {
     match state {
         ReleaseState::Promoted => Exit::Done,
         ReleaseState::RolledBack | ReleaseState::Cancelled => Exit::Refused,
@@ -279,6 +317,7 @@ pub fn text(status: &ReleaseStatus) -> String {
             text += &format!("  - {}\n", safe(cause));
         }
     }
+    text += &set::of(status);
     text += &format!("  asked for by {} at {}\n", safe(&status.asked_by), time(status.timings.asked_at_ms));
     for (what, ms) in timings(&status.timings) {
         text += &format!("  {what:<51} {}\n", duration_ms(ms));

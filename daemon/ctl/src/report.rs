@@ -68,6 +68,10 @@ pub fn facts(report: &Report) -> Vec<(&'static str, String)> {
     if let (Some(from), Some(digest)) = (&release.from, &report.from_digest) {
         facts.push(("version before", format!("{}@{from} {digest}", release.model)));
     }
+    facts.extend(release.set.as_ref().map(|set| {
+        let releases = set.releases.iter().map(|other| format!("{} ({})", other.model, other.release_id));
+        ("set", format!("{}: {}", set.set, releases.collect::<Vec<_>>().join(", ")))
+    }));
     facts.push(("signed by", report.signed_by.join(", ")));
     facts.extend(contexts(report));
     facts.extend(plan_facts(&report.plan));

@@ -6,6 +6,7 @@ use crate::render::{
     BAD, DIM, GOOD, STRONG, Screen, Table, WARN, bytes, count, duration_ms, figure, latency, safe, share,
     styled, words,
 };
+use crate::set;
 use std::time::{SystemTime, UNIX_EPOCH};
 use turnout_manifest::plan::Strategy;
 use turnout_protocol::client::Client;
@@ -38,6 +39,7 @@ fn text(status: &Status) -> String {
         text += "\n";
         text += &model_block(model);
     }
+    text += &set::blocks(status);
     if status.models.is_empty() {
         text += "\nno model is live\n";
         text += &format!("{DIM}hint:{DIM:#} import one with `turnoutctl model import DIR`, ");
@@ -111,6 +113,9 @@ pub fn model_block(model: &ModelStatus) -> String {
     text += &versions(&model.versions);
     if let Some(status) = &model.release {
         text += &format!("  release: {}\n", release::sentence(status));
+        if !status.state.is_final() {
+            text += &set::of(status);
+        }
         if !status.state.is_final() {
             text += &match &status.strategy {
                 Strategy::InPlace => "  split:   none, in place\n".to_owned(),

@@ -87,7 +87,10 @@ fn answer(request: &Received) -> Answer {
         "GET /v1/status" => (200, golden("Status")),
         "GET /v1/releases" => (200, golden("Releases")),
         "POST /v1/releases" => start(&request.body),
+        "POST /v1/sets" => start_set(&request.body),
         "GET /v1/releases/r-2" => (200, golden("ReleaseStatus")),
+        // The other one of its set.
+        "GET /v1/releases/r-3" => (200, golden("ReleaseStatus")),
         "GET /v1/releases/r-2/report" => (200, golden("Report")),
         "GET /v1/events" => (200, events()),
         "GET /v1/versions" => (200, golden("Versions")),
@@ -153,6 +156,15 @@ fn start(body: &[u8]) -> (u16, Vec<u8>) {
         (_, true) => (200, golden("DryRun")),
         (_, false) => (201, running_release()),
     }
+}
+
+fn start_set(body: &[u8]) -> (u16, Vec<u8>) {
+    let request: Value = serde_json::from_slice(body).unwrap();
+    assert_eq!(
+        (&request["set"], &request["members"][1]["version"]),
+        (&json!("payments"), &json!("limits@2.0.0"))
+    );
+    if request["dry_run"] == true { (200, golden("SetDryRun")) } else { (201, golden("SetStarted")) }
 }
 
 fn problem(code: &str, message: &str) -> Vec<u8> {

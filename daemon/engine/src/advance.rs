@@ -4,6 +4,10 @@
 
 mod losses;
 mod retreat;
+mod together;
+mod wishes;
+
+pub use together::StartSet;
 
 use crate::guard::{self, ArchiveRefusal, ArchiveWish};
 use crate::plan::{restart_steps, steps};
@@ -13,16 +17,21 @@ use crate::step::Step;
 use crate::trust::{Order, TrustRecord};
 use crate::world::{Progress, Release, World};
 use losses::{died, router_died, silenced};
-use retreat::{interrupt, interrupt_once, replaced, rolling_back, try_again};
+use retreat::{interrupt, replaced, rolling_back};
 use std::sync::Arc;
 use turnout_manifest::plan::{OnBreach, Strategy};
-use turnout_manifest::{AuditContextId, Generation, ModelName, Plan, ReleaseId, Sha256, Version, VersionRef};
+use turnout_manifest::{
+    AuditContextId, Generation, ModelName, Percent, Plan, ReleaseId, SetName, Sha256, Version, VersionRef,
+};
+use wishes::{Voice, operator};
 
 /// A fact or a wish that reaches the engine.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {
     /// Somebody wants a version live.
     Start(Box<Start>),
+    /// Somebody wants versions of several models live, all or none.
+    StartSet(Box<StartSet>),
     /// The live version's worker died a while ago: bring it up again.
     Restart {
         /// The model.
@@ -165,6 +174,24 @@ pub enum Refusal {
     /// The order is older than one that was used, or was used up by another release meanwhile.
     #[error("the order cannot be used: {0}")]
     Order(String),
+    /// The set that it was last released in is still being undone, or one by this name is under way.
+    #[error("set `{0}` is being released or undone: release {1}")]
+    SetBusy(SetName, ReleaseId),
+    /// A set has one version of each of its models.
+    #[error("`{0}` is named twice")]
+    Twice(ModelName),
+    /// A set has neither one model nor many.
+    #[error("a set names {min} to {max} models, not {0}", min = crate::set::MEMBERS_MIN, max = crate::set::MEMBERS_MAX)]
+    Members(usize),
+    /// There are as many sets as there may be.
+    #[error("there are {0} sets already")]
+    Sets(usize),
+    /// Nothing of a set is to be released.
+    #[error("every version that set `{0}` names is live already")]
+    AllLive(SetName),
+    /// One model of a set cannot be released.
+    #[error("`{0}`: {1}")]
+    OfMember(ModelName, Box<Refusal>),
     /// What is kept stays as it is.
     #[error(transparent)]
     Archive(#[from] ArchiveRefusal),
@@ -177,6 +204,7 @@ pub enum Refusal {
 pub fn decide(world: &World, event: &Event) -> Result<Vec<Record>, Refusal> {
     match event {
         Event::Start(start) => start_by_order(world, start),
+        Event::StartSet(wish) => together::start_set(world, wish),
         Event::Restart { model, salt } => Ok(restart(world, model, *salt).into_iter().collect()),
         Event::Finished { release, at, outcome } => Ok(finished(world, *release, *at, outcome)),
         Event::Ready { generation, outcome } => Ok(ready(world, *generation, outcome)),
@@ -190,24 +218,46 @@ pub fn decide(world: &World, event: &Event) -> Result<Vec<Record>, Refusal> {
     }
 }
 
-/// What comes next on a model when no step is open: the next intent, the commit, or the end. `None` while a step is
-/// open, a release is held before a shift, or nothing is under way.
-pub fn proceed(world: &World, model: &ModelName) -> Option<Record> {
-    let release = world.current(model)?;
-    let id = release.planned.release;
-    if release.open || matches!(release.progress, Progress::Ended(_)) {
-        return None;
+/// What comes next on a model, in one batch: the next intent, the commit, the end, or what another release of its set
+/// makes due. Nothing while a step is open, a release is held before a shift or waits for its set, or nothing is under way.
+pub fn proceed(world: &World, model: &ModelName) -> Vec<Record> {
+    let Some(release) = world.current(model) else { return Vec::new() };
+    let back = together::follow_back(world, release);
+    if !back.is_empty() {
+        return back;
     }
-    if release.progress == Progress::Forward && release.cursor == release.commit() {
-        return Some(Record::Promoted { release: id });
+    if release.open {
+        return together::gather(world, release).into_iter().collect();
     }
+    if let Some(cause) = overdue(release) {
+        return vec![rolling_back(world, release, cause)];
+    }
+    match release.progress {
+        Progress::Ended(_) => Vec::new(),
+        Progress::Forward if release.cursor == release.commit() => together::promote(world, release),
+        _ => next_step(release).into_iter().collect(),
+    }
+}
+
+/// Why a release should be on its way back already: the power went between an outcome and the rollback due with it.
+fn overdue(release: &Release) -> Option<Cause> {
+    let failure = || {
+        let last = release.log.last().filter(|last| !is_tolerated(release, last.step))?;
+        let why = last.outcome.as_ref()?.as_ref().err()?;
+        Some(Cause::StepFailed { step: last.step.to_string(), why: why.clone() })
+    };
+    let forward = release.progress == Progress::Forward;
+    release.interrupted.clone().or_else(failure).filter(|_| forward)
+}
+
+fn next_step(release: &Release) -> Option<Record> {
     let step = release.step().filter(|_| !homeless(release));
     let Some(step) = step else { return Some(end(release)) };
-    let moves = matches!(step, Step::Shift(_) | Step::SwitchModel(_) | Step::Point);
+    let moves = matches!(step, Step::Shift(_) | Step::SwitchModel(_) | Step::Point | Step::PointSet);
     if release.progress == Progress::Forward && release.held.is_some() && moves {
         return None;
     }
-    Some(Record::Intent { release: id, at: position(release), step })
+    Some(Record::Intent { release: release.planned.release, at: position(release), step })
 }
 
 /// Traffic could not go home: the rest of the undo would take down the only version that serves.
@@ -238,6 +288,11 @@ fn is_evidence(step: Step) -> bool {
     matches!(step, Step::Snapshot(_))
 }
 
+/// The way back does without evidence that cannot be made.
+fn is_tolerated(release: &Release, step: Step) -> bool {
+    is_evidence(step) && release.planned.kind == Kind::Return
+}
+
 /// An order is used up by the release that it begins, and by nothing else: both records are written at once.
 fn start_by_order(world: &World, start: &Start) -> Result<Vec<Record>, Refusal> {
     let planned = start_release(world, start)?;
@@ -255,6 +310,9 @@ fn start_release(world: &World, start: &Start) -> Result<Record, Refusal> {
         let id = release.planned.release;
         let stuck = release.progress == Progress::Ended(End::Stuck);
         return Err(if stuck { Refusal::Stuck(id) } else { Refusal::Busy(id) });
+    }
+    if let Some((set, release)) = world.being_undone(&start.model) {
+        return Err(Refusal::SetBusy(set.clone(), release));
     }
     let label = (start.model.clone(), start.version.clone());
     let deleted = world.archive.removing.contains_key(&label) || world.archive.removed.contains_key(&label);
@@ -288,6 +346,7 @@ fn start_release(world: &World, start: &Start) -> Result<Record, Refusal> {
         port: start.port,
         salt: format!("{:016x}", start.salt),
         by: start.by.clone(),
+        set: None,
     })))
 }
 
@@ -308,6 +367,7 @@ fn restart(world: &World, name: &ModelName, salt: u64) -> Option<Record> {
         port: model.port,
         salt: format!("{salt:016x}"),
         by: "turnoutd".to_owned(),
+        set: None,
     })))
 }
 
@@ -326,8 +386,7 @@ fn outcome_of(world: &World, release: &Release, step: Step, outcome: &Result<Str
         Ok(detail) => Record::Done { release: id, at, step, detail: detail.clone() },
         Err(why) => Record::Failed { release: id, at, step, why: why.clone() },
     };
-    let tolerated = is_evidence(step) && release.planned.kind == Kind::Return;
-    let failure = outcome.as_ref().err().filter(|_| !tolerated);
+    let failure = outcome.as_ref().err().filter(|_| !is_tolerated(release, step));
     let failure = failure.map(|why| Cause::StepFailed { step: step.to_string(), why: why.clone() });
     if failure.is_some() && matches!(step, Step::SwitchHome(_)) {
         return vec![record, replaced(world, release)];
@@ -369,13 +428,20 @@ fn loaded(
 
 fn measured(world: &World, id: ReleaseId, window: &Window) -> Vec<Record> {
     let Some(release) = world.releases.get(&id) else { return Vec::new() };
-    let Some(step @ Step::Observe(_)) = release.step().filter(|_| release.open) else { return Vec::new() };
+    // What waits for its set with a share in force is still watched, but goes on when the others do.
+    let decides = |step: &Step| match step {
+        Step::Observe(_) => true,
+        Step::AwaitSet => release.asked != Percent::NONE,
+        _ => false,
+    };
+    let Some(step) = release.step().filter(decides).filter(|_| release.open) else { return Vec::new() };
     if release.progress != Progress::Forward {
         return Vec::new();
     }
+    let waits = release.held.is_some() || step == Step::AwaitSet;
     let plan = release.plan();
     let verdict = judge(window, plan);
-    if release.held.is_some() && matches!(verdict, Verdict::Insufficient(_)) {
+    if waits && matches!(verdict, Verdict::Insufficient(_)) {
         // Nobody waits for it, and a release may be held for weeks.
         return Vec::new();
     }
@@ -391,13 +457,13 @@ fn measured(world: &World, id: ReleaseId, window: &Window) -> Vec<Record> {
             OnBreach::Pause if release.held.is_none() => records.push(Record::Held { release: id, why }),
             OnBreach::Pause => {}
         },
-        Decision::Advance if release.held.is_none() => {
+        Decision::Advance if !waits => {
             let detail =
                 format!("met in {} of the last {} windows", plan.windows.consecutive, plan.windows.look_back);
             records.push(Record::Done { release: id, at: position(release), step, detail });
         }
-        Decision::Advance => {}
-        Decision::Wait => records.extend(out_of_patience(release, &verdicts)),
+        Decision::Wait if !waits => records.extend(out_of_patience(release, &verdicts)),
+        Decision::Advance | Decision::Wait => {}
     }
     records
 }
@@ -415,7 +481,7 @@ fn first_missed(release: &Release, newest: &Window, verdicts: &[Verdict]) -> u64
 fn out_of_patience(release: &Release, verdicts: &[Verdict]) -> Option<Record> {
     let plan = release.plan();
     let waited = plan.window_ms.saturating_mul(verdicts.len() as u64);
-    if release.held.is_some() || waited < plan.patience_ms {
+    if waited < plan.patience_ms {
         return None;
     }
     let last = match verdicts.last() {
@@ -424,57 +490,4 @@ fn out_of_patience(release: &Release, verdicts: &[Verdict]) -> Option<Record> {
     };
     let why = format!("no decision within the patience of {} s: {last}", plan.patience_ms.div_ceil(1000));
     Some(Record::Held { release: release.planned.release, why })
-}
-
-/// Who speaks, and why.
-struct Voice<'a> {
-    by: &'a str,
-    reason: &'a str,
-}
-
-fn operator(world: &World, model: &ModelName, wish: Wish, voice: &Voice<'_>) -> Result<Vec<Record>, Refusal> {
-    let release = world.current(model).ok_or_else(|| Refusal::Nothing(model.clone()))?;
-    let id = release.planned.release;
-    let (by, reason) = (voice.by.to_owned(), voice.reason.to_owned());
-    match (release.progress, wish) {
-        (Progress::Forward, Wish::Rollback) => {
-            Ok(interrupt_once(world, release, Cause::Operator { by, reason }))
-        }
-        (Progress::Forward, Wish::Cancel) => {
-            Ok(interrupt_once(world, release, Cause::Cancelled { by, reason }))
-        }
-        (Progress::Forward, Wish::Promote) => promote_now(release, &by),
-        (Progress::Forward, Wish::Pause) => {
-            let why = if reason.is_empty() {
-                format!("paused by {by}")
-            } else {
-                format!("paused by {by}: {reason}")
-            };
-            Ok(if release.held.is_some() { Vec::new() } else { vec![Record::Held { release: id, why }] })
-        }
-        (Progress::Forward, Wish::Resume) => {
-            Ok(if release.held.is_some() { vec![Record::Resumed { release: id, by }] } else { Vec::new() })
-        }
-        (Progress::Backward, Wish::Rollback | Wish::Cancel) => Ok(Vec::new()),
-        (Progress::Ended(End::Stuck), Wish::Rollback | Wish::Cancel) => Ok(vec![try_again(world, release)]),
-        (Progress::Ended(End::Stuck), _) => Err(Refusal::Stuck(id)),
-        (Progress::Backward | Progress::Tidying | Progress::Ended(_), _) => Err(Refusal::TooLate(id)),
-    }
-}
-
-fn promote_now(release: &Release, by: &str) -> Result<Vec<Record>, Refusal> {
-    let id = release.planned.release;
-    let mut records = Vec::new();
-    if release.held.is_some() {
-        records.push(Record::Resumed { release: id, by: by.to_owned() });
-    }
-    match release.step() {
-        Some(step @ Step::Observe(_)) if release.open => {
-            let detail = format!("promoted by {by}");
-            records.push(Record::Done { release: id, at: position(release), step, detail });
-            Ok(records)
-        }
-        _ if !records.is_empty() => Ok(records),
-        _ => Err(Refusal::NotWaiting(id)),
-    }
 }

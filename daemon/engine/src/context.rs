@@ -45,7 +45,12 @@ impl World {
             }
         }
         if let Record::Promoted { release } = &entry.record {
-            self.note_live(*release);
+            // One record stands for the whole set.
+            let others = self.releases.get(release).map(Arc::clone).into_iter().flat_map(|release| {
+                self.others(&release).map(|(member, _)| member.release).collect::<Vec<_>>()
+            });
+            let promoted: Vec<ReleaseId> = others.chain([*release]).collect();
+            promoted.into_iter().for_each(|release| self.note_live(release));
         }
     }
 

@@ -2,7 +2,8 @@
 //! data. The state of every release is a fold of journal [`Record`]s, so recovery is replay and nothing else.
 //!
 //! Read in this order: [`step`] (what can be done to the host), [`plan`] (a release as a list of steps),
-//! [`advance`] (state x event -> records), [`world`] (records -> state), [`rollback`], [`slo`], [`cpus`]. What is kept
+//! [`advance`] (state x event -> records), [`world`] (records -> state), [`rollback`], [`slo`], [`cpus`]; [`set`] (releases
+//! that are promoted together). What is kept
 //! and what may go: [`archive`], [`guard`], [`retention`]. What is trusted: [`trust`]. The journal, its clock and a full
 //! disk: [`log`], [`reserve`].
 
@@ -17,6 +18,7 @@ pub mod record;
 pub mod reserve;
 pub mod retention;
 pub mod rollback;
+pub mod set;
 pub mod slo;
 pub mod step;
 pub mod tally;

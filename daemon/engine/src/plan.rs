@@ -43,6 +43,30 @@ pub fn steps(plan: &Plan, from: Option<Generation>, to: Generation) -> Steps {
     Steps { list, commit }
 }
 
+/// What a release does for its set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Part {
+    /// It swaps the pointers, for all.
+    Lead,
+    /// It leaves the pointers to the first one.
+    Follow,
+}
+
+/// The steps of a release that is promoted together with others. It waits for them where it would go on to its last
+/// share, or, where that is watched too, after it; so they all go on to it, and to the commit, at one time.
+pub fn steps_in_set(plan: &Plan, from: Option<Generation>, to: Generation, part: Part) -> Steps {
+    let Steps { mut list, commit } = steps(plan, from, to);
+    let point = commit - 1;
+    let watched = matches!(list[point - 1], Step::Observe(_));
+    let before = list.len();
+    match part {
+        Part::Lead => list[point] = Step::PointSet,
+        Part::Follow => drop(list.remove(point)),
+    }
+    list.insert(if watched { point } else { point - 1 }, Step::AwaitSet);
+    Steps { commit: commit + list.len() - before, list }
+}
+
 /// The steps that take a new version live in the worker of the old one, which stays loaded until the end.
 fn in_place_steps(plan: &Plan, worker: Generation) -> Steps {
     let mut list = vec![
@@ -103,4 +127,48 @@ fn shifts(plan: &Plan) -> Vec<Step> {
         }
     }
     list
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::world::tests_support;
+
+    const OLD: Generation = Generation(1);
+    const NEW: Generation = Generation(2);
+
+    /// The steps around the wait, and the commit.
+    fn around(plan: &Plan, from: Option<Generation>, part: Part) -> (Vec<Step>, Step) {
+        let Steps { list, commit } = steps_in_set(plan, from, NEW, part);
+        let wait = list.iter().position(|step| *step == Step::AwaitSet).unwrap();
+        (list[wait - 1..commit].to_vec(), list[commit])
+    }
+
+    #[test]
+    fn the_releases_of_a_set_wait_before_the_last_share_and_one_swaps_the_pointers() {
+        let canary = tests_support::plan();
+        let five = canary.steps[0];
+        let lead = vec![Step::Observe(five), Step::AwaitSet, Step::Shift(Percent::ALL), Step::PointSet];
+        assert_eq!(around(&canary, Some(OLD), Part::Lead), (lead.clone(), Step::Dismiss(OLD)));
+        assert_eq!(around(&canary, Some(OLD), Part::Follow), (lead[..3].to_vec(), Step::Dismiss(OLD)));
+    }
+
+    #[test]
+    fn a_last_share_that_is_watched_comes_before_the_wait() {
+        let at_once = Plan { steps: vec![Percent::ALL], ..tests_support::plan() };
+        let follow = vec![Step::Observe(Percent::ALL), Step::AwaitSet];
+        assert_eq!(around(&at_once, Some(OLD), Part::Follow).0, follow);
+        let in_place = Plan { strategy: Strategy::InPlace, ..at_once };
+        assert_eq!(around(&in_place, Some(OLD), Part::Follow).0, follow);
+        let unwatched = Plan { objectives: Objectives::default(), ..in_place };
+        let lead = vec![Step::LoadModel(OLD), Step::AwaitSet, Step::SwitchModel(OLD), Step::PointSet];
+        assert_eq!(around(&unwatched, Some(OLD), Part::Lead).0, lead);
+    }
+
+    #[test]
+    fn a_first_version_waits_before_it_serves() {
+        let lead = vec![Step::Admit(NEW), Step::AwaitSet, Step::Shift(Percent::ALL), Step::PointSet];
+        let found = around(&Plan::all_at_once(), None, Part::Lead);
+        assert_eq!(found, (lead, Step::Snapshot(Moment::After)));
+    }
 }

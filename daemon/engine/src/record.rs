@@ -3,6 +3,7 @@
 
 use crate::archive::ArchiveRecord;
 use crate::log::LogRecord;
+use crate::set::Set;
 use crate::slo::{Verdict, Window};
 use crate::step::Step;
 use crate::trust::TrustRecord;
@@ -82,6 +83,13 @@ pub enum Cause {
         /// How it ended.
         why: String,
     },
+    /// Another release of the same set is undone.
+    Member {
+        /// Its model.
+        model: ModelName,
+        /// Why.
+        why: String,
+    },
     /// An operator asked for a rollback.
     Operator {
         /// Who.
@@ -110,6 +118,7 @@ impl fmt::Display for Cause {
             }
             Self::StableDied { why } => write!(out, "the old version's worker died: {why}"),
             Self::RouterDied { why } => write!(out, "the router died: {why}"),
+            Self::Member { model, why } => write!(out, "`{model}`, of the same set: {why}"),
             Self::Operator { by, reason } => write!(out, "rolled back by {by}{}", said(reason)),
             Self::Cancelled { by, reason } => write!(out, "cancelled by {by}{}", said(reason)),
         }
@@ -156,6 +165,9 @@ pub struct Planned {
     pub salt: String,
     /// Who asked.
     pub by: String,
+    /// What it is promoted together with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub set: Option<Set>,
 }
 
 /// One entry of the journal: a record, and the audit context of the request that it follows from.
@@ -312,7 +324,8 @@ pub enum Record {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         restart: Option<Generation>,
     },
-    /// The point of no return is passed: the new version is live.
+    /// The point of no return is passed: the new version is live. The first of these records passes it for the whole set
+    /// of its release; those of the other releases come with it.
     Promoted {
         /// The release.
         release: ReleaseId,

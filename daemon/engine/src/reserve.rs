@@ -10,6 +10,7 @@ use crate::record::{Kind, Record};
 pub fn may_grant(wish: &Event) -> bool {
     match wish {
         Event::Start(start) => start.kind != Kind::Release,
+        Event::StartSet(set) => set.starts.iter().all(|start| start.kind != Kind::Release),
         Event::Operator { wish, .. } => match wish {
             Wish::Rollback | Wish::Cancel | Wish::Pause => true,
             Wish::Promote | Wish::Resume => false,

@@ -43,12 +43,19 @@ pub enum Step {
     LoadModel(Generation),
     /// Have the worker answer by the new version from the next request on. The old one stays loaded.
     SwitchModel(Generation),
+    /// Wait until every release of the set has got so far; the share in force is watched meanwhile.
+    AwaitSet,
     /// Make the host-visible pointer show the new version. One atomic operation.
     Point,
+    /// Make the set's host-visible pointer show the new versions of all its models, in one atomic operation, and then the
+    /// pointers of these models. The first release of the set does it for all.
+    PointSet,
     /// Send all new connections to the old version, or to none when there was none. One atomic operation.
     Home,
     /// Make the host-visible pointer show the old version again, or nothing when there was none.
     PointHome,
+    /// Make the set's pointer, and those of its models, show again what they showed before.
+    PointSetHome,
     /// Have the worker answer by the old version again.
     SwitchHome(Generation),
     /// Have the worker let go of the version that it does not answer by.
@@ -74,6 +81,7 @@ impl Step {
             Self::Admit(generation) => vec![Self::Dismiss(generation)],
             Self::Shift(_) => vec![Self::Home],
             Self::Point => vec![Self::PointHome],
+            Self::PointSet => vec![Self::PointSetHome],
             Self::SwapModel(generation) => vec![Self::SwapHome(generation)],
             Self::LoadModel(generation) => vec![Self::UnloadModel(generation)],
             Self::SwitchModel(generation) => vec![Self::SwitchHome(generation)],
@@ -81,9 +89,11 @@ impl Step {
             | Self::VerifyFiles
             | Self::AwaitReady(_)
             | Self::StartRouter
+            | Self::AwaitSet
             | Self::Observe(_) => Vec::new(),
             Self::Home
             | Self::PointHome
+            | Self::PointSetHome
             | Self::SwitchHome(_)
             | Self::UnloadModel(_)
             | Self::SwapHome(_)
@@ -96,7 +106,7 @@ impl Step {
 
     /// It ends with an event from outside instead of a call that returns.
     pub fn waits(self) -> bool {
-        matches!(self, Self::AwaitReady(_) | Self::LoadModel(_) | Self::Observe(_))
+        matches!(self, Self::AwaitReady(_) | Self::LoadModel(_) | Self::Observe(_) | Self::AwaitSet)
     }
 
     /// It changes what a running worker serves.
@@ -129,9 +139,12 @@ impl fmt::Display for Step {
             Self::SwapModel(generation) => write!(out, "swap the model of {generation}"),
             Self::LoadModel(generation) => write!(out, "load the new model in {generation}"),
             Self::SwitchModel(generation) => write!(out, "switch {generation} to the new model"),
+            Self::AwaitSet => write!(out, "wait for the rest of the set"),
             Self::Point => write!(out, "point current to the new version"),
+            Self::PointSet => write!(out, "point the set to the new versions"),
             Self::Home => write!(out, "all traffic home"),
             Self::PointHome => write!(out, "point current home"),
+            Self::PointSetHome => write!(out, "point the set home"),
             Self::SwitchHome(generation) => write!(out, "switch {generation} home"),
             Self::UnloadModel(generation) => write!(out, "unload the idle model of {generation}"),
             Self::SwapHome(generation) => write!(out, "swap the model of {generation} home"),

@@ -14,7 +14,7 @@ use crate::tally::Tally;
 use crate::trust::TrustLog;
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use turnout_manifest::{Generation, ModelName, ReleaseId, Sha256, Version};
+use turnout_manifest::{Generation, ModelName, ReleaseId, SetName, Sha256, Version};
 
 /// Ended releases kept in memory; older ones are in the journal.
 const ENDED_KEPT: usize = 64;
@@ -73,6 +73,8 @@ pub struct World {
     pub models: BTreeMap<ModelName, Model>,
     /// Releases under way and the newest ended ones; shared, so that readers take a copy of the state for little.
     pub releases: BTreeMap<ReleaseId, Arc<Release>>,
+    /// The models that each set shows, in order.
+    pub sets: BTreeMap<SetName, Vec<ModelName>>,
     /// Versions in the store.
     pub versions: BTreeMap<(ModelName, Version), Stored>,
     /// Running totals.
@@ -193,8 +195,20 @@ impl World {
         }
     }
 
+    /// The first record of a promotion is the whole set's: should the power take those of the others, nothing differs.
     fn promote(&mut self, id: ReleaseId) {
-        let Some(release) = self.releases.get_mut(&id).map(Arc::make_mut) else { return };
+        let Some(release) = self.releases.get(&id).map(Arc::clone) else { return };
+        let others: Vec<ReleaseId> =
+            self.others(&release).filter_map(|(_, other)| Some(other?.planned.release)).collect();
+        if let Some(set) = &release.planned.set {
+            self.sets.insert(set.name.clone(), set.shows.clone());
+        }
+        std::iter::once(id).chain(others).for_each(|id| self.promote_one(id));
+    }
+
+    fn promote_one(&mut self, id: ReleaseId) {
+        let forward = |release: &&mut Arc<Release>| release.progress == Progress::Forward;
+        let Some(release) = self.releases.get_mut(&id).filter(forward).map(Arc::make_mut) else { return };
         release.progress = Progress::Tidying;
         let Some(model) = self.models.get_mut(&release.planned.model) else { return };
         if release.planned.kind != Kind::Restart {

@@ -68,8 +68,9 @@ impl Run {
 
     /// One record or outcome on.
     fn go_on(&mut self) {
-        if let Some(record) = proceed(&self.world, &model()) {
-            return self.write(vec![record], None);
+        let due = proceed(&self.world, &model());
+        if !due.is_empty() {
+            return self.write(due, None);
         }
         let Some(release) = self.world.current(&model()).filter(|release| release.open) else { return };
         let event = match release.step() {

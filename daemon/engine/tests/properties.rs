@@ -118,9 +118,9 @@ impl Run {
 
     /// One turn: write what is due, or execute or answer the open step.
     fn turn(&mut self, fate: Fate, good: bool) {
-        if let Some(record) = proceed(&self.world, &self.model) {
-            self.write(vec![record]);
-            return;
+        let due = proceed(&self.world, &self.model);
+        if !due.is_empty() {
+            return self.write(due);
         }
         let Some(release) = self.release().cloned() else { return };
         let id = release.planned.release;

@@ -118,7 +118,7 @@ impl Run {
             records.into_iter().for_each(|record| self.write(record));
         }
         for _ in 0..steps {
-            let Some(record) = proceed(&self.world, &version.model) else { return };
+            let Some(record) = proceed(&self.world, &version.model).pop() else { return };
             self.write(record.clone());
             let Record::Intent { release, at, step } = record else { continue };
             let detail = if let Step::Snapshot(_) = step { self.appear() } else { String::new() };

@@ -47,14 +47,15 @@ impl Run {
             if reached(&self.world) {
                 return;
             }
-            if let Some(record) = proceed(&self.world, &model()) {
-                self.write(vec![record]);
-            } else {
+            let due = proceed(&self.world, &model());
+            if due.is_empty() {
                 let event = match open(&self.world) {
                     Some(Step::Observe(_)) => measured(&self.world, true),
                     _ => finished(&self.world, Ok(String::new())),
                 };
                 self.tell(&event);
+            } else {
+                self.write(due);
             }
         }
         panic!("the state is never reached");
@@ -134,7 +135,7 @@ fn states() -> Vec<(&'static str, World)> {
     reach("undoing", &mut branch, &|world| open(world) == Some(Step::Home));
     reach("tidying", &mut run, &|world| open(world) == Some(Step::Drain(Generation(1))));
     branch.tell(&finished(&branch.world, Err("injected".into())));
-    reach("stuck", &mut branch, &|world| proceed(world, &model()).is_none());
+    reach("stuck", &mut branch, &|world| proceed(world, &model()).is_empty());
     reach("over", &mut run, &|world| world.current(&model()).is_none());
     states
 }

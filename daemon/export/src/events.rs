@@ -264,6 +264,7 @@ fn cause(body: &Value) -> String {
         },
         "crashed" => format!("the new version's worker died: {why}"),
         "silenced" => format!("the new version's worker broke the rules of its link: {why}"),
+        "member" => format!("`{}`, of the same set: {why}", cause["model"].as_str().unwrap_or_default()),
         "router-died" => format!("the router died: {why}"),
         "stable-died" => format!("the old version's worker died: {why}"),
         "step-failed" => format!("{} failed: {why}", cause["step"].as_str().unwrap_or_default()),
@@ -383,6 +384,11 @@ mod tests {
                 json!({"event": "rolling-back", "release": "r-2", "cause": {"kind": "silenced", "why": "a flood"}}),
                 WARNING,
                 "r-2 is rolled back: the new version's worker broke the rules of its link: a flood",
+            ),
+            (
+                json!({"event": "rolling-back", "release": "r-2", "cause": {"kind": "member", "model": "a", "why": "b"}}),
+                WARNING,
+                "r-2 is rolled back: `a`, of the same set: b",
             ),
             (
                 json!({"event": "worker-silenced", "model": "digits", "generation": 9, "why": "a flood"}),

@@ -5,6 +5,7 @@
 mod archive;
 mod faults;
 mod machine;
+mod pointer;
 
 pub use faults::{Fault, When};
 
@@ -12,7 +13,6 @@ use crate::HostError;
 use crate::cells::{Cells, Enforcement, Profile, Router, StartedWorker, Tenant, WorkerLink, WorkerState};
 use crate::devices::{DevicePath, Devices};
 use crate::meters::{Meters, Usage};
-use crate::pointer::Pointer;
 use crate::store::{Evidence, Held, ImportOutcome, Incoming, SnapshotInfo, Store, StoredName};
 use crate::traffic::{Probes, Route, Sample, Traffic};
 use faults::Faults;
@@ -22,7 +22,7 @@ use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use turnout_manifest::manifest::FileEntry;
-use turnout_manifest::{Generation, ModelName, Sha256};
+use turnout_manifest::{Generation, Sha256};
 
 /// One call of the daemon on the machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -183,11 +183,6 @@ impl FakeHost {
         self.inner().machine.admitted.keys().copied().collect()
     }
 
-    /// What a model's pointer shows. As [`FakeHost::worker`], not a call of the daemon.
-    pub fn current(&self, model: &ModelName) -> Option<StoredName> {
-        self.inner().machine.pointers.get(model).cloned()
-    }
-
     fn inner(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -255,27 +250,6 @@ impl Store for FakeHost {
 
     fn snapshots(&self) -> Result<Vec<SnapshotInfo>, HostError> {
         self.call(("snapshots", String::new()), |machine| Ok(machine.snapshots.clone()))
-    }
-}
-
-impl Pointer for FakeHost {
-    fn point(&self, name: &StoredName) -> Result<(), HostError> {
-        self.call(("point", name.to_string()), |machine| {
-            machine.version(name)?;
-            machine.pointers.insert(name.model.clone(), name.clone());
-            Ok(())
-        })
-    }
-
-    fn pointed(&self, model: &ModelName) -> Result<Option<StoredName>, HostError> {
-        self.call(("pointed", model.to_string()), |machine| Ok(machine.pointers.get(model).cloned()))
-    }
-
-    fn unpoint(&self, model: &ModelName) -> Result<(), HostError> {
-        self.call(("unpoint", model.to_string()), |machine| {
-            machine.pointers.remove(model);
-            Ok(())
-        })
     }
 }
 

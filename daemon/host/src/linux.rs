@@ -9,7 +9,7 @@ use crate::linux_cells::{CellsConfig, LinuxCells};
 use crate::linux_pointer::{LinuxPointer, PointerConfig};
 use crate::meters::{self, Meters, Usage};
 use crate::mounts::detach_all;
-use crate::pointer::Pointer;
+use crate::pointer::{Pointer, Shown};
 use crate::programs;
 use crate::steering::{LinuxTraffic, TrafficConfig};
 use crate::store::{Evidence, Held, ImportOutcome, Incoming, SnapshotInfo, Store, StoredName};
@@ -21,7 +21,7 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use turnout_manifest::manifest::FileEntry;
-use turnout_manifest::{Generation, ModelName, Sha256};
+use turnout_manifest::{Generation, ModelName, SetName, Sha256};
 
 /// Where everything of one daemon lies.
 #[derive(Debug, Clone)]
@@ -207,6 +207,18 @@ impl Pointer for LinuxHost {
 
     fn unpoint(&self, model: &ModelName) -> Result<(), HostError> {
         self.pointer.unpoint(model)
+    }
+
+    fn point_set(&self, set: &SetName, shown: &[Shown]) -> Result<(), HostError> {
+        self.pointer.point_set(set, shown)
+    }
+
+    fn pointed_set(&self, set: &SetName) -> Result<Vec<StoredName>, HostError> {
+        self.pointer.pointed_set(set)
+    }
+
+    fn unpoint_set(&self, set: &SetName) -> Result<(), HostError> {
+        self.pointer.unpoint_set(set)
     }
 }
 

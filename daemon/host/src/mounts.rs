@@ -141,7 +141,19 @@ pub fn detach_all(folder: &Path) -> Result<(), HostError> {
 /// # Errors
 /// The kernel's own.
 pub fn detached_tree(directory: &Path) -> Result<OwnedFd, HostError> {
-    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+    detached(directory, OpenTreeFlags::empty())
+}
+
+/// The same with everything that is mounted below the directory, which is then as read-only as it is.
+///
+/// # Errors
+/// The kernel's own.
+pub fn detached_trees(directory: &Path) -> Result<OwnedFd, HostError> {
+    detached(directory, OpenTreeFlags::AT_RECURSIVE)
+}
+
+fn detached(directory: &Path, reach: OpenTreeFlags) -> Result<OwnedFd, HostError> {
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | reach;
     let tree = open_tree(rustix::fs::CWD, directory, flags)
         .map_err(HostError::os("open_tree", directory.display()))?;
     let locked = MountAttrFlags::MOUNT_ATTR_RDONLY

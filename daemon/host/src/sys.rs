@@ -22,7 +22,7 @@ struct MountAttributes {
     user_namespace: u64,
 }
 
-/// Sets attributes and the propagation type of a mount, for instance of a detached tree before it is attached.
+/// Sets attributes and the propagation type of every mount of a tree, for instance of a detached one before it is attached.
 /// See <https://man7.org/linux/man-pages/man2/mount_setattr.2.html>.
 ///
 /// # Errors
@@ -44,7 +44,7 @@ pub fn mount_setattr(
             libc::SYS_mount_setattr,
             tree.as_raw_fd(),
             c"".as_ptr(),
-            libc::AT_EMPTY_PATH,
+            libc::AT_EMPTY_PATH | libc::AT_RECURSIVE,
             &raw const attributes,
             size_of::<MountAttributes>(),
         )

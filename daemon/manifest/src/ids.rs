@@ -7,6 +7,8 @@ use std::str::FromStr;
 
 /// Longest accepted model name, in bytes.
 pub const MODEL_NAME_MAX: usize = 64;
+/// Longest accepted name of a set of models, in bytes.
+pub const SET_NAME_MAX: usize = 64;
 /// Longest accepted version label, in bytes.
 pub const VERSION_MAX: usize = 64;
 /// Longest accepted name of a host or group of hosts, in bytes.
@@ -66,6 +68,8 @@ impl NameRule {
 
 const MODEL_NAME: NameRule =
     NameRule { kind: "model name", max: MODEL_NAME_MAX, extra: "-_", alphabet: "a-z A-Z 0-9 - _" };
+const SET_NAME: NameRule =
+    NameRule { kind: "set name", max: SET_NAME_MAX, extra: "-_", alphabet: "a-z A-Z 0-9 - _" };
 const VERSION: NameRule =
     NameRule { kind: "version", max: VERSION_MAX, extra: ".+-_", alphabet: "a-z A-Z 0-9 . + - _" };
 const CHANNEL: NameRule =
@@ -114,6 +118,19 @@ impl FromStr for ModelName {
     type Err = IdError;
     fn from_str(text: &str) -> Result<Self, IdError> {
         MODEL_NAME.check(text).map(Self)
+    }
+}
+
+/// The name of a set of models that are released together: 1 to 64 of `a-z A-Z 0-9 - _`, used in paths.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct SetName(String);
+text_id!(SetName);
+
+impl FromStr for SetName {
+    type Err = IdError;
+    fn from_str(text: &str) -> Result<Self, IdError> {
+        SET_NAME.check(text).map(Self)
     }
 }
 
@@ -371,6 +388,7 @@ mod tests {
     fn names_outside_their_alphabet_are_refused() {
         for bad in ["", ".hidden", "a/b", "../x", "naïve", "a b", &"x".repeat(65)] {
             assert!(bad.parse::<ModelName>().is_err(), "{bad:?}");
+            assert!(bad.parse::<SetName>().is_err(), "{bad:?}");
         }
         assert!("fraud-v2_eu".parse::<ModelName>().is_ok());
         assert!("1.4.0+build-7".parse::<Version>().is_ok());

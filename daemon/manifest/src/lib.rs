@@ -40,7 +40,7 @@ pub use audit_context::{AuditContext, AuditContextId, Operator};
 pub use description::Description;
 pub use digest::Sha256;
 pub use ids::{
-    Channel, DeviceGroup, Generation, HostName, ModelName, Percent, ReleaseId, TenantName, Version,
+    Channel, DeviceGroup, Generation, HostName, ModelName, Percent, ReleaseId, SetName, TenantName, Version,
     VersionRef,
 };
 pub use manifest::Manifest;

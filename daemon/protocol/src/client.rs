@@ -24,6 +24,7 @@ use turnout_manifest::{ModelName, ReleaseId};
 mod archive;
 mod checkpoint;
 mod lines;
+mod sets;
 mod trust;
 mod upload;
 

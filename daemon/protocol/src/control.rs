@@ -2,6 +2,7 @@
 //! Times are milliseconds since the Unix epoch, durations say their unit in the name.
 
 use crate::router::Stats;
+use crate::set::{ReleaseSet, SetStatus};
 use serde::{Deserialize, Serialize};
 use turnout_manifest::plan::Strategy;
 use turnout_manifest::trust::CheckResult;
@@ -36,6 +37,9 @@ pub struct Status {
     /// Every tenant of the configuration.
     #[serde(default)]
     pub tenants: Vec<TenantStatus>,
+    /// Every set of models that is shown in one folder, or being released.
+    #[serde(default)]
+    pub sets: Vec<SetStatus>,
 }
 
 /// One tenant: what it has of this host and may have. What is absent has no limit, or is not known here.
@@ -223,6 +227,8 @@ pub struct ReleaseStatus {
     pub asked_by: String,
     /// Under which audit context.
     pub audit_context: Option<AuditContextId>,
+    /// What it is promoted together with; `None` for a release of its own.
+    pub set: Option<ReleaseSet>,
     /// How long things took.
     pub timings: Timings,
 }
@@ -288,6 +294,7 @@ pub struct DryRun {
 }
 
 /// `POST /v1/models/{model}/{rollback|promote|pause|resume}`: the reply is the [`ReleaseStatus`].
+/// What is asked of one release of a set is asked of all of them.
 /// `rollback` after a promotion starts a new release of the version that was live before.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

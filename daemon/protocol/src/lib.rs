@@ -9,6 +9,7 @@ pub mod error;
 pub mod frame;
 pub mod report;
 pub mod router;
+pub mod set;
 pub mod trust;
 pub mod worker;
 

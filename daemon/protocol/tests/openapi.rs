@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use service::{Answer, Received, Service};
 use std::collections::BTreeSet;
 use turnout_protocol::client::{Bundle, Client, Intervention, SnapshotFilter, Tail};
-use turnout_protocol::{Problem, archive, checkpoint, control, report, trust};
+use turnout_protocol::{Problem, archive, checkpoint, control, report, set, trust};
 
 mod service;
 
@@ -179,6 +179,8 @@ fn every_reply_matches_its_schema() {
     check::<control::ReleaseStatus>("ReleaseStatus", Reply);
     check::<control::Releases>("Releases", Reply);
     check::<control::DryRun>("DryRun", Reply);
+    check::<set::SetStarted>("SetStarted", Reply);
+    check::<set::SetDryRun>("SetDryRun", Reply);
     check::<control::Imported>("Imported", Reply);
     check::<control::Versions>("Versions", Reply);
     check::<control::Trust>("Trust", Reply);
@@ -209,6 +211,7 @@ fn every_reply_matches_its_schema() {
 #[test]
 fn every_request_matches_its_schema() {
     check::<control::StartRelease>("StartRelease", Direction::Request);
+    check::<set::StartSet>("StartSet", Direction::Request);
     check::<control::AddTrust>("AddTrust", Direction::Request);
     check::<trust::ApplyTrust>("ApplyTrust", Direction::Request);
     check::<control::Intervene>("Intervene", Direction::Request);
@@ -248,15 +251,15 @@ fn calls_made_by_the_client() -> BTreeSet<String> {
     let service = Service::start(|_: &Received| Answer { status: 404, body: service::golden("Problem") });
     let client = Client::new(&service.socket);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let start: control::StartRelease = serde_json::from_value(golden("StartRelease")).unwrap();
-    let key: control::AddTrust = serde_json::from_value(golden("AddTrust")).unwrap();
     let (model, id) = ("fraud".parse().unwrap(), "r-2".parse().unwrap());
     runtime.block_on(async {
         let mut refused = vec![
             client.status().await.is_err(),
             client.metrics().await.is_err(),
-            client.start_release(&start).await.is_err(),
-            client.plan_release(&start).await.is_err(),
+            client.start_release(&request("StartRelease")).await.is_err(),
+            client.plan_release(&request("StartRelease")).await.is_err(),
+            client.start_set(&request("StartSet")).await.is_err(),
+            client.plan_set(&request("StartSet")).await.is_err(),
             client.releases().await.is_err(),
             client.release(id).await.is_err(),
             client.report(id).await.is_err(),
@@ -266,7 +269,7 @@ fn calls_made_by_the_client() -> BTreeSet<String> {
                 .await
                 .is_err(),
             client.trust().await.is_err(),
-            client.add_trust(&key).await.is_err(),
+            client.add_trust(&request("AddTrust")).await.is_err(),
             client.remove_trust("sha256:abab").await.is_err(),
             client.trust_state().await.is_err(),
             client.trust_history().await.is_err(),

@@ -122,6 +122,7 @@ fn router(desk: Desk) -> Router {
         .route("/v1/versions", get(handlers::versions))
         .route("/v1/bundles", post(crate::bundle::receive))
         .route("/v1/releases", get(handlers::releases).post(handlers::start_release))
+        .route("/v1/sets", post(crate::beginning::start_set))
         .route("/v1/releases/{id}", get(handlers::release))
         .route("/v1/releases/{id}/report", get(handlers::report))
         .route("/v1/models/{model}/{wish}", post(handlers::intervene))

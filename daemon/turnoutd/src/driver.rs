@@ -3,6 +3,7 @@
 //! and come back as events.
 
 mod full_disk;
+mod recovery;
 
 pub use full_disk::FULL;
 
@@ -22,9 +23,9 @@ use turnout_engine::{
     Entry, Event, Progress, Reason, Record, Refusal, Release, Stamp, Step, Window, World, decide,
 };
 use turnout_host::Host;
-use turnout_host::traffic::{Route, Spread};
 use turnout_journal::Journal;
-use turnout_manifest::{AuditContext, Generation, ModelName, ReleaseId, canonical};
+use turnout_manifest::plan::Objectives;
+use turnout_manifest::{AuditContext, Generation, ModelName, Percent, ReleaseId, canonical};
 
 /// How often versions are looked at for `status` outside of a release's windows.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -236,14 +237,21 @@ impl Driver {
     /// Lets every model go as far as it can without another event.
     fn go_on(&mut self) {
         let models: Vec<ModelName> = self.parts.world.models.keys().cloned().collect();
-        for model in models {
-            while let Some(record) = proceed(&self.parts.world, &model) {
-                let intent = matches!(record, Record::Intent { .. });
-                if self.write(vec![record], None).is_err() {
+        // What one release of a set does may be what another one waits for.
+        let mut moved = true;
+        while std::mem::take(&mut moved) {
+            for model in &models {
+                let records = proceed(&self.parts.world, model);
+                if records.is_empty() {
+                    continue;
+                }
+                moved = true;
+                let intent = matches!(records[..], [Record::Intent { .. }]);
+                if self.write(records, None).is_err() {
                     return;
                 }
                 if intent {
-                    self.begin(&model);
+                    self.begin(model);
                 }
             }
         }
@@ -255,12 +263,15 @@ impl Driver {
             return;
         };
         let Some(step) = release.step() else { return };
-        let id = release.planned.release;
         let at = u32::try_from(release.cursor).unwrap_or(u32::MAX);
         match step {
-            Step::Observe(_) => {
-                self.look_for_window(&release);
-                self.timers.arm(Timer::WindowEnd(id, at), Instant::now() + release.planned.plan.window());
+            Step::Observe(_) => return self.watch(&release, at),
+            // Where nothing is asked of it or has moved yet, it only waits.
+            Step::AwaitSet => {
+                let judged = release.planned.plan.objectives != Objectives::default();
+                if judged && release.asked != Percent::NONE {
+                    self.watch(&release, at);
+                }
                 return;
             }
             Step::AwaitReady(generation) | Step::LoadModel(generation) => {
@@ -353,9 +364,11 @@ impl Driver {
         })
     }
 
-    /// The look that a first window is counted from.
-    fn look_for_window(&mut self, release: &Release) {
+    /// The first window is counted from a look now.
+    fn watch(&mut self, release: &Release, at: u32) {
         let _ = self.measure(release);
+        let end = Instant::now() + release.planned.plan.window();
+        self.timers.arm(Timer::WindowEnd(release.planned.release, at), end);
     }
 
     fn look(&mut self) {
@@ -392,103 +405,5 @@ impl Driver {
             router: self.parts.executor.router.stats(),
             totals: self.totals.clone(),
         });
-    }
-
-    /// After a start: what the journal says is the state; the host is asked what is still there, and what is missing
-    /// becomes an event. The open step of a release, if any, is done again.
-    pub fn recover(&mut self) {
-        let version = env!("CARGO_PKG_VERSION").to_owned();
-        let _ = self.write(vec![Record::DaemonStarted { version }], None);
-        self.sweep();
-        let models: Vec<ModelName> = self.parts.world.models.keys().cloned().collect();
-        for model in &models {
-            self.take_back(model);
-        }
-        if let Err(why) = self.parts.executor.router.supervise() {
-            // Nothing follows when no release needs it.
-            let _ = self.decide(&Event::RouterDied { why }, None);
-        }
-        for model in &models {
-            self.begin(model);
-        }
-        self.go_on();
-        self.publish();
-    }
-
-    /// Listens again to a model's workers. One that is gone has died while nobody listened.
-    fn take_back(&mut self, name: &ModelName) {
-        let Some(model) = self.parts.world.models.get(name).cloned() else { return };
-        let addresses = self.parts.executor.config.addresses(model.port);
-        if let Err(error) = self.host().claim(&addresses) {
-            tracing::error!(model = %name, "{}", chain(&error));
-        }
-        let release = self.parts.world.current(name).cloned();
-        let started = |release: &Release| {
-            let generation = release.planned.to.generation;
-            release.touched.contains(&Step::AwaitReady(generation)).then_some(generation)
-        };
-        let candidate = release.as_ref().filter(|r| r.progress == Progress::Forward).and_then(started);
-        let live = model.live.as_ref().filter(|_| !model.live_died).map(|live| live.generation);
-        for generation in live.into_iter().chain(candidate) {
-            if let Err(why) = self.workers().supervise(generation) {
-                let _ = self.decide(&Event::Died { generation, why }, None);
-            }
-        }
-        self.restore_route(name, live);
-        self.restore_pointer(name);
-        if self.parts.world.models.get(name).is_some_and(|model| model.live_died && model.current.is_none()) {
-            self.timers.arm(Timer::Restart(name.clone()), Instant::now());
-        }
-    }
-
-    /// Outside of a release the live version has everything; should the kernel not say so, it is told again.
-    fn restore_route(&self, name: &ModelName, live: Option<Generation>) {
-        let Some(model) = self.parts.world.models.get(name) else { return };
-        let (Some(live), None, false) = (live, model.current, model.live_died) else { return };
-        let right = |route: Route| {
-            route.spread != Spread::Router && route.arms.first().map(|arm| arm.0) == Some(live)
-        };
-        if self.host().route(model.port).ok().flatten().is_some_and(right) {
-            return;
-        }
-        let Some(release) = model.last.and_then(|id| self.parts.world.releases.get(&id)) else { return };
-        if let Err(why) = self.parts.executor.restore(release, live) {
-            tracing::error!(model = %name, "{why}");
-        }
-    }
-
-    /// A pointer that shows nothing was lost with the machine's mounts; one that shows something is a release's matter.
-    fn restore_pointer(&self, name: &ModelName) {
-        let Some(live) = self.parts.world.models.get(name).and_then(|model| model.live.as_ref()) else {
-            return;
-        };
-        let restored = match self.host().pointed(name) {
-            Ok(Some(_)) => return,
-            Ok(None) => self.host().point(&crate::executor::stored(name, live)),
-            Err(error) => Err(error),
-        };
-        if let Err(error) = restored {
-            tracing::error!(model = %name, "{}", chain(&error));
-        }
-    }
-
-    /// Removes cells that belong to nothing: left by a start that was killed half-way, or by a retirement that failed.
-    fn sweep(&self) {
-        let wanted = self.parts.publisher.generations(&self.parts.world);
-        let cells = match self.host().cells() {
-            Ok(cells) => cells,
-            Err(error) => return tracing::error!("{}", chain(&error)),
-        };
-        for (generation, _) in cells.into_iter().filter(|(generation, _)| !wanted.contains(generation)) {
-            tracing::warn!(%generation, "removing a cell that belongs to no release");
-            let removed = self
-                .host()
-                .dismiss(generation)
-                .and_then(|()| self.host().kill_worker(generation))
-                .and_then(|()| self.host().destroy_cell(generation));
-            if let Err(error) = removed {
-                tracing::error!(%generation, "{}", chain(&error));
-            }
-        }
     }
 }

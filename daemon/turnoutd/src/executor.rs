@@ -2,6 +2,7 @@
 //! every undo can run when nothing was done. Runs outside the driver's loop; the outcome comes back as an event.
 
 mod in_place;
+mod pointers;
 
 use crate::chain;
 use crate::config::Config;
@@ -88,10 +89,11 @@ impl Executor {
                 .map(|()| String::new()),
             Step::StartRouter => self.start_router(),
             Step::Shift(percent) => self.shift(release, percent),
-            Step::Observe(_) => Ok(String::new()),
-            Step::Point => self.point(&release.planned.model, Some(&release.planned.to)),
+            Step::Observe(_) | Step::AwaitSet => Ok(String::new()),
             Step::Home => self.home(release),
-            Step::PointHome => self.point(&release.planned.model, release.planned.from.as_ref()),
+            Step::Point | Step::PointHome | Step::PointSet | Step::PointSetHome => {
+                self.pointers(release, job.step)
+            }
             Step::Dismiss(generation) => {
                 self.host.dismiss(generation).map_err(|e| chain(&e)).map(|()| String::new())
             }
@@ -329,16 +331,6 @@ impl Executor {
         let salt = u64::from_str_radix(&release.planned.salt, 16).map_err(|error| error.to_string())?;
         let route = Route { spread, salt, arms };
         self.host.set_route(&addresses, &route).map_err(|error| chain(&error))
-    }
-
-    fn point(&self, model: &ModelName, target: Option<&Target>) -> Result<String, String> {
-        match target {
-            Some(target) => {
-                self.host.point(&stored(model, target)).map_err(|error| chain(&error))?;
-                Ok(format!("current is {}", target.version))
-            }
-            None => self.host.unpoint(model).map_err(|e| chain(&e)).map(|()| "current shows nothing".into()),
-        }
     }
 
     /// Lets a version go without cutting an answer: its connections close with their next answer, handshakes under

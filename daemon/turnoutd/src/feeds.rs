@@ -58,6 +58,12 @@ async fn send_events(desk: Desk, query: EventsQuery, mut lines: Lines) {
         let mut status = views.borrow_and_update().status(&desk.daemon);
         if let Some(model) = &query.model {
             status.models.retain(|found| found.model == *model);
+            let release =
+                status.models.first().and_then(|model| model.release.as_ref()).map(|r| r.release_id);
+            status.sets.retain(|set| {
+                let shown = set.models.iter().any(|shown| shown.model == *model);
+                shown || release.is_some_and(|release| set.releases.contains(&release))
+            });
         }
         if last.as_ref() != Some(&status) {
             let update = Update { schema: SCHEMA.to_owned(), time_ms: now_ms(), status: status.clone() };

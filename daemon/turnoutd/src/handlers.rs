@@ -1,11 +1,12 @@
 //! One small function per request: check the right, translate, ask the loop or read the view, answer.
 
 use crate::access::{Need, Peer};
+use crate::beginning::{self, Wanted};
 use crate::driver::{Denial, FULL, Input};
 use crate::intake::Intake;
 use crate::notary::Notary;
 use crate::view::{Daemon, View, release_status};
-use crate::{metrics, ports, view};
+use crate::{metrics, view};
 use axum::Json;
 use axum::extract::rejection::{BytesRejection, PathRejection};
 use axum::extract::{Extension, Path, State};
@@ -16,14 +17,12 @@ use serde::de::DeserializeOwned;
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
 use tokio::sync::{oneshot, watch};
-use turnout_engine::advance::{Start, Wish};
-use turnout_engine::record::Kind;
+use turnout_engine::advance::Wish;
 use turnout_engine::{Entry, Event, Record, Refusal};
 use turnout_host::Host;
-use turnout_host::store::StoredName;
 use turnout_journal::Journal;
 use turnout_manifest::key::PrivateKey;
-use turnout_manifest::{AuditContext, ModelName, Plan, ReleaseId, VersionRef};
+use turnout_manifest::{AuditContext, ModelName, ReleaseId, VersionRef};
 use turnout_protocol::control::{
     DryRun, Intervene, ReleaseStatus, Releases, SCHEMA, StartRelease, Status, StoredVersion, Versions,
 };
@@ -155,11 +154,11 @@ async fn settle(answer: oneshot::Receiver<Result<(), Denial>>) -> Result<(), Fai
     }
 }
 
-fn stopping() -> Problem {
+pub(crate) fn stopping() -> Problem {
     problem(ErrorCode::Conflict, "the daemon is stopping").hint("try again once it is back")
 }
 
-fn denied(denial: Denial) -> Problem {
+pub(crate) fn denied(denial: Denial) -> Problem {
     match denial {
         Denial::ReadOnly(why) => {
             let refused = problem(ErrorCode::JournalUnavailable, format!("changes are refused: {why}"));
@@ -171,22 +170,44 @@ fn denied(denial: Denial) -> Problem {
         }
         Denial::Refusal(Refusal::Archive(refusal)) => crate::keeping::refused(&refusal),
         Denial::Refusal(refusal) => {
-            let hint = match &refusal {
-                Refusal::Busy(id) => format!("`turnoutctl release show {id}`; `turnoutctl rollback` ends it"),
-                Refusal::Stuck(_) => "`turnoutctl rollback MODEL` tries the undo again".to_owned(),
-                Refusal::AlreadyLive(_) => "nothing to do".to_owned(),
-                Refusal::Nothing(_) => "`turnoutctl status` shows what is live".to_owned(),
-                Refusal::Deleted(_) => "`turnoutctl model import DIR` brings it back in".to_owned(),
-                Refusal::Order(_) => {
-                    "`turnoutctl trust show` tells the last order of each channel; have a later one signed"
-                        .to_owned()
-                }
-                // Answered above, with every reason.
-                Refusal::Archive(_) => String::new(),
-                Refusal::TooLate(id) | Refusal::NotWaiting(id) => format!("`turnoutctl release show {id}`"),
+            let code = match &refusal {
+                // No state would allow it.
+                Refusal::Twice(_) | Refusal::Members(_) => ErrorCode::Refused,
+                _ => ErrorCode::Conflict,
             };
-            problem(ErrorCode::Conflict, refusal.to_string()).hint(hint)
+            problem(code, refusal.to_string()).hint(remedy(&refusal))
         }
+    }
+}
+
+/// What to do about a wish that the state does not allow.
+fn remedy(refusal: &Refusal) -> String {
+    match refusal {
+        Refusal::Busy(id) => format!("`turnoutctl release show {id}`; `turnoutctl rollback` ends it"),
+        Refusal::Stuck(_) => "`turnoutctl rollback MODEL` tries the undo again".to_owned(),
+        Refusal::AlreadyLive(_) => "nothing to do".to_owned(),
+        Refusal::AllLive(_) => {
+            "a set changes with a release: name a version that is not live for one of its models".to_owned()
+        }
+        Refusal::Nothing(_) => "`turnoutctl status` shows what is live".to_owned(),
+        Refusal::Deleted(_) => "`turnoutctl model import DIR` brings it back in".to_owned(),
+        Refusal::Order(_) => {
+            "`turnoutctl trust show` tells the last order of each channel; have a later one signed".to_owned()
+        }
+        Refusal::SetBusy(_, id) => {
+            format!("wait until it is over: `turnoutctl release show {id}`; `turnoutctl rollback` ends it")
+        }
+        Refusal::Twice(_) => "name one version of each model".to_owned(),
+        Refusal::Members(_) => {
+            "release a single version without `--set`, and more than these in several sets".to_owned()
+        }
+        Refusal::Sets(_) => {
+            "give it the name of a set that is no longer needed: `turnoutctl status`".to_owned()
+        }
+        Refusal::OfMember(_, refusal) => remedy(refusal),
+        // Answered with every reason of its own.
+        Refusal::Archive(_) => String::new(),
+        Refusal::TooLate(id) | Refusal::NotWaiting(id) => format!("`turnoutctl release show {id}`"),
     }
 }
 
@@ -288,56 +309,21 @@ pub async fn start_release(
     Extension(peer): Extension<Peer>,
     request: Sent,
 ) -> Result<Response, Failure> {
-    let request: StartRelease = body(request)?;
+    let StartRelease { version, plan, dry_run, order } = body(request)?;
     desk.allow(peer, Need::Operate, "start a release").await?;
-    let view = desk.view();
-    let version = &request.version;
-    let key = (version.model.clone(), version.version.clone());
-    let Some(stored) = view.world.versions.get(&key) else {
-        let missing = problem(ErrorCode::NotFound, format!("`{version}` is not in the store"));
-        return Err(missing
-            .hint("`turnoutctl model import DIR` brings it in; `turnoutctl model list` shows what is there")
-            .into());
-    };
-    let live = view.world.models.get(&version.model).and_then(|model| model.live.as_ref());
-    let plan =
-        request.plan.unwrap_or_else(|| if live.is_some() { Plan::default() } else { Plan::all_at_once() });
-    let problems = plan.problems();
-    if !problems.is_empty() {
-        let mut refused = problem(ErrorCode::Refused, "the plan cannot be followed");
-        refused.details = problems.iter().map(ToString::to_string).collect();
-        return Err(desk.refuse(peer, &format!("release {version}"), refused).await);
-    }
-    let name = StoredName { model: version.model.clone(), digest: stored.digest };
-    let order = crate::admission::admit(&desk, peer, (version, name), request.order).await?;
-    desk.can_take_over(peer, (&plan, live), (version, stored.digest)).await?;
-    if let Err(why) = crate::admission::has_cell(&desk, &plan, &version.model) {
-        return Err(desk.refuse(peer, &format!("release {version}"), why).await);
-    }
-    if request.dry_run {
+    let start = beginning::prepare(&desk, peer, Wanted { version: &version, plan, order }).await?;
+    if dry_run {
+        let view = desk.view();
+        let live = view.world.models.get(&version.model).and_then(|model| model.live.as_ref());
         let to = view.world.next_generation();
-        let steps = turnout_engine::plan::steps(&plan, live.map(|live| live.generation), to);
+        let steps = turnout_engine::plan::steps(&start.plan, live.map(|live| live.generation), to);
         let steps = steps.list.iter().map(ToString::to_string).collect();
-        let strategy = plan.strategy;
+        let strategy = start.plan.strategy;
         return Ok(Json(DryRun { schema: SCHEMA.to_owned(), strategy, steps }).into_response());
     }
-    let port = match ports::port_for(&version.model, &desk) {
-        Ok(port) => port,
-        Err(refused) => return Err(desk.refuse(peer, &format!("release {version}"), refused).await),
-    };
-    let start = Start {
-        model: version.model.clone(),
-        kind: Kind::Release,
-        version: version.version.clone(),
-        digest: stored.digest,
-        signed_by: stored.signed_by.clone(),
-        plan,
-        port,
-        salt: crate::salt(),
-        by: peer.to_string(),
-        order,
-        audit_context: Some(peer.context.id()),
-    };
+    let mut starts = [start];
+    beginning::give_ports(&desk, peer, &mut starts).await?;
+    let [start] = starts;
     desk.ask(peer.context, Event::Start(Box::new(start))).await?;
     let made = desk.last_release(&version.model).ok_or_else(|| Failure(stopping()))?;
     Ok((StatusCode::CREATED, Json(made)).into_response())
@@ -375,48 +361,8 @@ pub async fn intervene(
     let asked = desk.ask(peer.context, event).await;
     match (asked, wish) {
         (Ok(()), _) => {}
-        (Err(failure), Wish::Rollback) => go_back(&desk, &model, (peer, failure)).await?,
+        (Err(failure), Wish::Rollback) => beginning::go_back(&desk, &model, (peer, failure)).await?,
         (Err(failure), _) => return Err(failure),
     }
     desk.last_release(&model).map(Json).ok_or_else(|| Failure(stopping()))
-}
-
-/// A rollback with no release under way: the version that was live before is released at once. When the last release
-/// was itself undone, or was such a return, nothing is left to do.
-async fn go_back(desk: &Desk, name: &ModelName, (peer, failure): (Peer, Failure)) -> Result<(), Failure> {
-    let view = desk.view();
-    let Some(model) = view.world.models.get(name).filter(|model| model.current.is_none()) else {
-        return Err(failure);
-    };
-    // A worker that was brought up again is no release that anybody asked for.
-    let mut releases = view.world.releases.values().rev();
-    let last = releases.find(|r| r.planned.model == *name && r.planned.kind != Kind::Restart);
-    let undone = last.is_some_and(|release| {
-        let promoted =
-            release.progress == turnout_engine::Progress::Ended(turnout_engine::record::End::Promoted);
-        !promoted || release.planned.kind == Kind::Return
-    });
-    if undone {
-        return Ok(());
-    }
-    let Some(previous) = &model.previous else {
-        let nothing =
-            problem(ErrorCode::Conflict, format!("no version of `{name}` was live before this one"));
-        return Err(nothing.hint("`turnoutctl release start` takes another version live").into());
-    };
-    let start = Start {
-        model: name.clone(),
-        kind: Kind::Return,
-        version: previous.version.clone(),
-        digest: previous.digest,
-        signed_by: previous.signed_by.clone(),
-        plan: Plan::all_at_once(),
-        port: model.port,
-        salt: crate::salt(),
-        by: peer.to_string(),
-        audit_context: Some(peer.context.id()),
-        // The way back needs no order, whatever the trust root demands of new work.
-        order: None,
-    };
-    desk.ask(peer.context, Event::Start(Box::new(start))).await
 }

@@ -7,6 +7,7 @@ pub mod api;
 pub mod arguments;
 pub mod audit;
 pub mod audit_http;
+pub mod beginning;
 pub mod bundle;
 pub mod catalog;
 pub mod checkpoints;

@@ -7,11 +7,11 @@ use turnout_host::HostError;
 use turnout_manifest::ModelName;
 use turnout_protocol::error::{ErrorCode, Problem};
 
-/// The model's public port, claimed.
+/// The model's public port, claimed; none of those that are reserved for models which are released with it.
 ///
 /// # Errors
 /// When the port, or every port of the range, belongs to another process.
-pub fn port_for(model: &ModelName, desk: &Desk) -> Result<u16, Problem> {
+pub fn port_for(model: &ModelName, desk: &Desk, reserved: &BTreeSet<u16>) -> Result<u16, Problem> {
     let config = desk.daemon.config.live.get();
     let view = desk.view();
     let had = view.world.models.get(model).map(|model| model.port);
@@ -19,6 +19,7 @@ pub fn port_for(model: &ModelName, desk: &Desk) -> Result<u16, Problem> {
         return claim(port, desk).map_err(|error| in_use(model, port, &error));
     }
     let given = view.world.models.values().map(|model| model.port);
+    let given = given.chain(reserved.iter().copied());
     let taken: BTreeSet<u16> = given.chain(config.model_ports.values().copied()).collect();
     let (first, last) = config.ports;
     let mut refused = None;

@@ -92,6 +92,7 @@ mod tests {
             port: 8700,
             salt: "00".to_owned(),
             by: "root".to_owned(),
+            set: None,
         }))
     }
 

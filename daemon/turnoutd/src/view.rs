@@ -1,5 +1,7 @@
 //! The read-only copy of everything that readers see, and how it looks on the wire. Reading never waits for writing.
 
+mod sets;
+
 use crate::config::Config;
 use crate::tenants;
 use crate::totals::Totals;
@@ -124,6 +126,7 @@ impl View {
             router: self.router,
             models: models.collect(),
             tenants: daemon.config.tenants.iter().map(|tenant| tenants::status(self, tenant)).collect(),
+            sets: self.sets(daemon),
         }
     }
 
@@ -144,7 +147,7 @@ impl View {
             endpoints: daemon.config.addresses(model.port).iter().map(ToString::to_string).collect(),
             versions: self.versions(name, model),
             release: release.map(|release| release_status(release)),
-            next: next(model, release.map(Arc::as_ref)),
+            next: next(&self.world, model, release.map(Arc::as_ref)),
         }
     }
 
@@ -277,12 +280,16 @@ fn step_text(release: &Release) -> String {
     match (release.progress, &release.held) {
         (Progress::Ended(_), _) => "over".to_owned(),
         (Progress::Forward, Some(why)) => format!("held: {why}"),
+        // Only a set leaves a release here for longer than a moment.
+        (Progress::Forward, None) if release.cursor == release.commit() => {
+            "wait for the set to be promoted".to_owned()
+        }
         _ => release.step().map_or_else(|| "ending".to_owned(), |step| step.to_string()),
     }
 }
 
 /// What happens next, for people.
-fn next(model: &Model, release: Option<&Release>) -> String {
+fn next(world: &World, model: &Model, release: Option<&Release>) -> String {
     let Some(release) = release.filter(|release| model.current == Some(release.planned.release)) else {
         return match (&model.live, model.live_died) {
             (Some(_), true) => "the live version's worker is brought up again".to_owned(),
@@ -297,7 +304,12 @@ fn next(model: &Model, release: Option<&Release>) -> String {
         Progress::Forward if release.held.is_some() => {
             "a person decides: `release resume`, `release promote` or `rollback`".to_owned()
         }
+        Progress::Forward if release.cursor == release.commit() => "its set is promoted".to_owned(),
         Progress::Forward => match (release.step(), release.list.get(release.cursor + 1)) {
+            (Some(Step::AwaitSet), Some(then)) => {
+                let away = world.waits_for(release).iter().map(ToString::to_string).collect::<Vec<_>>();
+                format!("{then}, once the rest of its set has got so far: {}", away.join(", "))
+            }
             (Some(Step::Observe(_)), Some(then)) => format!(
                 "{then}, once {} of the last {} windows are met",
                 release.planned.plan.windows.consecutive, release.planned.plan.windows.look_back
@@ -331,6 +343,7 @@ pub fn release_status(release: &Release) -> ReleaseStatus {
         causes: release.causes.clone(),
         asked_by: planned.by.clone(),
         audit_context: planned.to.audit_context,
+        set: sets::release_set(release),
         timings: timings(release),
     }
 }

@@ -79,14 +79,22 @@ impl Machine {
                 }
                 self.cells.remove(&generation);
             }
-            Step::AwaitReady(_) | Step::Observe(_) => unreachable!("waiting steps are not executed"),
+            Step::AwaitReady(_) | Step::Observe(_) | Step::AwaitSet => {
+                unreachable!("waiting steps are not executed")
+            }
             Step::SwapModel(_)
             | Step::LoadModel(_)
             | Step::SwitchModel(_)
             | Step::SwitchHome(_)
             | Step::UnloadModel(_)
             | Step::SwapHome(_) => unreachable!("done above"),
-            Step::Snapshot(_) | Step::VerifyFiles | Step::Point | Step::PointHome | Step::Drain(_) => {}
+            Step::Snapshot(_)
+            | Step::VerifyFiles
+            | Step::Point
+            | Step::PointHome
+            | Step::PointSet
+            | Step::PointSetHome
+            | Step::Drain(_) => {}
         }
         Ok(String::new())
     }

@@ -16,7 +16,7 @@ use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use turnout_manifest::manifest::FileEntry;
-use turnout_manifest::{Generation, ModelName, Percent, Sha256};
+use turnout_manifest::{Generation, ModelName, Percent, SetName, Sha256};
 
 /// Cells there can be at one time, as the launcher and the eBPF maps have them.
 const SLOTS: usize = turnout_launcher_wire::SLOTS as usize;
@@ -62,6 +62,7 @@ pub(super) struct Machine {
     pub(super) mounts: BTreeMap<PathBuf, String>,
     pub(super) store_bytes: Option<u64>,
     pub(super) pointers: BTreeMap<ModelName, StoredName>,
+    pub(super) sets: BTreeMap<SetName, BTreeMap<ModelName, StoredName>>,
     pub(super) cells: BTreeMap<Generation, Cell>,
     pub(super) occupied: BTreeSet<SocketAddr>,
     pub(super) admitted: BTreeMap<Generation, u16>,
@@ -85,6 +86,7 @@ impl Default for Machine {
             checked: BTreeMap::new(),
             snapshots: Vec::new(),
             pointers: BTreeMap::new(),
+            sets: BTreeMap::new(),
             cells: BTreeMap::new(),
             occupied: BTreeSet::new(),
             admitted: BTreeMap::new(),
@@ -411,6 +413,7 @@ impl Machine {
 
     pub(super) fn reboot(&mut self) {
         self.pointers.clear();
+        self.sets.clear();
         self.mounts.clear();
         self.cells.clear();
         self.claims.clear();

@@ -1,9 +1,13 @@
 //! What a swap that was killed after any of its steps leaves, what readers meet meanwhile, and what settles it.
 
+use super::points::{Step, Swap, propagate};
+use super::set_folders::Step as SetStep;
 use super::*;
+use crate::mounts::mounts_at;
 use rustix::fs::{Mode, OFlags, open, openat};
+use rustix::mount::MountPropagationFlags;
 use std::fs::File;
-use std::io::Read;
+use std::io::{self, Read};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 const MODEL: &str = "fraud";
@@ -36,10 +40,14 @@ fn with_versions(check: impl FnOnce() + Send) {
 
 /// A reader as it should be: the folder once, then two files through it. Whether it met one whole version.
 fn reads_one_version(point: &Path) -> bool {
+    reads_alike(point, ["files/a", "files/b"])
+}
+
+fn reads_alike(point: &Path, files: [&str; 2]) -> bool {
     let read = || {
         let folder = open(point, OFlags::PATH | OFlags::DIRECTORY, Mode::empty())?;
         let mut seen = Vec::new();
-        for file in ["files/a", "files/b"] {
+        for file in files {
             File::from(openat(&folder, file, OFlags::RDONLY, Mode::empty())?).read_to_end(&mut seen)?;
         }
         Ok::<_, io::Error>(seen.len() == 2 && seen[0] == seen[1])
@@ -87,9 +95,9 @@ fn killed_after(done: usize, pointer: LinuxPointer) {
     let mounts = mount_table().unwrap().len();
     let model: ModelName = MODEL.parse().unwrap();
     let (point, tree) = (pointer.point_of(&model), pointer.tree(&name(2)).unwrap());
-    let swap = Swap { model: model.clone(), point: point.clone(), tree };
-    method.steps()[..done].iter().for_each(|step| pointer.run(*step, &swap).unwrap());
-    drop(swap);
+    let swap = Swap { name: MODEL, tree: &tree };
+    method.steps()[..done].iter().for_each(|step| pointer.models.run(*step, &swap).unwrap());
+    drop(tree);
     assert!(point.join("files").is_dir(), "a reader finds a version after {done} steps");
     drop(pointer);
 
@@ -118,6 +126,47 @@ fn a_tuck_killed_after_any_step_is_finished() {
 #[test]
 fn a_stacked_swap_killed_after_any_step_is_finished() {
     recovers(Method::Stack);
+}
+
+/// Kills a swap of a set after each number of steps, beside a reader who had it open before; opening again settles it.
+#[test]
+fn a_swap_of_a_set_killed_after_any_step_is_finished() {
+    let steps = [SetStep::MountNext, SetStep::Exchange, SetStep::RemoveOld];
+    for (done, first) in (0..=steps.len()).flat_map(|done| [(done, false), (done, true)]) {
+        with_versions(|| {
+            let set: SetName = "payments".parse().unwrap();
+            let pointer = LinuxPointer::open(&config(Method::Stack)).unwrap();
+            if !first {
+                pointer.point_set(&set, &[Shown::Version(name(1))]).unwrap();
+            }
+            let (point, mounts) = (pointer.point_of_set(&set), mount_table().unwrap().len());
+            let held = open(&point, OFlags::PATH | OFlags::DIRECTORY, Mode::empty());
+            assert_eq!(held.is_err(), first);
+            let tree = pointer.sets.assemble(&[(MODEL, pointer.tree(&name(2)).unwrap())]).unwrap();
+            steps[..done].iter().for_each(|step| pointer.sets.run(*step, ("payments", &tree)).unwrap());
+            drop((tree, pointer));
+
+            let pointer = LinuxPointer::open(&config(Method::Stack)).unwrap();
+            let old = if first { Vec::new() } else { vec![name(1)] };
+            let shown = if done > 1 { vec![name(2)] } else { old };
+            assert_eq!(pointer.pointed_set(&set).unwrap(), shown, "after {done} steps");
+            if !first {
+                assert_eq!(mount_table().unwrap().len(), mounts, "after {done} steps");
+                let file = openat(held.unwrap(), "fraud/files/a", OFlags::RDONLY, Mode::empty()).unwrap();
+                let mut bytes = Vec::new();
+                File::from(file).read_to_end(&mut bytes).unwrap();
+                assert_eq!(bytes, [1], "what was open stays whole");
+            }
+            pointer.point_set(&set, &[Shown::Version(name(2))]).unwrap();
+            assert!(reads_alike(&point, ["fraud/files/a", "fraud/files/b"]));
+            pointer.unpoint_set(&set).unwrap();
+            assert!(!point.exists() && names_of("/run/sets").is_empty());
+        });
+    }
+}
+
+fn names_of(folder: &str) -> Vec<PathBuf> {
+    fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect()
 }
 
 #[test]

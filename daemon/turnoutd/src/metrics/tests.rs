@@ -38,6 +38,7 @@ fn planned(id: u32, kind: ReleaseKind, from: Option<u32>) -> Record {
         port: 8700,
         salt: "00".to_owned(),
         by: "root".to_owned(),
+        set: None,
     }))
 }
 

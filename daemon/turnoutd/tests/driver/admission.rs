@@ -126,6 +126,12 @@ fn name(refusal: &Refusal) -> &'static str {
         Refusal::Deleted(_) => "deleted",
         Refusal::Order(_) => "order",
         Refusal::Archive(_) => "kept",
+        Refusal::SetBusy(..)
+        | Refusal::Twice(_)
+        | Refusal::Members(_)
+        | Refusal::Sets(_)
+        | Refusal::AllLive(_)
+        | Refusal::OfMember(..) => "set",
     }
 }
 

@@ -12,7 +12,7 @@ use turnout_host::cells::{Cells, WorkerState};
 use turnout_journal::Reader;
 use turnout_manifest::Percent;
 
-const MOMENTS: [Moment; 2] = [Moment::OnDisk, Moment::Done];
+pub const MOMENTS: [Moment; 2] = [Moment::OnDisk, Moment::Done];
 /// Records of the second daemon at which the power goes again.
 const AGAIN: Range<u64> = 0..5;
 

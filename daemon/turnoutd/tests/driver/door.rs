@@ -29,7 +29,7 @@ const NOBODY: u32 = 65_534;
 /// Somebody who may only read, as the daemon of these tests is configured.
 const READER: u32 = 65_533;
 /// How long a release may take to end.
-const DEADLINE: Duration = Duration::from_secs(10);
+pub const DEADLINE: Duration = Duration::from_secs(10);
 
 /// A daemon behind its door.
 pub struct Door {

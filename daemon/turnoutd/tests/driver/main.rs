@@ -18,6 +18,8 @@ mod profiles;
 mod read_only;
 mod rooted;
 mod router;
+mod sets;
+mod shelf;
 mod signed;
 mod stage;
 mod tenants;

@@ -4,6 +4,8 @@
 pub use crate::plans::{in_place, plan};
 use crate::power::Cut;
 use crate::router::FakeRouter;
+use crate::shelf::SHELF;
+pub use crate::shelf::{bundle, stored};
 use crate::workers::FakeWorkers;
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -22,17 +24,9 @@ use turnout_engine::{Event, Progress, Release};
 use turnout_host::cells::WorkerState;
 use turnout_host::fake::FakeHost;
 use turnout_host::histogram;
-use turnout_host::store::{Incoming, Store, StoredName};
 use turnout_host::traffic::{Route, Sample};
 use turnout_journal::{Journal, JournalError, OpenOptions};
-use turnout_manifest::envelope::{Envelope, MANIFEST_TYPE};
-use turnout_manifest::key::PrivateKey;
-use turnout_manifest::manifest::FileEntry;
-use turnout_manifest::profile::{Class, Requirement};
-use turnout_manifest::trust::TrustedKey;
-use turnout_manifest::{
-    AuditContext, Description, Generation, ModelName, Operator, Percent, Plan, Sha256, TrustStore,
-};
+use turnout_manifest::{AuditContext, Generation, ModelName, Operator, Percent, Plan};
 use turnout_protocol::frame;
 use turnout_protocol::worker::ToWorker;
 use turnoutd::config::Config;
@@ -44,6 +38,8 @@ use turnoutd::supervise::{LinkedWorkers, Workers};
 use turnoutd::view::{Publisher, View};
 
 pub const PORT: u16 = 8700;
+/// Of the second model.
+pub const SECOND_PORT: u16 = 8701;
 /// Set in a process whose disk is small: its journals keep a reserve.
 pub const SMALL_DISK: &str = "TURNOUT_TEST_SMALL_DISK";
 const SMALL_RESERVE: u64 = 1 << 20;
@@ -68,52 +64,6 @@ pub struct Load {
 
 pub const GOOD: Load = Load { requests: 20, errors: 0, latency: Duration::from_millis(1) };
 
-/// A key, and three versions signed with it, in a store.
-struct Signed {
-    trust: Vec<u8>,
-    digests: BTreeMap<&'static str, Sha256>,
-    bundles: BTreeMap<&'static str, Vec<u8>>,
-    host: FakeHost,
-}
-
-static SIGNED: LazyLock<Signed> = LazyLock::new(|| {
-    let key = PrivateKey::generate().unwrap();
-    let mut trust = TrustStore::default();
-    trust.add(TrustedKey::new("ci", key.public_key(), &["*".to_owned()]).unwrap()).unwrap();
-    let (host, mut digests, mut bundles) = (FakeHost::default(), BTreeMap::new(), BTreeMap::new());
-    for version in ["1", "2", "3", "demanding", "guaranteed", "limited"] {
-        let content = format!("weights of version {version}");
-        let file = FileEntry {
-            path: "model.onnx".into(),
-            size: content.len() as u64,
-            sha256: Sha256::of(content.as_bytes()),
-        };
-        let mut description =
-            Description::template(model(), version.parse().unwrap(), "model.onnx".to_owned());
-        match version {
-            "demanding" => description.runtime.require = vec![Requirement::Landlock(4), Requirement::Memory],
-            "guaranteed" => description.runtime.class = Class::Guaranteed,
-            "limited" => {
-                description.runtime.cpu_limit = Some("1.5".parse().unwrap());
-                description.runtime.devices = vec!["gpu0".parse().unwrap()];
-                description.runtime.require = vec![Requirement::Devices, Requirement::Cpu];
-            }
-            _ => {}
-        }
-        let manifest = description.into_manifest(vec![file]).unwrap();
-        let payload = manifest.to_canonical().unwrap();
-        let digest = Sha256::of(&payload);
-        let envelope = Envelope::sign(MANIFEST_TYPE, payload, &key).unwrap().to_json().unwrap();
-        let name = StoredName { model: model(), digest };
-        let incoming = Incoming { name, files: &manifest.files, envelope: &envelope };
-        host.import(&incoming, &mut content.as_bytes()).unwrap();
-        let length = u32::try_from(envelope.len()).unwrap().to_be_bytes();
-        bundles.insert(version, [&length[..], &envelope, content.as_bytes()].concat());
-        digests.insert(version, digest);
-    }
-    Signed { trust: trust.to_json().unwrap(), digests, bundles, host }
-});
-
 /// The files of a journal by name.
 type JournalFiles = BTreeMap<OsString, Vec<u8>>;
 
@@ -135,15 +85,6 @@ static LIVE: LazyLock<(FakeHost, JournalFiles)> = LazyLock::new(|| {
 pub fn asked() -> AuditContext {
     let operator = Operator::Peer { uid: 0, gid: 0, pid: 1, login_uid: None };
     AuditContext::begin(operator, 1_790_000_000_000, [1; 10])
-}
-
-/// The bytes of a bundle, as a client sends it.
-pub fn bundle(version: &str) -> Vec<u8> {
-    SIGNED.bundles[version].clone()
-}
-
-pub fn stored(version: &str) -> StoredName {
-    StoredName { model: model(), digest: SIGNED.digests[version] }
 }
 
 /// Steps that are not run but kept, so that a state between two records can be looked at.
@@ -189,7 +130,7 @@ impl Stage {
 
     /// A machine with its versions in its store, and no daemon yet.
     pub fn fresh() -> Self {
-        Self::on(SIGNED.host.clone(), &JournalFiles::new())
+        Self::on(SHELF.host.clone(), &JournalFiles::new())
     }
 
     /// A machine with nothing in its store.
@@ -200,7 +141,7 @@ impl Stage {
     /// A machine on which version 1 is live and its daemon runs.
     pub fn live() -> Self {
         let mut stage = Self::on(LIVE.0.clone(), &LIVE.1);
-        stage.workers.answers_by(V1, SIGNED.digests["1"]);
+        stage.workers.answers_by(V1, stored("1").digest);
         stage.open();
         stage
     }
@@ -226,7 +167,7 @@ impl Stage {
         let folder = tempfile::Builder::new().prefix("turnout-driver-").tempdir_in(place).unwrap();
         let path = folder.path().display();
         let text = format!("state = \"{path}\"\nruntime = \"{path}\"\nready_seconds = 1\n");
-        fs::write(folder.path().join("trust.json"), &SIGNED.trust).unwrap();
+        fs::write(folder.path().join("trust.json"), &SHELF.trust).unwrap();
         fs::create_dir(folder.path().join("journal")).unwrap();
         for (name, bytes) in journal {
             fs::write(folder.path().join("journal").join(name), bytes).unwrap();
@@ -334,19 +275,24 @@ impl Stage {
     }
 
     pub fn start(version: &str, plan: Plan) -> Event {
-        Event::Start(Box::new(Start {
-            model: model(),
+        Event::Start(Box::new(Self::start_of(&model(), version, plan)))
+    }
+
+    /// The same as a part of a wish, of any model on the shelf.
+    pub fn start_of(of: &ModelName, version: &str, plan: Plan) -> Start {
+        Start {
+            model: of.clone(),
             kind: Kind::Release,
             version: version.parse().unwrap(),
-            digest: SIGNED.digests[version],
+            digest: SHELF.stored(of, version).digest,
             signed_by: vec!["ci".to_owned()],
             plan,
-            port: PORT,
+            port: if *of == model() { PORT } else { SECOND_PORT },
             salt: 7,
             by: "root (pid 1)".to_owned(),
             order: None,
             audit_context: Some(asked().id()),
-        }))
+        }
     }
 
     pub fn wish(wish: Wish) -> Event {
@@ -437,7 +383,8 @@ impl Stage {
 
     fn traffic(&self) {
         let routed = self.router.candidate(PORT).map(|candidate| (candidate, Percent::NONE));
-        for (generation, _) in self.arms().into_iter().chain(routed) {
+        let second = self.host.route_of(SECOND_PORT).map(|route: Route| route.arms).unwrap_or_default();
+        for (generation, _) in self.arms().into_iter().chain(routed).chain(second) {
             let load = self.loads.get(&generation).copied().unwrap_or(GOOD);
             let Some(mut sample) = self.host.seen(generation) else { continue };
             add(&mut sample, load);

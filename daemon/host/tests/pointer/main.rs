@@ -1,23 +1,23 @@
-//! Swaps of the pointer while readers hammer it. Each test has a mount namespace of its own, which takes every mount
+//! Swaps of a model's pointer, and of a set's, while readers hammer it. Each test has a mount namespace of its own, which takes every mount
 //! with it. How a swap is recovered after each single step is tested beside its steps.
 #![allow(clippy::unwrap_used, reason = "a test ends at the first surprise")]
 
+mod sets;
+mod subject;
+
 use nix::sched::{CloneFlags, unshare};
-use rustix::fs::{CWD, Mode, OFlags, openat};
-use rustix::mount::{MountFlags, MountPropagationFlags, mount, mount_change};
+use rustix::mount::{MountPropagationFlags, mount_change};
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Read};
-use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::Barrier;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
-use turnout_host::linux_pointer::{LinuxPointer, Method, PointerConfig};
-use turnout_host::mounts::{Mount, in_private_namespace, mount_table};
+use subject::{Subject, config, name, open_pointer, own_mounts};
+use turnout_host::linux_pointer::{LinuxPointer, Method};
+use turnout_host::mounts::{in_private_namespace, mount_table};
 use turnout_host::pointer::Pointer;
-use turnout_host::store::StoredName;
-use turnout_manifest::Sha256;
 
 const SWAPS: u32 = 1000;
 /// How many swaps instead, where a machine is emulated and slow: an even number, the tests end as they began.
@@ -27,53 +27,9 @@ const READERS: usize = 4;
 const NAMESPACES: usize = 100;
 /// Daemons that are killed among their swaps.
 const KILLS: u32 = 60;
-/// Set in the process that swaps until it is killed: by which method.
+/// Set in the process that swaps until it is killed: by which method, and what.
 const SWAPS_BY: &str = "TURNOUT_TEST_SWAPS_BY";
-
-fn name(byte: u8) -> StoredName {
-    StoredName { model: "fraud".parse().unwrap(), digest: Sha256([byte; 32]) }
-}
-
-fn open_pointer(method: Method) -> LinuxPointer {
-    mount(c"test", c"/run", c"tmpfs", MountFlags::empty(), None).unwrap();
-    // As on a host with systemd.
-    mount_change("/run", MountPropagationFlags::SHARED).unwrap();
-    for byte in [1, 2] {
-        let files = format!("/run/versions/{}/files", name(byte));
-        fs::create_dir_all(&files).unwrap();
-        for file in ["a", "b"] {
-            fs::write(format!("{files}/{file}"), [byte; 16]).unwrap();
-        }
-    }
-    LinuxPointer::open(&config(method)).unwrap()
-}
-
-fn config(method: Method) -> PointerConfig {
-    PointerConfig { dir: "/run/models".into(), versions: "/run/versions".into(), method: Some(method) }
-}
-
-/// Mounts of the pointers and of what a swap may leave, in this thread's namespace; others mount on this machine too.
-fn own_mounts() -> usize {
-    let own = |mount: &Mount| mount.point.to_string_lossy().starts_with("/run/models");
-    mount_table().unwrap().iter().filter(|mount| own(mount)).count()
-}
-
-/// One read as a careful reader does it: the folder once, then two files through it. `Err` says what went wrong.
-fn read_once(point: &Path) -> Result<(), String> {
-    let flags = OFlags::PATH | OFlags::DIRECTORY;
-    let folder =
-        openat(CWD, point, flags, Mode::empty()).map_err(|error| format!("gap at the point: {error}"))?;
-    let mut seen = Vec::new();
-    for file in ["files/a", "files/b"] {
-        let file =
-            openat(&folder, file, OFlags::RDONLY, Mode::empty()).map_err(|error| format!("gap: {error}"))?;
-        let mut bytes = Vec::new();
-        File::from(file).read_to_end(&mut bytes).map_err(|error| format!("read: {error}"))?;
-        seen.extend(bytes);
-    }
-    let whole = seen.len() == 32 && seen.iter().all(|byte| *byte == seen[0]);
-    if whole { Ok(()) } else { Err(format!("mix: {seen:?}")) }
-}
+const SWAPS_WHAT: &str = "TURNOUT_TEST_SWAPS_WHAT";
 
 /// Stops the readers, also when the test fails: they would read for ever.
 struct Stops<'a>(&'a AtomicBool);
@@ -85,47 +41,48 @@ impl Drop for Stops<'_> {
 }
 
 /// Reads until it is told to stop, and counts. Returns what went wrong.
-fn read_until(stop: &AtomicBool, (point, reads): (&Path, &AtomicU64)) -> Vec<String> {
+fn read_until(stop: &AtomicBool, (subject, reads): (Subject, &AtomicU64)) -> Vec<String> {
     let mut faults = Vec::new();
     while !stop.load(Ordering::Relaxed) {
-        faults.extend(read_once(point).err());
+        faults.extend(subject.read_once().err());
         reads.fetch_add(1, Ordering::Relaxed);
     }
     faults
 }
 
-fn swaps_without_gap_or_mix(method: Method) {
+fn swaps_without_gap_or_mix(method: Method, subject: Subject) {
     let body = || {
         let pointer = open_pointer(method);
-        pointer.point(&name(1)).unwrap();
-        let (point, mounts) = (pointer.point_of(&name(1).model), own_mounts());
+        subject.show(&pointer, 1);
+        let mounts = own_mounts();
         let (stop, reads) = (AtomicBool::new(false), AtomicU64::new(0));
         let (times, faults) = std::thread::scope(|scope| {
             let stops = Stops(&stop);
             let readers: Vec<_> =
-                (0..READERS).map(|_| scope.spawn(|| read_until(&stop, (&point, &reads)))).collect();
-            let times = swap_often(&pointer, &reads);
+                (0..READERS).map(|_| scope.spawn(|| read_until(&stop, (subject, &reads)))).collect();
+            let times = swap_often(&pointer, (subject, &reads));
             drop(stops);
             (times, readers.into_iter().flat_map(|reader| reader.join().unwrap()).collect::<Vec<_>>())
         });
         assert!(faults.is_empty(), "{method:?}: {} faults, first: {}", faults.len(), faults[0]);
         assert_eq!(own_mounts(), mounts, "{method:?} leaves no mount behind");
-        println!("{method:?}: median swap {:?} beside {reads:?} reads", times[times.len() / 2]);
+        let median = times[times.len() / 2];
+        println!("{method:?}, {subject:?}: median swap {median:?} beside {reads:?} reads");
         Ok(())
     };
     in_private_namespace(body).unwrap();
 }
 
 /// Swaps to and fro, each time after the readers have read again. Returns the sorted durations.
-fn swap_often(pointer: &LinuxPointer, reads: &AtomicU64) -> Vec<Duration> {
+fn swap_often(pointer: &LinuxPointer, (subject, reads): (Subject, &AtomicU64)) -> Vec<Duration> {
     let mut times = Vec::new();
     let swaps = std::env::var(FEWER_SWAPS).map_or(SWAPS, |swaps| swaps.parse().unwrap());
     for swap in 0..swaps {
         let before = reads.load(Ordering::Relaxed);
-        let (target, start) = (name(if swap % 2 == 0 { 2 } else { 1 }), Instant::now());
-        pointer.point(&target).unwrap();
+        let (byte, start) = (if swap % 2 == 0 { 2 } else { 1 }, Instant::now());
+        subject.show(pointer, byte);
         times.push(start.elapsed());
-        assert_eq!(pointer.pointed(&target.model).unwrap(), Some(target));
+        assert_eq!(subject.shown(pointer), Some(byte));
         while reads.load(Ordering::Relaxed) == before {
             assert!(start.elapsed() < Duration::from_secs(30), "the readers stand still");
             std::thread::yield_now();
@@ -137,16 +94,22 @@ fn swap_often(pointer: &LinuxPointer, reads: &AtomicU64) -> Vec<Duration> {
 
 #[test]
 fn readers_meet_no_gap_and_no_mix_when_swapped_beneath() {
-    if Method::Beneath.works() {
-        swaps_without_gap_or_mix(Method::Beneath);
-    } else {
-        println!("skipped: this kernel cannot mount beneath");
-    }
+    if_beneath_works(|| swaps_without_gap_or_mix(Method::Beneath, Subject::Model));
 }
 
 #[test]
 fn readers_meet_no_gap_and_no_mix_when_tucked() {
-    swaps_without_gap_or_mix(Method::Tuck);
+    swaps_without_gap_or_mix(Method::Tuck, Subject::Model);
+}
+
+/// However models are swapped: a set is swapped in one way everywhere.
+#[test]
+fn readers_of_a_set_meet_all_its_models_old_or_all_new() {
+    swaps_without_gap_or_mix(Method::Tuck, Subject::Set);
+}
+
+fn if_beneath_works(test: impl FnOnce()) {
+    if Method::Beneath.works() { test() } else { println!("skipped: this kernel cannot mount beneath") }
 }
 
 #[test]
@@ -188,12 +151,16 @@ fn after_dismantling_no_mount_is_left() {
             let before = below();
             pointer.point(&name(1)).unwrap();
             pointer.point(&name(2)).unwrap();
+            Subject::Set.show(&pointer, 1);
             assert!(below().len() > before.len(), "{method:?}");
             pointer.dismantle().unwrap();
             // The table still lists what the test's own file system covers.
             let left: Vec<_> = below()
                 .into_iter()
-                .filter(|point| point.to_string_lossy().starts_with("/run/models"))
+                .filter(|point| {
+                    let point = point.to_string_lossy();
+                    point.starts_with("/run/models") || point.starts_with("/run/sets")
+                })
                 .collect();
             assert!(left.is_empty(), "{method:?}: {left:?}");
             Ok(())
@@ -244,11 +211,11 @@ fn a_namespace_that_follows_sees_each_swap_at_once() {
 }
 
 /// A hundred namespaces, four of them with a reader, none of which may be late, meet a gap or keep a mount.
-fn a_hundred_namespaces_follow(method: Method) {
+fn a_hundred_namespaces_follow(method: Method, subject: Subject) {
     let body = || {
         let pointer = open_pointer(method);
-        pointer.point(&name(1)).unwrap();
-        let (point, own) = (pointer.point_of(&name(1).model), own_mounts());
+        subject.show(&pointer, 1);
+        let own = own_mounts();
         let (stop, reads) = (AtomicBool::new(false), AtomicU64::new(0));
         let (ready, end) = (Barrier::new(NAMESPACES + 1), Barrier::new(NAMESPACES + 1));
         let follow = |reader: bool| {
@@ -256,9 +223,9 @@ fn a_hundred_namespaces_follow(method: Method) {
             mount_change("/", MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC).unwrap();
             let mounts = own_mounts();
             ready.wait();
-            let faults = if reader { read_until(&stop, (&point, &reads)) } else { Vec::new() };
+            let faults = if reader { read_until(&stop, (subject, &reads)) } else { Vec::new() };
             end.wait();
-            let last = fs::read(point.join("files/a")).unwrap();
+            let last = subject.read_once().unwrap();
             (faults, own_mounts() == mounts, last)
         };
         std::thread::scope(|scope| {
@@ -266,19 +233,17 @@ fn a_hundred_namespaces_follow(method: Method) {
             let followers: Vec<_> =
                 (0..NAMESPACES).map(|number| scope.spawn(move || follow(number < READERS))).collect();
             ready.wait();
-            let times = swap_often(&pointer, &reads);
+            let times = swap_often(&pointer, (subject, &reads));
             drop(stops);
             end.wait();
             for follower in followers {
                 let (faults, constant, last) = follower.join().unwrap();
                 assert!(faults.is_empty(), "{method:?}: {} faults, first: {}", faults.len(), faults[0]);
                 assert!(constant, "{method:?} leaves mounts in a namespace that follows");
-                assert_eq!(last, [1; 16]);
+                assert_eq!(last, 1);
             }
-            println!(
-                "{method:?}, {NAMESPACES} namespaces: median {:?}, {reads:?} reads",
-                times[times.len() / 2]
-            );
+            let median = times[times.len() / 2];
+            println!("{method:?}, {subject:?}, {NAMESPACES} namespaces: median {median:?}, {reads:?} reads");
         });
         assert_eq!(own_mounts(), own, "{method:?} leaves no mount behind");
         Ok(())
@@ -288,16 +253,17 @@ fn a_hundred_namespaces_follow(method: Method) {
 
 #[test]
 fn a_hundred_namespaces_follow_a_thousand_swaps_beneath() {
-    if Method::Beneath.works() {
-        a_hundred_namespaces_follow(Method::Beneath);
-    } else {
-        println!("skipped: this kernel cannot mount beneath");
-    }
+    if_beneath_works(|| a_hundred_namespaces_follow(Method::Beneath, Subject::Model));
 }
 
 #[test]
 fn a_hundred_namespaces_follow_a_thousand_tucks() {
-    a_hundred_namespaces_follow(Method::Tuck);
+    a_hundred_namespaces_follow(Method::Tuck, Subject::Model);
+}
+
+#[test]
+fn a_hundred_namespaces_follow_a_thousand_swaps_of_a_set() {
+    a_hundred_namespaces_follow(Method::Tuck, Subject::Set);
 }
 
 /// Not a test of its own: the daemon that [`killed_among_swaps`] kills.
@@ -308,9 +274,11 @@ fn child() {
         Ok("Tuck") => Method::Tuck,
         _ => return,
     };
+    let subject =
+        if std::env::var(SWAPS_WHAT).is_ok_and(|what| what == "Set") { Subject::Set } else { Subject::Model };
     let pointer = LinuxPointer::open(&config(method)).unwrap();
     for byte in [1, 2].into_iter().cycle() {
-        pointer.point(&name(byte)).unwrap();
+        subject.show(&pointer, byte);
         // Whoever listens knows that swaps go on.
         println!("{byte}");
     }
@@ -318,39 +286,39 @@ fn child() {
 
 /// Kills a daemon that swaps without a pause, with `kill -9`, again and again; the next one opens the pointers. Readers
 /// meet whole versions all the time, and no mount is left.
-fn killed_among_swaps(method: Method) {
+fn killed_among_swaps(method: Method, subject: Subject) {
     let body = || {
         let pointer = open_pointer(method);
-        pointer.point(&name(1)).unwrap();
-        let (point, model) = (pointer.point_of(&name(1).model), name(1).model);
+        subject.show(&pointer, 1);
         drop(pointer);
         let mounts = own_mounts();
         let (stop, reads) = (AtomicBool::new(false), AtomicU64::new(0));
         std::thread::scope(|scope| {
             let readers: Vec<_> =
-                (0..READERS).map(|_| scope.spawn(|| read_until(&stop, (&point, &reads)))).collect();
+                (0..READERS).map(|_| scope.spawn(|| read_until(&stop, (subject, &reads)))).collect();
             let (stops, mut half_way) = (Stops(&stop), 0);
             for kill in 0..KILLS {
-                kill_a_daemon(method, kill);
+                kill_a_daemon(method, subject, kill);
                 half_way += usize::from(own_mounts() != mounts);
                 let pointer = LinuxPointer::open(&config(method)).unwrap();
-                assert!(pointer.pointed(&model).unwrap().is_some(), "{method:?}: nothing is shown");
+                assert!(subject.shown(&pointer).is_some(), "{method:?}: nothing is shown");
                 assert_eq!(own_mounts(), mounts, "{method:?} after kill {kill}");
             }
             drop(stops);
             let faults: Vec<_> = readers.into_iter().flat_map(|reader| reader.join().unwrap()).collect();
             assert!(faults.is_empty(), "{method:?}: {} faults, first: {}", faults.len(), faults[0]);
-            println!("{method:?}: {half_way} of {KILLS} kills half-way, {reads:?} reads");
+            println!("{method:?}, {subject:?}: {half_way} of {KILLS} kills half-way, {reads:?} reads");
         });
         Ok(())
     };
     in_private_namespace(body).unwrap();
 }
 
-fn kill_a_daemon(method: Method, kill: u32) {
+fn kill_a_daemon(method: Method, subject: Subject, kill: u32) {
     let mut daemon = Command::new(std::env::current_exe().unwrap())
         .args(["--exact", "child", "--nocapture"])
         .env(SWAPS_BY, format!("{method:?}"))
+        .env(SWAPS_WHAT, format!("{subject:?}"))
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();
@@ -365,14 +333,15 @@ fn kill_a_daemon(method: Method, kill: u32) {
 
 #[test]
 fn daemons_killed_among_swaps_beneath_leave_one_whole_version() {
-    if Method::Beneath.works() {
-        killed_among_swaps(Method::Beneath);
-    } else {
-        println!("skipped: this kernel cannot mount beneath");
-    }
+    if_beneath_works(|| killed_among_swaps(Method::Beneath, Subject::Model));
 }
 
 #[test]
 fn daemons_killed_among_tucks_leave_one_whole_version() {
-    killed_among_swaps(Method::Tuck);
+    killed_among_swaps(Method::Tuck, Subject::Model);
+}
+
+#[test]
+fn daemons_killed_among_swaps_of_a_set_leave_one_whole_set() {
+    killed_among_swaps(Method::Tuck, Subject::Set);
 }

@@ -1,0 +1,225 @@
+//! How releases begin: what is asked of each version first, the ports, the way back after a promotion, and several models
+//! as one set.
+
+use crate::access::{Need, Peer};
+use crate::driver::Denial;
+use crate::handlers::{Desk, Failure, Sent, body, denied, problem, stopping};
+use crate::view::release_status;
+use crate::{admission, ports};
+use axum::Json;
+use axum::extract::{Extension, State};
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use std::collections::BTreeSet;
+use turnout_engine::advance::{Start, StartSet};
+use turnout_engine::record::{End, Kind};
+use turnout_engine::set::{MEMBERS_MAX, Set};
+use turnout_engine::{Event, Progress, Record, Refusal, World, decide};
+use turnout_host::store::StoredName;
+use turnout_manifest::{ModelName, Plan, SetName, VersionRef};
+use turnout_protocol::control::SCHEMA;
+use turnout_protocol::error::ErrorCode;
+use turnout_protocol::set::{PlannedMember, SetDryRun, SetStarted, StartSet as Wish};
+
+/// A version that somebody wants live.
+pub(crate) struct Wanted<'a> {
+    pub(crate) version: &'a VersionRef,
+    pub(crate) plan: Option<Plan>,
+    pub(crate) order: Option<String>,
+}
+
+/// Holds a wish to the store, the plan, the signatures, the orders and what serves. The port is not chosen yet.
+pub(crate) async fn prepare(desk: &Desk, peer: Peer, wanted: Wanted<'_>) -> Result<Start, Failure> {
+    let (view, version) = (desk.view(), wanted.version);
+    let key = (version.model.clone(), version.version.clone());
+    let Some(stored) = view.world.versions.get(&key) else {
+        let missing = problem(ErrorCode::NotFound, format!("`{version}` is not in the store"));
+        return Err(missing
+            .hint("`turnoutctl model import DIR` brings it in; `turnoutctl model list` shows what is there")
+            .into());
+    };
+    let live = view.world.models.get(&version.model).and_then(|model| model.live.as_ref());
+    let plan =
+        wanted.plan.unwrap_or_else(|| if live.is_some() { Plan::default() } else { Plan::all_at_once() });
+    let problems = plan.problems();
+    if !problems.is_empty() {
+        let mut refused = problem(ErrorCode::Refused, "the plan cannot be followed");
+        refused.details = problems.iter().map(ToString::to_string).collect();
+        return Err(desk.refuse(peer, &format!("release {version}"), refused).await);
+    }
+    let name = StoredName { model: version.model.clone(), digest: stored.digest };
+    let order = admission::admit(desk, peer, (version, name), wanted.order).await?;
+    desk.can_take_over(peer, (&plan, live), (version, stored.digest)).await?;
+    if let Err(why) = admission::has_cell(desk, &plan, &version.model) {
+        return Err(desk.refuse(peer, &format!("release {version}"), why).await);
+    }
+    Ok(Start {
+        model: version.model.clone(),
+        kind: Kind::Release,
+        version: version.version.clone(),
+        digest: stored.digest,
+        signed_by: stored.signed_by.clone(),
+        plan,
+        port: 0,
+        salt: crate::salt(),
+        by: peer.to_string(),
+        order,
+        audit_context: Some(peer.context.id()),
+    })
+}
+
+/// Gives each its public port.
+pub(crate) async fn give_ports(desk: &Desk, peer: Peer, starts: &mut [Start]) -> Result<(), Failure> {
+    let mut given = BTreeSet::new();
+    for start in starts {
+        start.port = match ports::port_for(&start.model, desk, &given) {
+            Ok(port) => port,
+            Err(refused) => {
+                let what = format!("release {}@{}", start.model, start.version);
+                return Err(desk.refuse(peer, &what, refused).await);
+            }
+        };
+        given.insert(start.port);
+    }
+    Ok(())
+}
+
+/// `POST /v1/sets`.
+///
+/// # Errors
+/// As for one release, of the first version that has a problem; 409 when the state forbids it. Nothing is begun then.
+pub async fn start_set(
+    State(desk): State<Desk>,
+    Extension(peer): Extension<Peer>,
+    request: Sent,
+) -> Result<Response, Failure> {
+    let Wish { set: name, members, plan, dry_run } = body(request)?;
+    desk.allow(peer, Need::Operate, "start a release").await?;
+    if members.len() > MEMBERS_MAX {
+        // Each would be verified first.
+        return Err(Failure(denied(Denial::Refusal(Refusal::Members(members.len())))));
+    }
+    let mut starts = Vec::new();
+    for member in members {
+        let wanted = Wanted { version: &member.version, plan: plan.clone(), order: member.order };
+        starts.push(prepare(&desk, peer, wanted).await?);
+    }
+    let named: Vec<ModelName> = starts.iter().map(|start| start.model.clone()).collect();
+    if dry_run {
+        return dry_run_of(&desk.view().world, StartSet { name, starts }).map(IntoResponse::into_response);
+    }
+    give_ports(&desk, peer, &mut starts).await?;
+    let wish = StartSet { name: name.clone(), starts };
+    desk.ask(peer.context, Event::StartSet(Box::new(wish))).await?;
+    let view = desk.view();
+    let mut newest = view.world.releases.values().rev().filter_map(|release| release.planned.set.as_ref());
+    let set = newest.find(|set| set.name == name).ok_or_else(|| Failure(stopping()))?;
+    let made = set.members.iter().filter_map(|member| view.world.releases.get(&member.release));
+    let started = SetStarted {
+        schema: SCHEMA.to_owned(),
+        releases: made.map(|release| release_status(release)).collect(),
+        stays: stays(set, &named),
+        leaves: leaves(set),
+        set: name,
+    };
+    Ok((StatusCode::CREATED, Json(started)).into_response())
+}
+
+fn dry_run_of(world: &World, wish: StartSet) -> Result<Json<SetDryRun>, Failure> {
+    let named: Vec<ModelName> = wish.starts.iter().map(|start| start.model.clone()).collect();
+    let name = wish.name.clone();
+    let records = decide(world, &Event::StartSet(Box::new(wish)));
+    let records = records.map_err(|refusal| Failure(denied(Denial::Refusal(refusal))))?;
+    let planned = records.iter().filter_map(|record| match record {
+        Record::Planned(planned) => Some(planned),
+        _ => None,
+    });
+    let set = planned.clone().find_map(|planned| planned.set.as_ref());
+    Ok(Json(SetDryRun {
+        schema: SCHEMA.to_owned(),
+        stays: set.map(|set| stays(set, &named)).unwrap_or_default(),
+        leaves: set.map(leaves).unwrap_or_default(),
+        set: name,
+        releases: planned
+            .map(|planned| PlannedMember {
+                version: VersionRef { model: planned.model.clone(), version: planned.to.version.clone() },
+                strategy: planned.plan.strategy.clone(),
+                steps: planned.steps.iter().map(ToString::to_string).collect(),
+            })
+            .collect(),
+    }))
+}
+
+/// What is shown and not released.
+fn stays(set: &Set, named: &[ModelName]) -> Vec<ModelName> {
+    let released = |model: &ModelName| set.members.iter().any(|member| member.model == *model);
+    named.iter().filter(|model| !released(model)).cloned().collect()
+}
+
+/// What was shown and will not be.
+fn leaves(set: &Set) -> Vec<ModelName> {
+    set.showed.iter().filter(|model| !set.shows.contains(model)).cloned().collect()
+}
+
+/// A rollback with no release under way: the version that was live before is released at once. When the last release
+/// was itself undone, or was such a return, nothing is left to do. What was promoted as a set goes back as a set.
+pub(crate) async fn go_back(
+    desk: &Desk,
+    name: &ModelName,
+    (peer, failure): (Peer, Failure),
+) -> Result<(), Failure> {
+    let view = desk.view();
+    if view.world.models.get(name).is_none_or(|model| model.current.is_some()) {
+        return Err(failure);
+    }
+    // A worker that was brought up again is no release that anybody asked for.
+    let mut releases = view.world.releases.values().rev();
+    let last = releases.find(|r| r.planned.model == *name && r.planned.kind != Kind::Restart);
+    let undone = last.is_some_and(|release| {
+        let promoted = release.progress == Progress::Ended(End::Promoted);
+        !promoted || release.planned.kind == Kind::Return
+    });
+    if undone {
+        return Ok(());
+    }
+    let Some(start) = start_back(&view.world, name, peer) else {
+        let nothing =
+            problem(ErrorCode::Conflict, format!("no version of `{name}` was live before this one"));
+        return Err(nothing.hint("`turnoutctl release start` takes another version live").into());
+    };
+    let event = match last.and_then(|release| release.planned.set.as_ref()) {
+        None => Event::Start(Box::new(start)),
+        Some(set) => Event::StartSet(Box::new(set_back(&view.world, set, peer))),
+    };
+    desk.ask(peer.context, event).await
+}
+
+/// The way back of every model that still has what the set brought, and had a version before it. One that was released
+/// since stays as it is.
+fn set_back(world: &World, set: &Set, peer: Peer) -> StartSet {
+    let brought = set.members.iter().filter(|member| {
+        world.models.get(&member.model).and_then(|model| model.live_release) == Some(member.release)
+    });
+    let starts = brought.filter_map(|member| start_back(world, &member.model, peer));
+    let name: SetName = set.name.clone();
+    StartSet { name, starts: starts.collect() }
+}
+
+fn start_back(world: &World, name: &ModelName, peer: Peer) -> Option<Start> {
+    let model = world.models.get(name)?;
+    let previous = model.previous.as_ref()?;
+    Some(Start {
+        model: name.clone(),
+        kind: Kind::Return,
+        version: previous.version.clone(),
+        digest: previous.digest,
+        signed_by: previous.signed_by.clone(),
+        plan: Plan::all_at_once(),
+        port: model.port,
+        salt: crate::salt(),
+        by: peer.to_string(),
+        audit_context: Some(peer.context.id()),
+        // The way back needs no order, whatever the trust root demands of new work.
+        order: None,
+    })
+}
