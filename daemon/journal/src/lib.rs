@@ -17,6 +17,12 @@
 //! ended by a trailer with the Merkle root (RFC 6962) after it and the hash of the trailer before it, and last a seal. One
 //! batch is one `fdatasync`. Only the last segment may end in a torn write; everything else is either whole or damaged.
 //!
+//! # What is pruned
+//!
+//! The oldest segments can go ([`Journal::write_base`], [`Journal::prune`]). Their hashes stay as tiles, and so do the
+//! checkpoints: proofs of newer records and from older checkpoints hold. What the pruned records came to is left beside the
+//! first segment as a *base*, bytes of the caller's.
+//!
 //! # What it proves
 //!
 //! [`verify()`] finds every record that was altered, removed or reordered, and every signed checkpoint that the records do
@@ -24,7 +30,9 @@
 //! rewrite and sign everything: that shows only against a checkpoint kept elsewhere, by [`verify_consistency`].
 
 mod active;
+mod begin;
 mod checkpoint;
+mod cursor;
 mod disk;
 mod error;
 mod frame;
@@ -32,6 +40,7 @@ mod note;
 mod proof;
 mod proof_file;
 mod prover;
+mod prune;
 mod reader;
 mod recover;
 mod replay;
@@ -50,7 +59,9 @@ mod writer;
 #[cfg(test)]
 mod tests;
 
+pub use begin::{BASE_MAX, Base, SegmentInfo, base, first_record, head_before, oldest_file, segment_infos};
 pub use checkpoint::{Checkpoint, CheckpointError, origin};
+pub use cursor::{CURSOR_MAX, NoCursor, ReaderPlace};
 pub use error::{Damage, Flaw, JournalError};
 pub use frame::{MAX_BATCH_BYTES, MAX_BODY_BYTES};
 pub use note::{
@@ -59,14 +70,15 @@ pub use note::{
 pub use proof::{verify_consistency, verify_inclusion};
 pub use proof_file::{HASHES_MAX, PROOF_MAX, ProofError, ProofFile, Proven};
 pub use prover::{prove, prove_consistency};
+pub use prune::Pruned;
 pub use reader::Reader;
 pub use recover::{Cut, Recovered};
 pub use replay::Record;
 pub use reserve::RESERVE;
 pub use signed::{CHECKPOINTS, Checkpoints, Signer, check_signed, log_origin, newest};
 pub use succession::{Predecessor, Succession, succeed};
-pub use tiles::Tiles;
+pub use tiles::{Tiles, hashed, tiled};
 pub use tree::{Hash, NoHash, Tree, TreeHead, raw_leaf, record_leaf};
-pub use verify::{Verified, verify, verify_signed};
+pub use verify::{Verified, verify, verify_each, verify_signed};
 pub use witness::add_checkpoint;
 pub use writer::{Journal, OpenOptions, Receipt};
