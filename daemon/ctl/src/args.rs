@@ -366,10 +366,12 @@ pub enum AuditCommand {
         /// Go on as records are written
         #[arg(long)]
         follow: bool,
-        /// First record
-        #[arg(long, value_name = "SEQ", default_value_t = 0)]
-        from: u64,
+        /// First record; without it, the first that is there
+        #[arg(long, value_name = "SEQ")]
+        from: Option<u64>,
     },
+    /// How far back the journal goes, how long its records stay, what keeps them, and what was pruned
+    Journal,
     /// Read every record again and check it, and every signed checkpoint; with DIR without the daemon; exits 3 when
     /// something does not hold
     Verify {
@@ -407,7 +409,7 @@ pub struct LogArguments {
 }
 
 fn parse_time(text: &str) -> Result<Duration, String> {
-    let refused = || format!("`{text}` is not a time such as `500ms`, `90s`, `10m` or `2h`");
+    let refused = || format!("`{text}` is not a time such as `500ms`, `90s`, `10m`, `2h` or `30d`");
     let digits = text.find(|c: char| !c.is_ascii_digit()).ok_or_else(refused)?;
     let (number, unit) = text.split_at(digits);
     let number: u64 = number.parse().map_err(|_| refused())?;
@@ -416,6 +418,7 @@ fn parse_time(text: &str) -> Result<Duration, String> {
         "s" => number.checked_mul(1000),
         "m" => number.checked_mul(60_000),
         "h" => number.checked_mul(3_600_000),
+        "d" => number.checked_mul(86_400_000),
         _ => None,
     };
     milliseconds.map(Duration::from_millis).ok_or_else(refused)

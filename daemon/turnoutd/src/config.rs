@@ -12,9 +12,11 @@ use std::time::Duration;
 use turnout_manifest::ModelName;
 use turnout_protocol::worker::FORMATS;
 
+mod journal;
 mod keep;
 mod trust;
 
+pub use journal::{CursorFile, JournalKeep};
 pub use keep::Keep;
 pub use trust::TrustPlace;
 
@@ -84,6 +86,8 @@ struct Raw {
     store: keep::RawStore,
     /// How long snapshots and versions are kept. Default for ever.
     retention: keep::RawRetention,
+    /// How long the journal's records stay. Default for ever.
+    journal: journal::RawJournal,
     /// What an auditor can reach.
     audit: keep::RawAudit,
     /// What this host is called in signed orders, and which channels it serves.
@@ -147,6 +151,8 @@ pub struct Config {
     pub exclusive_cpus: u64,
     /// Retention, and care of the store.
     pub keep: Keep,
+    /// How long the journal's records stay.
+    pub journal: JournalKeep,
     /// What this host is called in signed orders, and which channels it serves.
     pub trust: TrustPlace,
     /// The read-only view of snapshots over HTTP, where it is wanted.
@@ -225,18 +231,14 @@ impl Config {
             let both = turnout_engine::cpus::shown(worker_cpus & exclusive_cpus);
             problems.push(format!("CPU {both} is in worker_cpus and in exclusive_cpus: take it out of one"));
         }
-        let worker_uid_base = raw.worker_uid_base.unwrap_or(61_000);
-        if !(1000..=u32::MAX - 1000).contains(&worker_uid_base) {
-            problems.push(format!(
-                "worker_uid_base {worker_uid_base} must be 1000 or more: cells must not share a system uid"
-            ));
-        }
+        let worker_uid_base = uid_base(raw.worker_uid_base.unwrap_or(61_000), &mut problems);
         let listen = listen(raw.listen, &mut problems);
         let log = level(raw.log.as_deref().unwrap_or("info"), &mut problems);
         check_content(&raw.allowed_domains, &raw.allowed_formats, &mut problems);
         let runtime = absolute("runtime", raw.runtime.unwrap_or("/run/turnout".into()), &mut problems);
         let state = absolute("state", raw.state.unwrap_or("/var/lib/turnout".into()), &mut problems);
         let keep = Keep::check(&raw.retention, &raw.store, &mut problems);
+        let journal = JournalKeep::check(raw.journal, &mut problems);
         let audit_http = raw.audit.check(&mut problems);
         let trust = TrustPlace::check(raw.trust, &mut problems);
         if !problems.is_empty() {
@@ -244,6 +246,7 @@ impl Config {
         }
         Ok(Self {
             keep,
+            journal,
             audit_http,
             trust,
             text: text.to_owned(),
@@ -294,6 +297,14 @@ fn installed(name: &str) -> PathBuf {
     let folder = program.parent().unwrap_or(Path::new("/usr/bin"));
     let beside = folder.join(name);
     if beside.exists() { beside } else { folder.join("../lib/turnout").join(name) }
+}
+
+fn uid_base(first: u32, problems: &mut Vec<String>) -> u32 {
+    if !(1000..=u32::MAX - 1000).contains(&first) {
+        problems
+            .push(format!("worker_uid_base {first} must be 1000 or more: cells must not share a system uid"));
+    }
+    first
 }
 
 fn absolute(key: &str, path: PathBuf, problems: &mut Vec<String>) -> PathBuf {

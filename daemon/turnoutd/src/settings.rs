@@ -95,6 +95,7 @@ fn waiting(old: &Config, new: &Config) -> Vec<&'static str> {
         ("allowed_domains", old.allowed_domains != new.allowed_domains),
         ("allowed_formats", old.allowed_formats != new.allowed_formats),
         ("store, retention", old.keep != new.keep),
+        ("journal", old.journal != new.journal),
         ("audit.http", old.audit_http != new.audit_http),
         ("trust", old.trust != new.trust),
         ("worker_uid_base", old.worker_uid_base != new.worker_uid_base),

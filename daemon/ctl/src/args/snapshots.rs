@@ -32,18 +32,23 @@ pub enum SnapshotCommand {
         /// Where it is mounted
         dir: PathBuf,
     },
-    /// Keep a snapshot, and the versions in it, whatever the policy says (as root)
+    /// Keep a snapshot and the versions in it, or the journal's records, whatever the policy says (as root)
     Hold {
-        /// Its name
-        snapshot: String,
+        /// The snapshot's name, or `journal`
+        #[arg(value_name = "SNAPSHOT|journal")]
+        what: String,
         /// Why, kept in the journal
         #[arg(long, value_name = "TEXT")]
         reason: String,
+        /// Of the journal: the first record to keep; without it, all of them
+        #[arg(long, value_name = "SEQ")]
+        from: Option<u64>,
     },
     /// End a hold (as root)
     ReleaseHold {
-        /// The snapshot's name
-        snapshot: String,
+        /// The snapshot's name, or `journal`
+        #[arg(value_name = "SNAPSHOT|journal")]
+        what: String,
     },
     /// What changed between two snapshots: live versions, manifests, weights, trust, configuration, files
     Diff {
@@ -78,6 +83,10 @@ pub enum SnapshotCommand {
         /// Only say what would go
         #[arg(long)]
         dry_run: bool,
+        /// Of the journal alone: records from before a time ago (`400d`) or a date (`2026-01-31`), as far as the
+        /// configuration does not keep them; where it has no rule, those of the last 183 days stay
+        #[arg(long, value_name = "WHEN", value_parser = parse_since)]
+        before: Option<Since>,
     },
 }
 
