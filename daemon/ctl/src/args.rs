@@ -409,7 +409,7 @@ pub struct LogArguments {
 }
 
 fn parse_time(text: &str) -> Result<Duration, String> {
-    let refused = || format!("`{text}` is not a time such as `500ms`, `90s`, `10m`, `2h` or `30d`");
+    let refused = || format!("`{text}` is not a time such as `500ms`, `90s`, `10m` or `2h`");
     let digits = text.find(|c: char| !c.is_ascii_digit()).ok_or_else(refused)?;
     let (number, unit) = text.split_at(digits);
     let number: u64 = number.parse().map_err(|_| refused())?;
@@ -418,7 +418,6 @@ fn parse_time(text: &str) -> Result<Duration, String> {
         "s" => number.checked_mul(1000),
         "m" => number.checked_mul(60_000),
         "h" => number.checked_mul(3_600_000),
-        "d" => number.checked_mul(86_400_000),
         _ => None,
     };
     milliseconds.map(Duration::from_millis).ok_or_else(refused)

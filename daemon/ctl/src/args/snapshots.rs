@@ -99,7 +99,7 @@ pub struct SnapshotsArguments {
     /// Only those that show this version
     #[arg(long, value_name = "VERSION")]
     pub version: Option<Version>,
-    /// Only those made since: a time ago (`90m`, `48h`), or a date (`2026-11-26`, `2026-11-26T14:00:00Z`)
+    /// Only those made since: a time ago (`48h`, `30d`), or a date (`2026-11-26`, `2026-11-26T14:00:00Z`)
     #[arg(long, value_name = "WHEN", value_parser = parse_since)]
     pub since: Option<Since>,
 }
@@ -129,12 +129,14 @@ pub enum StoreCommand {
 }
 
 fn parse_since(text: &str) -> Result<Since, String> {
-    if let Ok(ago) = parse_time(text) {
+    let days = text.strip_suffix('d').and_then(|days| days.parse::<u32>().ok());
+    let days = days.map(|days| Duration::from_secs(u64::from(days) * 86_400));
+    if let Some(ago) = days.or_else(|| parse_time(text).ok()) {
         return Ok(Since::Ago(ago));
     }
     let whole = if text.contains('T') { text.to_owned() } else { format!("{text}T00:00:00Z") };
     let moment: jiff::Timestamp = whole.parse().map_err(|_| {
-        format!("`{text}` is neither a time ago such as `48h` nor a date such as `2026-11-26`")
+        format!("`{text}` is neither a time ago such as `48h` or `30d` nor a date such as `2026-11-26`")
     })?;
     u64::try_from(moment.as_millisecond()).map(Since::At).map_err(|_| format!("`{text}` is before 1970"))
 }
@@ -168,9 +170,10 @@ mod tests {
     #[test]
     fn a_moment_is_a_time_ago_or_a_date() {
         assert_eq!(parse_since("48h"), Ok(Since::Ago(Duration::from_secs(172_800))));
+        assert_eq!(parse_since("2d"), Ok(Since::Ago(Duration::from_secs(172_800))));
         assert_eq!(parse_since("1970-01-02"), Ok(Since::At(86_400_000)));
         assert_eq!(parse_since("1970-01-01T00:00:01Z"), Ok(Since::At(1000)));
-        for bad in ["", "yesterday", "1969-12-31", "2026-13-01", "48"] {
+        for bad in ["", "yesterday", "1969-12-31", "2026-13-01", "48", "d", "-1d", "1.5d", "4294967296d"] {
             assert!(parse_since(bad).is_err(), "{bad:?}");
         }
     }
