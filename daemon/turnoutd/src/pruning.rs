@@ -309,7 +309,7 @@ pub fn was_pruned(desk: &Desk, seq: u64) -> Option<Problem> {
 /// `POST /v1/audit/journal/hold`.
 ///
 /// # Errors
-/// 403 for who is not root, 409 while it is held.
+/// 400 for a record that is not there, 403 for who is not root, 409 while it is held.
 pub async fn hold(
     State(desk): State<Desk>,
     Extension(peer): Extension<Peer>,
@@ -321,7 +321,13 @@ pub async fn hold(
         return Err(problem(ErrorCode::BadRequest, "a hold needs a reason").into());
     }
     desk.allow(peer, Need::Evidence, "hold the journal").await?;
-    let wish = ArchiveWish::HoldLog { from: from.unwrap_or(0), by: peer.to_string(), reason };
+    let (from, size) = (from.unwrap_or(0), desk.journal.size());
+    if from > size {
+        let beyond =
+            problem(ErrorCode::BadRequest, format!("there is no record {from}: the journal has {size}"));
+        return Err(beyond.hint("without `from`, every record is held").into());
+    }
+    let wish = ArchiveWish::HoldLog { from, by: peer.to_string(), reason };
     desk.ask(peer.context, Event::Archive(wish)).await?;
     described(&desk).await.map(Json)
 }

@@ -113,7 +113,13 @@ fn a_hold_is_roots_and_keeps_the_records_from_one_on() {
         403,
         "denied",
     );
-    check_problem(&hold(json!({"reason": ""})), 400, "bad-request");
+    for bad in [
+        json!({"reason": ""}),
+        json!({"reason": "x", "from": 5000}),
+        json!({"reason": "x", "from": u64::MAX}),
+    ] {
+        check_problem(&hold(bad), 400, "bad-request");
+    }
     check_problem(&door.json("DELETE /v1/audit/journal/hold", ""), 409, "conflict");
     let held = hold(json!({"reason": "case 17", "from": 1}));
     assert_eq!((held.status, &held.body["hold"]["reason"]), (200, &json!("case 17")));
