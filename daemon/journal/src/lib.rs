@@ -5,10 +5,9 @@
 //!
 //! 1. *Intent.* Before an effect outside the process, append a record that says what will be done. [`Journal::append`]
 //!    returns once it is on disk; on an error the effect must not happen.
-//! 2. *Act.*
-//! 3. *Done.* Append what came of it, naming the intent's number. Records that only make sense together go through
+//! 2. *Act*, then append what came of it, naming the intent's number. Records that only make sense together go through
 //!    [`Journal::append_all`].
-//! 4. *After a crash*, [`Journal::open`], then read all with [`Reader`]. An intent without its outcome may or may not have
+//! 3. *After a crash*, [`Journal::open`], then read all with [`Reader`]. An intent without its outcome may or may not have
 //!    taken effect: ask the host. What [`Recovered`] says was cut off is worth a record of its own.
 //!
 //! # What is on disk
@@ -16,12 +15,7 @@
 //! A directory with segments `NNNNNNNNNNNN.seg`, each named by its first record: a header, then batches of frames, each batch
 //! ended by a trailer with the Merkle root (RFC 6962) after it and the hash of the trailer before it, and last a seal. One
 //! batch is one `fdatasync`. Only the last segment may end in a torn write; everything else is either whole or damaged.
-//!
-//! # What is pruned
-//!
-//! The oldest segments can go ([`Journal::write_base`], [`Journal::prune`]). Their hashes stay as tiles, and so do the
-//! checkpoints: proofs of newer records and from older checkpoints hold. What the pruned records came to is left beside the
-//! first segment as a *base*, bytes of the caller's.
+//! Pruned segments ([`Journal::prune`]) leave their hashes, as tiles, and a *base*: what they came to, as the caller says.
 //!
 //! # What it proves
 //!
