@@ -2,12 +2,14 @@
 //! what counts, because the machine is shared by server and client; each floor is where `docs/performance.md` says.
 
 mod apart;
+mod attack;
 mod client;
 pub mod figures;
 pub mod floor;
 mod footprint;
 mod journal;
 mod kernel;
+mod load;
 mod machine;
 mod peers;
 mod pin;
@@ -58,6 +60,10 @@ pub enum Part {
     Split,
     /// A core of its own beside a noisy neighbour.
     Pin,
+    /// A hostile worker in the next cell.
+    Attack,
+    /// Live traffic while a large model loads.
+    Load,
     /// Swap time of the pointer.
     Swap,
     /// Spawn to ready.
@@ -70,7 +76,7 @@ pub enum Part {
 
 impl Part {
     /// All of them, in their order on the page: those that need a daemon first.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 14] = [
         Self::Peers,
         Self::Memory,
         Self::Rollback,
@@ -79,6 +85,8 @@ impl Part {
         Self::Reuseport,
         Self::Split,
         Self::Pin,
+        Self::Attack,
+        Self::Load,
         Self::Swap,
         Self::Spawn,
         Self::Start,
@@ -99,6 +107,8 @@ pub struct Effort {
     spawns: u32,
     rollbacks: u32,
     starts: u32,
+    loads: usize,
+    load_side: usize,
     journal_records: u64,
 }
 
@@ -111,6 +121,8 @@ impl Effort {
         spawns: 20,
         rollbacks: 5,
         starts: 5,
+        loads: 7,
+        load_side: 16_384,
         journal_records: 10_000_000,
     };
     /// To see that everything works.
@@ -121,6 +133,8 @@ impl Effort {
         spawns: 3,
         rollbacks: 1,
         starts: 1,
+        loads: 1,
+        load_side: 4096,
         journal_records: 300_000,
     };
 }
@@ -158,6 +172,8 @@ fn measure(part: Part, settings: &Settings, effort: &Effort, stage: &mut Option<
         Part::Reuseport => apart(CELLS, |remains| reuseport::measure(settings, remains, effort)),
         Part::Split => in_cells(settings, |place| split::measure(place, effort)),
         Part::Pin => in_cells(settings, |place| pin::measure(place, effort)),
+        Part::Attack => apart(CELLS, |remains| attack::measure(settings, remains, effort)),
+        Part::Load => load::measure(settings, effort),
         Part::Swap => swap::measure(effort),
         Part::Spawn => in_cells(settings, |place| spawn::measure(place, effort)),
         Part::Start => footprint::start(settings, effort),

@@ -2,7 +2,7 @@
 //! What each version does well or badly is in `tests/models/README.md`.
 
 use crate::daemon::{Answered, Ctl};
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -85,6 +85,17 @@ pub fn unsigned(ctl: &Ctl, work: &Path, source: Source<'_>) -> Result<PathBuf> {
         .with_context(|| format!("cannot copy `{}`", file.display()))?;
     ctl.ok(&["manifest", "new", text(&bundle)?, "--model", model, "--version", label])?;
     Ok(bundle)
+}
+
+/// Changes a description that is not yet signed: one text in it for another.
+///
+/// # Errors
+/// When it does not hold the text.
+pub fn describe(bundle: &Path, from: &str, to: &str) -> Result<()> {
+    let path = bundle.join("turnout.yaml");
+    let text = fs::read_to_string(&path).with_context(|| format!("cannot read `{}`", path.display()))?;
+    ensure!(text.contains(from), "no `{from}` in {text}");
+    fs::write(&path, text.replace(from, to)).map_err(Into::into)
 }
 
 /// Signs the manifest of a version's folder.

@@ -90,10 +90,7 @@ fn cpus_that_are_set_aside_are_one_versions_alone() {
 fn asking(scene: &Scene, label: &str, (from, to): (&str, &str)) -> Result<()> {
     let source = Source { model: "digits", version: FIRST, label };
     let folder = models::unsigned(&scene.ctl, &scene.bundles, source)?;
-    let path = folder.join("turnout.yaml");
-    let text = fs::read_to_string(&path)?;
-    ensure!(text.contains(from), "no `{from}` in {text}");
-    fs::write(&path, text.replace(from, to))?;
+    models::describe(&folder, from, to)?;
     models::sign(&scene.ctl, &folder, &scene.key)?;
     models::import(&scene.ctl, &folder)?.expect(0).map(drop)
 }

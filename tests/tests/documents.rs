@@ -11,8 +11,17 @@ use turnout_scenarios::models;
 use turnout_scenarios::scenario::{LIMIT, Scene, play, until};
 
 /// Documents in the order of a newcomer. What comes later finds what earlier ones made.
-const DOCUMENTS: [&str; 7] =
-    ["guide.md", "audit.md", "monitoring.md", "install.md", "model-signing.md", "cells.md", "vm-test.md"];
+const DOCUMENTS: [&str; 8] = [
+    "guide.md",
+    "audit.md",
+    "monitoring.md",
+    "install.md",
+    "model-signing.md",
+    "cells.md",
+    "vm-test.md",
+    // The last one: with a signed root in force, single keys count no longer.
+    "trust.md",
+];
 /// For how long a command that follows something is watched: it must not end by itself.
 const FOLLOWED: Duration = Duration::from_millis(700);
 
@@ -65,6 +74,13 @@ const WAYS: &[(&str, Way)] = &[
     ("turnoutctl oms verify digits --signature digits.sig --cert-root", CERTIFICATES),
     ("model_signing verify", Way::Elsewhere("tests/tests/oms.rs", "model_signing")),
     ("turnoutctl release start digits@memory", Way::Elsewhere("tests/tests/cells.rs", "require")),
+    (
+        "turnoutctl manifest sign ./fraud-1.4.0 --key 'pkcs11:",
+        Way::Elsewhere("daemon/ctl/tests/signing.rs", "pkcs11:"),
+    ),
+    // It waits for traffic, which this reader has not; one whose order does not count ends at once.
+    ("turnoutctl release start fraud@1.4.0 --order", Way::Stays),
+    ("systemd-run -P --wait", Way::Elsewhere("daemon/ctl/tests/signing.rs", "credential:")),
 ];
 const JOURNALD: Way = Way::Elsewhere("tests/tests/log.rs", "journalctl");
 const CERTIFICATES: Way = Way::Elsewhere("daemon/ctl/tests/oms.rs", "--cert-root");
@@ -92,7 +108,35 @@ const BEFORE: &[(&str, &str)] = &[
          turnoutctl oms export digits --signature digits.sig --key signer.pem",
     ),
     ("turnoutctl oms export digits", "rm digits.sig"),
+    (
+        "turnoutctl key generate release.pem --passphrase",
+        "rm release.pem release.pub.pem && (umask 077; echo secret > release.pass) && mkdir fraud-1.4.0 && \
+         cp $MODEL fraud-1.4.0/model.onnx && turnoutctl manifest new fraud-1.4.0 --model fraud --version 1.4.0",
+    ),
+    ("turnoutctl manifest sign ./fraud-1.4.0 --append", "turnoutctl key generate approver.pem"),
+    // Signed by one alone, so that there is one signature to be checked.
+    (
+        "turnoutctl manifest export-signature",
+        "turnoutctl manifest sign ./fraud-1.4.0 --key release.pem --passphrase file:release.pass",
+    ),
+    ("turnoutctl trust init", "for name in alice bob ci risk; do turnoutctl key generate $name.pem; done"),
+    ("turnoutctl trust history ./trust-root", "cp -r <state>/trust-root ."),
+    (
+        "turnoutctl trust except ",
+        "cp -r fraud-1.4.0 fraud-1.4.1 && sed -i 's/1.4.0/1.4.1/; s/^channel: .*/channel: staging/' fraud-1.4.1/turnout.yaml && \
+         turnoutctl manifest sign fraud-1.4.1 --key ci.pem",
+    ),
+    ("turnoutctl trust apply exception.json", IN_FORCE),
+    ("turnoutctl order new", IN_FORCE),
+    (
+        "turnoutctl order new",
+        "turnoutctl manifest sign fraud-1.4.0 --key ci.pem && turnoutctl manifest sign fraud-1.4.0 --append --key risk.pem && \
+         turnoutctl model import fraud-1.4.0",
+    ),
 ];
+/// The draft of the next root, signed by both who may change it, as it is wanted for what comes.
+const IN_FORCE: &str = "turnoutctl trust sign next.json --key alice.pem && turnoutctl trust sign next.json --key bob.pem && \
+     turnoutctl trust apply next.json && rm next.json";
 
 /// What the reader would do after the command that begins so, to go on.
 const AFTER: &[(&str, &str)] = &[
@@ -133,7 +177,7 @@ fn commands(document: &str) -> Result<Vec<String>> {
     let text = fs::read_to_string(root().join("docs").join(document))?;
     let mut block = None;
     let mut found = Vec::new();
-    for line in text.lines() {
+    for line in text.replace("\\\n", "").lines() {
         if let Some(language) = line.strip_prefix("```") {
             block = block.is_none().then_some(language);
         } else if block == Some("")
@@ -193,7 +237,8 @@ impl Reader {
     /// The command, with what is made before it and after it.
     fn follow(&self, command: &str) -> Result<()> {
         let of = |table: &[(&str, &'static str)]| {
-            table.iter().find(|(begin, _)| command.contains(begin)).map(|(_, extra)| *extra)
+            let wanted = table.iter().filter(|(begin, _)| command.contains(begin));
+            wanted.map(|(_, extra)| *extra).collect::<Vec<_>>()
         };
         for command in of(BEFORE).into_iter().chain([command]).chain(of(AFTER)) {
             // What serves at the other end may have begun only just now.
@@ -242,6 +287,8 @@ impl Reader {
             ("<state>", shown(&self.state)),
             ("<runtime>", shown(&self.runtime)),
             ("r-4", "r-1".to_owned()),
+            ("16acfed4...c5b65100.sig", "*.sig".to_owned()),
+            ("--host web-1", "--host $(uname -n)".to_owned()),
         ] {
             meant = meant.replace(written, &here);
         }

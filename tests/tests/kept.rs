@@ -392,7 +392,9 @@ fn leads_nowhere_else(snapshot: &str) -> Result<()> {
     {
         ensure!(get(&path, "")?.status == 400, "{path}");
     }
-    for path in ["/etc/passwd", "/proc/self/environ", "/nothing", &format!("/{snapshot}/state.json/")] {
+    let too_long = format!("/{snapshot}/{}", "a".repeat(300));
+    let no_folder = format!("/{snapshot}/state.json/");
+    for path in ["/etc/passwd", "/proc/self/environ", "/nothing", &no_folder, &too_long] {
         ensure!(get(path, "")?.status == 404, "{path}");
     }
     for method in ["POST", "PUT", "DELETE", "PATCH"] {

@@ -36,9 +36,12 @@ pub struct Arguments {
     /// Keep the guests' disks and logs, for `vm shell SYSTEM --of SCENARIO`: the first that was played in the guest
     #[arg(long)]
     keep: bool,
-    /// Power cuts on each system
-    #[arg(long, default_value_t = 10, value_name = "NUMBER", value_parser = clap::value_parser!(u32).range(1..=1000))]
-    cuts: u32,
+    /// Fewer swaps, connections and power cuts, as CI does
+    #[arg(long)]
+    quick: bool,
+    /// Power cuts on each system: 10 unless said, 2 with `--quick`
+    #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u32).range(1..=1000))]
+    cuts: Option<u32>,
     /// Choose the moments of the power cuts as an earlier run did
     #[arg(long, value_name = "NUMBER")]
     seed: Option<u64>,
@@ -84,13 +87,16 @@ pub fn test(root: &Path, arguments: &Arguments) -> Result<()> {
     // What one waits for the network with, the other builds with.
     let (emulator, payload) = std::thread::scope(|scope| {
         let emulator = scope.spawn(|| prepare(root, &systems));
-        let payload = payload::make(root);
+        let payload = payload::make(root, arguments.quick);
         (emulator.join().expect("making images does not panic"), payload)
     });
     let (emulator, payload) = (emulator?, payload?);
     println!("vm: all made and built, {:.0} s", began.elapsed().as_secs_f64());
-    let plan =
-        Plan { cuts: arguments.cuts, seed: arguments.seed.unwrap_or_else(some_seed), again: arguments.again };
+    let plan = Plan {
+        cuts: arguments.cuts.unwrap_or(if arguments.quick { 2 } else { 10 }),
+        seed: arguments.seed.unwrap_or_else(some_seed),
+        again: arguments.again,
+    };
     let bench = Bench { root: root.to_owned(), emulator, payload, keep: arguments.keep, plan };
     let lines = play_all(&bench, &systems, &scenarios);
     let failed = lines.iter().filter(|line| matches!(line.verdict, Verdict::Failed(_))).count();
@@ -114,7 +120,7 @@ pub fn shell(root: &Path, shell: &Shell) -> Result<()> {
     setup::run(root, &Need::VM)?;
     let _alone = alone(root)?;
     let emulator = prepare(root, &[system])?;
-    let payload = payload::make(root)?;
+    let payload = payload::make(root, false)?;
     let image = Image::of(root, system);
     let place = guest::Place::fresh(scenario::place(root, system.name, "shell"))?;
     let disk = match &shell.of {

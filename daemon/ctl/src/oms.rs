@@ -8,7 +8,7 @@ use crate::files;
 use crate::folder::{Folder, LeftOut};
 use crate::oms_import;
 use crate::render::{DIM, GOOD, STRONG, Screen, count};
-use crate::signing_key;
+use crate::signing_key::SigningKey;
 use crate::verify::Verified;
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
@@ -19,8 +19,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use turnout_manifest::Sha256;
 use turnout_manifest::key::PublicKey;
 use turnout_manifest::oms::{
-    Authorities, BUNDLE_MAX, Export, GIT_NAMES, Signer, Signers, Statement, Verification, compare, sign,
-    verify,
+    Authorities, BUNDLE_MAX, Export, GIT_NAMES, Signer, Signers, Statement, Verification, compare, verify,
 };
 use turnout_manifest::trust::{CheckResult, Outcome, Verdict};
 use turnout_onnx::Policy;
@@ -192,7 +191,7 @@ fn export(
     let refused = |path: &Path, error: &(dyn std::error::Error + 'static)| {
         Failure::new(Exit::Refused, format!("`{}` cannot be signed: {}", path.display(), chain(error)))
     };
-    let private = signing_key::software(key)?;
+    let key = SigningKey::open(key)?;
     let old = match files::open_regular(signature) {
         Ok(_) if there == Existing::Keep => {
             return Err(Failure::new(Exit::Failed, format!("`{}` is there already", signature.display()))
@@ -213,13 +212,15 @@ fn export(
     let mut left_out: Vec<String> = GIT_NAMES.map(str::to_owned).to_vec();
     left_out.extend(future_path_below(signature, dir));
     let export = Export { subject: name, files: &digests, ignored: &left_out };
-    let bundle = sign(&export, &private).map_err(|error| refused(dir, &error))?;
+    let signable = export.signable().map_err(|error| refused(dir, &error))?;
+    let public = key.public_key();
+    let bundle = signable.bundle(&public, &key.sign(&signable.signed_bytes())?);
     files::replace(signature, &bundle, 0o644)?;
     let exported = Exported {
         schema: SCHEMA,
         signature: signature.to_owned(),
         name: name.to_owned(),
-        key_id: private.public_key().id().to_string(),
+        key_id: public.id().to_string(),
         files: digests.len(),
     };
     screen.show(&exported, &exported_text(&exported, dir))?;

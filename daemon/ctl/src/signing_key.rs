@@ -37,13 +37,17 @@ impl SigningKey {
         }
     }
 
+    /// Its signature over a message: DER, low-S.
+    pub fn sign(&self, message: &[u8]) -> Result<Vec<u8>, Failure> {
+        match self {
+            Self::Software(key) => Ok(key.sign(message)),
+            Self::Token(key) => key.sign(message),
+        }
+    }
+
     /// Adds its signature to what the envelope holds.
     pub fn seal(&self, envelope: &mut Envelope) -> Result<(), Failure> {
-        let message = envelope.signed_bytes();
-        let signature = match self {
-            Self::Software(key) => key.sign(&message),
-            Self::Token(key) => key.sign(&message)?,
-        };
+        let signature = self.sign(&envelope.signed_bytes())?;
         envelope.attach(&self.public_key(), signature).map_err(|error| {
             Failure::from_error(Exit::Refused, &error)
                 .hint("each key signs once: another signer uses a key of their own")
@@ -52,12 +56,8 @@ impl SigningKey {
 }
 
 /// A key in a file or a credential, opened with its passphrase where it has one.
-pub fn software(arguments: &KeyArguments) -> Result<PrivateKey, Failure> {
+fn software(arguments: &KeyArguments) -> Result<PrivateKey, Failure> {
     let KeyArguments { key, passphrase } = arguments;
-    if key.starts_with(token::SCHEME) {
-        return Err(Failure::new(Exit::Usage, "a key in a token cannot be used here")
-            .hint("give a key in a file, or a `credential:NAME`"));
-    }
     let path = match key.strip_prefix("credential:") {
         Some(name) => secret::credential(name)?,
         None => PathBuf::from(key),

@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use turnout_manifest::Sha256;
 use turnout_manifest::key::PrivateKey;
-use turnout_manifest::oms::{BUNDLE_MAX, Export, RESOURCES_MAX, sign};
+use turnout_manifest::oms::{BUNDLE_MAX, Export, RESOURCES_MAX};
 
 #[derive(Deserialize)]
 struct Table {
@@ -284,7 +284,8 @@ fn no_bundle_under_the_caps_takes_more_than_64_mib() {
     let key = PrivateKey::from_pem(&fs::read_to_string(signed.path("key.pem")).unwrap()).unwrap();
     let many: BTreeMap<String, Sha256> =
         (0..RESOURCES_MAX).map(|at| (format!("{at:0>200}"), Sha256::of(b""))).collect();
-    let large = sign(&Export { subject: "m", files: &many, ignored: &[] }, &key).unwrap();
+    let signable = Export { subject: "m", files: &many, ignored: &[] }.signable().unwrap();
+    let large = signable.bundle(&key.public_key(), &key.sign(&signable.signed_bytes()));
     assert!(large.len() > BUNDLE_MAX * 3 / 4 && large.len() <= BUNDLE_MAX, "{}", large.len());
     let fill = |item: &str| format!("[{}0]", item.repeat((BUNDLE_MAX - 2) / item.len())).into_bytes();
     let text = format!("{{\"mediaType\":\"{}\"}}", "x".repeat(BUNDLE_MAX - 20)).into_bytes();

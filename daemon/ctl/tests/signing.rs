@@ -182,6 +182,11 @@ fn a_key_in_a_token_signs_and_stays_there() {
     let by_id = format!("pkcs11:token=release-token;id=%A1?module-path={MODULE}&pin-source=file:{pin}");
     place.ok(&format!("turnoutctl trust sign root.json --key {by_id}"));
 
+    fs::create_dir(place.path("folder")).unwrap();
+    fs::write(place.path("folder/labels.txt"), "bytes").unwrap();
+    place.ok(&format!("turnoutctl oms export folder --signature folder.sig --key {key}"));
+    place.ok("turnoutctl oms verify folder --signature folder.sig --key public.pem");
+
     place.draft("other.json", "public.pem");
     let sign = |key: &str| place.ctl(&format!("trust sign other.json --key {key}"));
     refused(&sign(&uri("nowhere", "release", &pin)), 1, &["no token fits"]);

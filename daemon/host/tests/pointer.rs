@@ -20,7 +20,7 @@ use turnout_host::store::StoredName;
 use turnout_manifest::Sha256;
 
 const SWAPS: u32 = 1000;
-/// How many swaps instead, where a machine is emulated and slow.
+/// How many swaps instead, where a machine is emulated and slow: an even number, the tests end as they began.
 const FEWER_SWAPS: &str = "TURNOUT_TEST_SWAPS";
 const READERS: usize = 4;
 /// As many as workers or containers may follow on a host.

@@ -22,7 +22,7 @@ pub use bundle::{
 };
 pub use certificate::{Authorities, CertificateError, ROOTS_MAX, ROOTS_TEXT_MAX};
 pub use evidence::{ASIDE, EVIDENCE_SCHEMA, Evidence};
-pub use export::{Export, ExportError, sign};
+pub use export::{Export, ExportError, Signable};
 pub use folder::{FOLDER_BYTES_MAX, Found, INERT_EMPTY, Open, compare};
 pub use members::ShapeError;
 pub use names::{GIT_NAMES, IGNORED_MAX, Ignored, NameError};

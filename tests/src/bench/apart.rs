@@ -15,7 +15,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use turnout_host::cells::{Cells, Class, Profile};
+use turnout_host::cells::{Cells, Class, Profile, StartedWorker};
 use turnout_host::linux_cells::{CellsConfig, LinuxCells};
 use turnout_host::mounts::detached_tree;
 use turnout_host::store::StoredName;
@@ -25,6 +25,8 @@ use turnout_protocol::worker::{Assignment, FromWorker, LISTENER_FD, ToWorker};
 
 /// First user id of its workers.
 const WORKER_UIDS: u32 = 62_000;
+/// Where those of a launcher beside begin, after them.
+const UIDS_BESIDE: u32 = 500;
 /// Longest wait for a worker's word.
 const DEADLINE: Timespec = Timespec { tv_sec: 20, tv_nsec: 0 };
 /// What its cells may use.
@@ -78,6 +80,7 @@ fn loopback_up() -> Result<()> {
 pub struct Place<'a> {
     /// The cells.
     pub cells: Arc<LinuxCells>,
+    config: CellsConfig,
     remains: &'a Remains,
 }
 
@@ -109,10 +112,30 @@ impl<'a> Place<'a> {
             uid_base: WORKER_UIDS,
             cell_log: Some(remains.folder.join("cells.log")),
         };
+        Self::with(remains, config)
+    }
+
+    /// Another launcher beside this one, whose workers are another program.
+    ///
+    /// # Errors
+    /// When it does not start.
+    pub fn beside(&self, worker: &Path) -> Result<Self> {
+        let config = CellsConfig {
+            socket: self.remains.folder.join("launcher-beside.sock"),
+            cgroup: self.remains.cgroup.join("beside"),
+            worker: worker.to_owned(),
+            uid_base: self.config.uid_base + UIDS_BESIDE,
+            cell_log: Some(self.remains.folder.join("cells-beside.log")),
+            ..self.config.clone()
+        };
+        Self::with(self.remains, config)
+    }
+
+    fn with(remains: &'a Remains, config: CellsConfig) -> Result<Self> {
         let model = models::file("digits", models::FIRST);
         let files = model.parent().context("the model lies in no folder")?.to_owned();
-        let cells = LinuxCells::open(config, Arc::new(move |_| detached_tree(&files)))?;
-        Ok(Self { cells: Arc::new(cells), remains })
+        let cells = LinuxCells::open(config.clone(), Arc::new(move |_| detached_tree(&files)))?;
+        Ok(Self { cells: Arc::new(cells), config, remains })
     }
 
     /// The cgroup below which the cells lie.
@@ -138,9 +161,7 @@ impl<'a> Place<'a> {
     /// # Errors
     /// When it does not get ready, with its reason.
     pub fn serve_in(&self, generation: Generation, profile: Profile) -> Result<Worker> {
-        let name = StoredName { model: "digits".parse()?, digest: Sha256::of(b"digits") };
-        self.cells.create_cell(generation, profile)?;
-        let started = self.cells.start_worker(generation, &name)?;
+        let started = self.start(generation, profile)?;
         let linked = self.cells.link(generation)?.context("the worker has ended")?;
         ensure!(matches!(hear(&linked.link)?, FromWorker::Hello { .. }), "the worker did not say hello");
         frame::send(&linked.link, &ToWorker::Assign(Box::new(assignment()?)))?;
@@ -153,13 +174,23 @@ impl<'a> Place<'a> {
         Ok(Worker { generation, pid, address, _link: linked.link })
     }
 
+    /// Makes a cell and starts its program, which is told nothing.
+    ///
+    /// # Errors
+    /// The launcher's own.
+    pub fn start(&self, generation: Generation, profile: Profile) -> Result<StartedWorker> {
+        let name = StoredName { model: "digits".parse()?, digest: Sha256::of(b"digits") };
+        self.cells.create_cell(generation, profile)?;
+        Ok(self.cells.start_worker(generation, &name)?)
+    }
+
     /// Ends a worker and removes its cell.
     ///
     /// # Errors
     /// The launcher's own.
-    pub fn end(&self, worker: &Worker) -> Result<()> {
-        self.cells.kill_worker(worker.generation)?;
-        Ok(self.cells.destroy_cell(worker.generation)?)
+    pub fn end(&self, generation: Generation) -> Result<()> {
+        self.cells.kill_worker(generation)?;
+        Ok(self.cells.destroy_cell(generation)?)
     }
 }
 

@@ -1,7 +1,7 @@
 //! The client of the benchmarks: one thread, raw sockets in a closed loop, requests made beforehand, answers read by
 //! their length alone, so that it costs far less than any server. What was measured is judged elsewhere.
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use bytes::Bytes;
 use rustix::event::Timespec;
 use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
@@ -88,20 +88,27 @@ pub fn requests(model: &str, bodies: &[Bytes], manner: Manner) -> Vec<Vec<u8>> {
 /// # Errors
 /// The first request that did not get a whole answer 200: a benchmark of failures means nothing.
 pub fn ask<Mark>(ask: &Ask<'_>, mark: impl Fn() -> Result<Mark>) -> Result<(Seen, Mark, Mark)> {
-    ensure!(ask.connections > 0 && !ask.requests.is_empty(), "nothing to ask");
-    let mut client = Client::new(ask)?;
-    for number in 0..ask.connections {
-        client.open(number)?;
-    }
-    client.turn_until(Instant::now() + WARM_UP)?;
-    client.latencies.clear();
+    let mut client = Client::warm(ask)?;
     let (before, began) = (mark()?, Instant::now());
-    client.turn_until(began + ask.duration)?;
-    let (elapsed, after) = (began.elapsed(), mark()?);
-    let mut latencies = std::mem::take(&mut client.latencies);
-    latencies.sort_unstable();
-    ensure!(!latencies.is_empty(), "no request was answered in {} ms", ask.duration.as_millis());
-    Ok((Seen { elapsed, latencies }, before, after))
+    client.turn_while(|| began.elapsed() < ask.duration)?;
+    let seen = client.seen(began)?;
+    Ok((seen, before, mark()?))
+}
+
+/// Asks for as long as `work` takes on a thread of its own; the duration that was asked for does not count.
+///
+/// # Errors
+/// The first request that did not get a whole answer 200, and those of the work.
+pub fn ask_during<T: Send>(ask: &Ask<'_>, work: impl FnOnce() -> Result<T> + Send) -> Result<(Seen, T)> {
+    let mut client = Client::warm(ask)?;
+    std::thread::scope(|scope| {
+        let began = Instant::now();
+        let working = scope.spawn(work);
+        client.turn_while(|| !working.is_finished())?;
+        let seen = client.seen(began)?;
+        let done = working.join().map_err(|_| anyhow!("the work that was asked beside has panicked"))?;
+        Ok((seen, done?))
+    })
 }
 
 struct Client<'a> {
@@ -133,6 +140,19 @@ impl<'a> Client<'a> {
         Ok(Self { ask, epoll, connections, turn: 0, latencies: Vec::with_capacity(1 << 20) })
     }
 
+    /// A client whose connections are open and have asked for a while.
+    fn warm(ask: &'a Ask<'a>) -> Result<Self> {
+        ensure!(ask.connections > 0 && !ask.requests.is_empty(), "nothing to ask");
+        let mut client = Self::new(ask)?;
+        for number in 0..ask.connections {
+            client.open(number)?;
+        }
+        let end = Instant::now() + WARM_UP;
+        client.turn_while(|| Instant::now() < end)?;
+        client.latencies.clear();
+        Ok(client)
+    }
+
     fn open(&mut self, number: usize) -> Result<()> {
         let began = Instant::now();
         let address = self.ask.address;
@@ -157,11 +177,20 @@ impl<'a> Client<'a> {
         Ok(())
     }
 
-    fn turn_until(&mut self, end: Instant) -> Result<()> {
+    /// What was seen since then.
+    fn seen(&mut self, began: Instant) -> Result<Seen> {
+        let elapsed = began.elapsed();
+        let mut latencies = std::mem::take(&mut self.latencies);
+        latencies.sort_unstable();
+        ensure!(!latencies.is_empty(), "no request was answered in {} ms", elapsed.as_millis());
+        Ok(Seen { elapsed, latencies })
+    }
+
+    fn turn_while(&mut self, goes_on: impl Fn() -> bool) -> Result<()> {
         let nothing = Timespec::default();
         let timeout = if self.ask.manner == Manner::Awake { &nothing } else { &DEADLINE };
         let mut events: Vec<Event> = Vec::with_capacity(EVENTS);
-        while Instant::now() < end {
+        while goes_on() {
             events.clear();
             match epoll::wait(&self.epoll, rustix::buffer::spare_capacity(&mut events), Some(timeout)) {
                 Ok(0) if self.ask.manner != Manner::Awake => bail!("no answer for {} s", DEADLINE.tv_sec),

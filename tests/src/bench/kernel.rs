@@ -58,7 +58,7 @@ pub fn measure(place: &Place<'_>, effort: &Effort) -> Result<Vec<Line>> {
     for clients in VIEWS {
         lines.push(bench.both_views(clients, effort)?);
     }
-    place.end(&bench.worker)?;
+    place.end(bench.worker.generation)?;
     Ok(lines)
 }
 

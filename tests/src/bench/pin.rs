@@ -22,7 +22,7 @@ const PART: &str = "a core of its own beside a noisy neighbour (one spinning pro
 const SHARING: Generation = Generation(200);
 const OWNING: Generation = Generation(201);
 /// Before every process of ordinary priority.
-const FIRST_OF_ALL: i32 = -20;
+pub(super) const FIRST_OF_ALL: i32 = -20;
 /// Open at one time: enough that a request may wait behind another, as in use.
 const CONNECTIONS: usize = 4;
 
@@ -62,13 +62,13 @@ pub fn measure(place: &Place<'_>, effort: &Effort) -> Result<Vec<Line>> {
     let measured = bench.rounds(effort);
     setpriority_process(None, 0)?;
     sched_setaffinity(None, &before)?;
-    place.end(&bench.sharing)?;
-    place.end(&bench.owning)?;
+    place.end(SHARING)?;
+    place.end(OWNING)?;
     measured.map(|tails| lines(&tails))
 }
 
 /// CPUs beyond the first 64 are nobody's here.
-fn mask(cpus: &[u32]) -> u64 {
+pub(super) fn mask(cpus: &[u32]) -> u64 {
     cpus.iter().filter(|cpu| **cpu < 64).fold(0, |mask, cpu| mask | 1 << cpu)
 }
 
@@ -169,7 +169,7 @@ fn lines(tails: &Tails) -> Vec<Line> {
     lines
 }
 
-fn set(cpus: u64) -> CpuSet {
+pub(super) fn set(cpus: u64) -> CpuSet {
     let mut set = CpuSet::new();
     (0..64).filter(|cpu| cpus & (1 << cpu) != 0).for_each(|cpu| set.set(cpu));
     set

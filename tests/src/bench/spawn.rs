@@ -23,7 +23,7 @@ pub fn measure(place: &Place<'_>, effort: &Effort) -> Result<Vec<Line>> {
         let began = Instant::now();
         let worker = place.serve(Generation(FIRST + number))?;
         times.push(began.elapsed().as_secs_f64() * 1e3);
-        place.end(&worker)?;
+        place.end(worker.generation)?;
     }
     let times: Values = times.into_iter().collect();
     let (median, (_, longest)) = (times.median(), times.range());

@@ -43,7 +43,7 @@ pub fn measure(place: &Place<'_>, effort: &Effort) -> Result<Vec<Line>> {
     }
     lines.push(Line::told(PART, "connections in all").found(all.to_string(), json!({"connections": all})));
     for worker in &workers {
-        place.end(worker)?;
+        place.end(worker.generation)?;
     }
     Ok(lines)
 }

@@ -8,6 +8,7 @@ use anyhow::{Context, Result, bail};
 use rustix::process::{Pid, Signal, kill_process};
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 const NAME: &str = "bench";
@@ -30,6 +31,8 @@ pub struct Stage {
     pub ctl: Ctl,
     /// Where `digits` is served.
     pub address: SocketAddr,
+    /// The private key whose signature counts for the test models.
+    pub key: PathBuf,
 }
 
 impl Stage {
@@ -38,6 +41,14 @@ impl Stage {
     /// # Errors
     /// When it does not start, or the command's own message.
     pub fn set(settings: &Settings, versions: &[&str]) -> Result<Self> {
+        Self::configured(settings, versions, &[])
+    }
+
+    /// The same, with these keys of its configuration set.
+    ///
+    /// # Errors
+    /// When it does not start, or the command's own message.
+    pub fn configured(settings: &Settings, versions: &[&str], keys: &[(&str, &str)]) -> Result<Self> {
         let port = free_port()?;
         let mut instance = Instance::create(daemon::Settings {
             name: NAME.into(),
@@ -47,6 +58,9 @@ impl Stage {
             programs: settings.programs.clone(),
             onnxruntime: settings.onnxruntime.clone(),
         })?;
+        for (key, value) in keys {
+            instance.configure(key, value)?;
+        }
         instance.start()?;
         let ctl = instance.ctl();
         let key = models::trusted_key(&ctl, instance.folder())?;
@@ -55,7 +69,7 @@ impl Stage {
             models::sign(&ctl, &bundle, &key)?;
             models::import(&ctl, &bundle)?.expect(0)?;
         }
-        Ok(Self { instance, ctl, address: SocketAddr::from((Ipv4Addr::LOCALHOST, port)) })
+        Ok(Self { instance, ctl, address: SocketAddr::from((Ipv4Addr::LOCALHOST, port)), key })
     }
 
     /// Brings the first version live and waits for it.

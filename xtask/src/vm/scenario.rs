@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 /// Longest time of a scenario between two boots.
-const LIMIT: Duration = Duration::from_secs(900);
+const LIMIT: Duration = Duration::from_secs(2400);
 /// Longest time for asking a guest after a failure.
 const ASK_LIMIT: Duration = Duration::from_secs(60);
 /// A scenario's way of saying: boot again, and call me again.

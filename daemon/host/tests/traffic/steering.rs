@@ -48,14 +48,18 @@ fn foretold(stream: &TcpStream, candidate_upto: u64) -> &'static str {
     ["candidate", "stable"][arm_at(&route, point(&route, &flow)) as usize]
 }
 
+const CONNECTIONS: u64 = 20_000;
+/// How many connections instead, where a machine is emulated and slow.
+const FEWER_CONNECTIONS: &str = "TURNOUT_TEST_CONNECTIONS";
+
 #[test]
 fn connections_split_as_asked_as_foretold_and_each_is_counted_once() {
-    const CONNECTIONS: u64 = 20_000;
+    let connections = std::env::var(FEWER_CONNECTIONS).map_or(CONNECTIONS, |fewer| fewer.parse().unwrap());
     let mut scene = Scene::new();
     let traffic = scene.pair(Spread::Weight, 5_000);
     let count = || {
         let mut met = BTreeMap::<String, u64>::new();
-        for _ in 0..CONNECTIONS / 4 {
+        for _ in 0..connections / 4 {
             let mut stream = TcpStream::connect(public()).unwrap();
             let (status, name) = ask(&mut stream, "").unwrap();
             assert_eq!((status, name.as_str()), (200, foretold(&stream, 5_000 * (1 << 32) / 100_000)));
@@ -72,14 +76,22 @@ fn connections_split_as_asked_as_foretold_and_each_is_counted_once() {
         }
         met
     });
-    let expected = CONNECTIONS as f64 * 0.05;
+    let expected = connections as f64 * 0.05;
     let off = met["candidate"] as f64 - expected;
-    let chi_square = off * off / expected + off * off / (CONNECTIONS as f64 - expected);
+    let chi_square = off * off / expected + off * off / (connections as f64 - expected);
     assert!(chi_square < 15.1, "{met:?}: chi-square {chi_square} (p < 0.0001)");
     for (generation, name) in [(STABLE, "stable"), (CANDIDATE, "candidate")] {
         let seen = traffic.sample(generation).unwrap();
-        let counts = [seen.requests, seen.success, seen.opened, seen.closed, seen.latencies.iter().sum()];
-        assert_eq!(counts, [met[name]; 5], "{name}: requests, success, opened, closed, latencies");
+        let counts = [seen.requests, seen.success, seen.opened, seen.closed];
+        assert_eq!(counts, [met[name]; 4], "{name}: requests, success, opened, closed");
+        // A client that is woken on another CPU may send its request past its own acknowledgement of the handshake:
+        // the listener gets both as one, and when they came is not known. This is far more than that makes.
+        let timed: u64 = seen.latencies.iter().sum();
+        assert!(
+            (met[name] - met[name] / 1000 - 2..=met[name]).contains(&timed),
+            "{name}: {timed} of {}",
+            met[name]
+        );
         assert_eq!(
             [seen.client_errors, seen.server_errors, seen.not_http, seen.aborted, seen.client_gone],
             [0; 5]

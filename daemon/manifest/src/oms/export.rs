@@ -6,7 +6,7 @@ use super::statement::{PREDICATE_TYPE, RESOURCES_MAX, STATEMENT_TYPE};
 use crate::digest::{Hasher, Sha256};
 use crate::document::printable;
 use crate::envelope::pre_authentication_encoding;
-use crate::key::PrivateKey;
+use crate::key::PublicKey;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
@@ -37,39 +37,58 @@ pub struct Export<'a> {
     pub ignored: &'a [String],
 }
 
-/// Signs the files and gives the bundle as JSON.
-///
-/// # Errors
-/// [`ExportError`]: what the verifier here would refuse is not signed.
-pub fn sign(export: &Export<'_>, key: &PrivateKey) -> Result<Vec<u8>, ExportError> {
-    if export.subject.is_empty() {
-        return Err(ExportError::Subject);
-    }
-    if export.files.is_empty() || export.files.len() > RESOURCES_MAX {
-        return Err(ExportError::FileCount(export.files.len()));
-    }
-    for name in export.files.keys() {
-        names::check(name)?;
-        if export.ignored.contains(name) {
-            return Err(NameError::SignedAndIgnored(printable(name)).into());
+/// What a key has yet to sign.
+#[derive(Debug, Clone)]
+pub struct Signable {
+    payload: Vec<u8>,
+}
+
+impl Export<'_> {
+    /// The statement over the files.
+    ///
+    /// # Errors
+    /// [`ExportError`]: what the verifier here would refuse is not signed.
+    pub fn signable(&self) -> Result<Signable, ExportError> {
+        if self.subject.is_empty() {
+            return Err(ExportError::Subject);
         }
+        if self.files.is_empty() || self.files.len() > RESOURCES_MAX {
+            return Err(ExportError::FileCount(self.files.len()));
+        }
+        for name in self.files.keys() {
+            names::check(name)?;
+            if self.ignored.contains(name) {
+                return Err(NameError::SignedAndIgnored(printable(name)).into());
+            }
+        }
+        names::check_apart(&self.files.keys().map(String::as_str).collect())?;
+        let payload = serde_json::to_vec_pretty(&statement(self)).expect("texts and lists always serialize");
+        Ok(Signable { payload })
     }
-    names::check_apart(&export.files.keys().map(String::as_str).collect())?;
-    let payload = serde_json::to_vec_pretty(&statement(export)).expect("texts and lists always serialize");
-    let signature = key.sign(&pre_authentication_encoding(PAYLOAD_TYPE, &payload));
-    let bundle = json!({
-        "mediaType": MEDIA_TYPE,
-        "verificationMaterial": {
-            "publicKey": { "hint": key.public_key().pem_fingerprint().hex() },
-            "tlogEntries": [],
-        },
-        "dsseEnvelope": {
-            "payload": STANDARD.encode(&payload),
-            "payloadType": PAYLOAD_TYPE,
-            "signatures": [{ "sig": STANDARD.encode(signature), "keyid": "" }],
-        },
-    });
-    Ok(serde_json::to_vec(&bundle).expect("texts and lists always serialize"))
+}
+
+impl Signable {
+    /// The bytes that are signed.
+    pub fn signed_bytes(&self) -> Vec<u8> {
+        pre_authentication_encoding(PAYLOAD_TYPE, &self.payload)
+    }
+
+    /// The bundle as JSON, with this key's signature (DER) over [`Signable::signed_bytes`].
+    pub fn bundle(&self, key: &PublicKey, signature: &[u8]) -> Vec<u8> {
+        let bundle = json!({
+            "mediaType": MEDIA_TYPE,
+            "verificationMaterial": {
+                "publicKey": { "hint": key.pem_fingerprint().hex() },
+                "tlogEntries": [],
+            },
+            "dsseEnvelope": {
+                "payload": STANDARD.encode(&self.payload),
+                "payloadType": PAYLOAD_TYPE,
+                "signatures": [{ "sig": STANDARD.encode(signature), "keyid": "" }],
+            },
+        });
+        serde_json::to_vec(&bundle).expect("texts and lists always serialize")
+    }
 }
 
 /// The resources stand in the order of their names' code points, as the written specification wants it.

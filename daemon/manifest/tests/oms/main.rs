@@ -21,7 +21,7 @@ use std::io::{Cursor, Read};
 use turnout_manifest::Sha256;
 use turnout_manifest::envelope::pre_authentication_encoding;
 use turnout_manifest::key::PrivateKey;
-use turnout_manifest::oms::{BUNDLE_MAX, Export, PAYLOAD_TYPE, RESOURCES_MAX, compare, sign, verify};
+use turnout_manifest::oms::{BUNDLE_MAX, Export, PAYLOAD_TYPE, RESOURCES_MAX, compare, verify};
 use turnout_manifest::trust::{Outcome, Verdict};
 
 #[test]
@@ -194,7 +194,7 @@ fn what_is_beyond_the_limits_is_rejected() {
 fn what_would_be_rejected_is_not_exported() {
     for names in [&["a", "a/b"][..], &["A", "a"], &["../a"], &[]] {
         let files = names.iter().map(|name| ((*name).to_owned(), Sha256::of(b""))).collect();
-        assert!(sign(&Export { subject: "m", files: &files, ignored: &[] }, &KEY).is_err(), "{names:?}");
+        assert!(Export { subject: "m", files: &files, ignored: &[] }.signable().is_err(), "{names:?}");
     }
 }
 

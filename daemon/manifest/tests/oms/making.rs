@@ -10,7 +10,7 @@ use turnout_manifest::Sha256;
 use turnout_manifest::envelope::pre_authentication_encoding;
 use turnout_manifest::key::PrivateKey;
 use turnout_manifest::oms::{
-    Export, Found, MEDIA_TYPE, PAYLOAD_TYPE, Signer, Signers, Verification, compare, sign, verify,
+    Export, Found, MEDIA_TYPE, PAYLOAD_TYPE, Signer, Signers, Verification, compare, verify,
 };
 use turnout_manifest::trust::{CheckResult, Outcome, Verdict};
 
@@ -42,7 +42,9 @@ pub fn contents() -> BTreeMap<&'static str, &'static [u8]> {
 
 pub fn exported(files: &BTreeMap<&'static str, &'static [u8]>) -> Vec<u8> {
     let files = files.iter().map(|(name, bytes)| ((*name).to_owned(), Sha256::of(bytes))).collect();
-    sign(&Export { subject: "m", files: &files, ignored: &[".git".to_owned()] }, &KEY).unwrap()
+    let export = Export { subject: "m", files: &files, ignored: &[".git".to_owned()] };
+    let signable = export.signable().unwrap();
+    signable.bundle(&KEY.public_key(), &KEY.sign(&signable.signed_bytes()))
 }
 
 /// A statement over these resources with a root digest that fits.

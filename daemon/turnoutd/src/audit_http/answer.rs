@@ -65,7 +65,12 @@ async fn read(folder: Arc<Folder>, request: &Request<Incoming>) -> Response<Body
             StatusCode::FORBIDDEN,
             "this snapshot was made by an earlier version: mount it with `turnoutctl audit mount`",
         ),
-        _ => refused(StatusCode::NOT_FOUND, "no such file"),
+        // A name that is too long is none that is there.
+        Ok(Ok(_) | Err(HostError::Content { .. })) => refused(StatusCode::NOT_FOUND, "no such file"),
+        Ok(Err(HostError::Os { source, .. })) if source.kind() == io::ErrorKind::InvalidFilename => {
+            refused(StatusCode::NOT_FOUND, "no such file")
+        }
+        _ => refused(StatusCode::INTERNAL_SERVER_ERROR, "the snapshot cannot be read: is its disk well?"),
     }
 }
 
