@@ -353,6 +353,24 @@ pub fn whole(tally: &Tally) -> Result<()> {
     Ok(())
 }
 
+/// Writes a text, for instance out of a command's JSON, into a file of this name.
+///
+/// # Errors
+/// The file system's own.
+pub fn keep(scene: &Scene, name: &str, text: &str) -> Result<PathBuf> {
+    let path = scene.instance.folder().join(name);
+    fs::write(&path, text)?;
+    Ok(path)
+}
+
+/// A path as an argument.
+///
+/// # Errors
+/// When it is no UTF-8.
+pub fn text(path: &Path) -> Result<&str> {
+    path.to_str().context("a path that is no text")
+}
+
 /// The names in a folder, sorted; empty when there is no folder.
 pub fn names(folder: &Path) -> Vec<String> {
     let entries = fs::read_dir(folder).into_iter().flatten().flatten();

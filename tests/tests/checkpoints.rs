@@ -3,22 +3,11 @@
 
 use anyhow::{Context, Result, ensure};
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use turnout_journal::{Hash, TreeHead};
 use turnout_scenarios::daemon::Answered;
-use turnout_scenarios::scenario::{Scene, play};
+use turnout_scenarios::scenario::{keep, play, text};
 use turnout_scenarios::witness::Witness;
-
-/// Writes a text of a command's JSON into a file of this name.
-fn keep(scene: &Scene, name: &str, text: &str) -> Result<PathBuf> {
-    let path = scene.instance.folder().join(name);
-    fs::write(&path, text)?;
-    Ok(path)
-}
-
-fn text(path: &Path) -> Result<&str> {
-    path.to_str().context("a path that is no text")
-}
 
 fn refused(answer: Answered, says: &str) -> Result<()> {
     let answer = answer.expect(3)?;

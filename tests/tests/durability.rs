@@ -56,7 +56,7 @@ fn full(name: &str, (kind, bytes): (FileSystem, u64)) -> Result<()> {
     let place = Place::new(name)?;
     let disk = place.file_system(kind, bytes)?;
     let dir = disk.path().join("journal");
-    let options = OpenOptions { segment_bytes: 64 << 10, reserve_bytes: 4 << 20 };
+    let options = OpenOptions { segment_bytes: 64 << 10, reserve_bytes: 4 << 20, ..OpenOptions::default() };
     let (journal, _) = Journal::open(&dir, options.clone())?;
     let body = vec![b'x'; 2000];
     journal.append(&body)?;

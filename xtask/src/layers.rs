@@ -41,6 +41,7 @@ const EDGES: [(&str, &[&str]); 19] = [
     (
         "turnout-fuzz",
         &[
+            "turnout-engine",
             "turnout-inference",
             "turnout-journal",
             "turnout-launcher-wire",

@@ -369,10 +369,12 @@ pub enum AuditCommand {
         /// Go on as records are written
         #[arg(long)]
         follow: bool,
-        /// First record
-        #[arg(long, value_name = "SEQ", default_value_t = 0)]
-        from: u64,
+        /// First record; without it, the first that is there
+        #[arg(long, value_name = "SEQ")]
+        from: Option<u64>,
     },
+    /// How far back the journal goes, how long its records stay, what keeps them, and what was pruned
+    Journal,
     /// Read every record again and check it, and every signed checkpoint; with DIR without the daemon; exits 3 when
     /// something does not hold
     Verify {

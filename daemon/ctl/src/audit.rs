@@ -4,14 +4,16 @@
 use crate::args::AuditCommand;
 use crate::args::Output;
 use crate::error::{Exit, Failure};
+use crate::journal;
 use crate::proofs;
 use crate::render::{DIM, GOOD, STRONG, Screen, count, safe, time};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
-use turnout_journal::{JournalError, Verified, log_origin, origin, verify_signed};
-use turnout_manifest::Percent;
+use turnout_journal::{JournalError, Record, Verified, log_origin, origin, verify_each};
+use turnout_manifest::{Percent, Sha256};
 use turnout_protocol::client::{Client, Tail};
 use turnout_protocol::control::{AuditRecord, AuditVerified, SCHEMA};
+use turnout_protocol::journal::Prunings;
 
 /// Longest value of a record's field that is shown in a line of text.
 const SHOWN_MAX: usize = 120;
@@ -25,6 +27,7 @@ pub async fn run(client: &Client, screen: &mut Screen, command: AuditCommand) ->
             let tail = if follow { Tail::Follow } else { Tail::Stop };
             log(client, screen, from, tail).await
         }
+        AuditCommand::Journal => journal::show(client, screen).await.map(|()| Exit::Done),
         AuditCommand::Verify { dir: None, .. } => {
             let verified = client.audit_verify().await?;
             show_verified(screen, &verified, "as the daemon read it")
@@ -35,11 +38,16 @@ pub async fn run(client: &Client, screen: &mut Screen, command: AuditCommand) ->
     }
 }
 
-async fn log(client: &Client, screen: &mut Screen, from: u64, tail: Tail) -> Result<Exit, Failure> {
+async fn log(client: &Client, screen: &mut Screen, from: Option<u64>, tail: Tail) -> Result<Exit, Failure> {
     let mut records = client.audit_log(from, tail).await?;
+    let mut is_first = from.is_none();
     // A log goes on: one value per line in every JSON form.
     while let Some(record) = records.next().await? {
+        let beginning_is_gone = std::mem::take(&mut is_first) && record.seq > 0;
         match screen.output {
+            Output::Text if beginning_is_gone => {
+                screen.text(&(journal::missing(record.seq) + &line(&record)))?;
+            }
             Output::Text => screen.text(&line(&record))?,
             Output::Json | Output::Ndjson => screen.line_of(&record)?,
         }
@@ -117,21 +125,30 @@ fn figures(window: &Value) -> Option<String> {
 
 fn verify(screen: &mut Screen, dir: &Path, keys: &[PathBuf]) -> Result<Exit, Failure> {
     let dir = proofs::journal_in(dir);
-    let verified = read(&dir, keys).map_err(|error| match error {
+    let damaged = |failure: Failure| {
+        failure.hint(
+            "keep the folder as it is, and compare it with an older snapshot: `turnoutctl audit snapshots`",
+        )
+    };
+    let (verified, prunings) = read(&dir, keys).map_err(|error| match error {
         Unread::Key(failure) => failure,
         Unread::Journal(error @ (JournalError::Io { .. } | JournalError::NoJournal { .. })) => {
             Failure::from_error(Exit::Failed, &error)
         }
-        Unread::Journal(error) => Failure::from_error(Exit::Refused, &error).hint(
-            "keep the folder as it is, and compare it with an older snapshot: `turnoutctl audit snapshots`",
-        ),
+        Unread::Journal(error) => damaged(Failure::from_error(Exit::Refused, &error)),
     })?;
-    let ms = |ns: i64| u64::try_from(ns / 1_000_000).unwrap_or(0);
+    let base = verified.base.map(|base| Sha256(*base.as_bytes()));
+    // Without a key nobody knows what is signed.
+    let signed = verified.signed_size.filter(|_| !keys.is_empty());
+    let pruned = base.map(|base| prunings.vouch((verified.first, base), signed)).transpose();
+    let pruned = pruned.map_err(|error| damaged(Failure::from_error(Exit::Refused, &error)))?;
     let reply = AuditVerified {
         schema: SCHEMA.to_owned(),
         size: verified.size,
         root: verified.root.to_string(),
         segments: verified.segments,
+        first: verified.first,
+        pruned,
         first_ms: verified.first_time_ns.map(ms),
         last_ms: verified.last_time_ns.map(ms),
         origin: origin(verified.log_id),
@@ -152,22 +169,38 @@ enum Unread {
     Journal(JournalError),
 }
 
-fn read(dir: &Path, keys: &[PathBuf]) -> Result<Verified, Unread> {
-    if keys.is_empty() {
-        return turnout_journal::verify(dir).map_err(Unread::Journal);
-    }
-    let name = log_origin(dir).map_err(Unread::Journal)?;
-    let keys: Result<Vec<_>, _> = keys.iter().map(|file| proofs::key_in(file, &name)).collect();
-    verify_signed(dir, &keys.map_err(Unread::Key)?, &proofs::holds).map_err(Unread::Journal)
+fn read(dir: &Path, keys: &[PathBuf]) -> Result<(Verified, Prunings), Unread> {
+    let mut prunings = Prunings::default();
+    let mut see = |record: &Record| prunings.see((record.seq, ms(record.time_ns)), &record.body);
+    let verified = if keys.is_empty() {
+        verify_each(dir, None, &mut see)
+    } else {
+        let name = log_origin(dir).map_err(Unread::Journal)?;
+        let keys: Result<Vec<_>, _> = keys.iter().map(|file| proofs::key_in(file, &name)).collect();
+        verify_each(dir, Some((&keys.map_err(Unread::Key)?, &proofs::holds)), &mut see)
+    };
+    verified.map(|verified| (verified, prunings)).map_err(Unread::Journal)
+}
+
+/// Nanoseconds since the epoch as milliseconds.
+fn ms(nanoseconds: i64) -> u64 {
+    u64::try_from(nanoseconds / 1_000_000).unwrap_or(0)
 }
 
 fn show_verified(screen: &mut Screen, verified: &AuditVerified, how: &str) -> Result<Exit, Failure> {
+    let all = count(verified.size, "record");
+    let records = match verified.first {
+        0 => all,
+        first => format!("{} of {all}", verified.size.saturating_sub(first)),
+    };
     let mut text = format!(
-        "{GOOD}verified{GOOD:#}: {} in {}, every checksum and the tree over all hold ({how})\nroot   {}\n",
-        count(verified.size, "record"),
+        "{GOOD}verified{GOOD:#}: {records} in {}, every checksum and the tree over all hold ({how})\nroot   {}\n",
         count(verified.segments, "segment"),
         safe(&verified.root),
     );
+    if let Some(pruned) = &verified.pruned {
+        text += &format!("pruned {}; their hashes hold\n", journal::pruning(pruned));
+    }
     if let (Some(first), Some(last)) = (verified.first_ms, verified.last_ms) {
         text += &format!("first  {}\nlast   {}\n", time(first), time(last));
     }

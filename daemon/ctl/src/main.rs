@@ -11,6 +11,7 @@ mod exports;
 mod files;
 mod folder;
 mod html;
+mod journal;
 mod key;
 mod log;
 mod manifest;

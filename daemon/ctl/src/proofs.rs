@@ -251,10 +251,16 @@ pub fn refused(what: &str, error: &(dyn std::error::Error + 'static)) -> Failure
 
 /// A failure to read a journal or to prove something with it.
 pub fn of_journal(error: &JournalError) -> Failure {
+    let pruned = matches!(error, JournalError::Pruned { .. });
     let exit = if matches!(error, JournalError::Io { .. } | JournalError::NoJournal { .. }) {
         Exit::Failed
     } else {
         Exit::Refused
     };
-    Failure::from_error(exit, error)
+    let failure = Failure::from_error(exit, error);
+    if pruned {
+        return failure
+            .hint("`turnoutctl audit verify DIR` says when and by whom; an older copy may have it");
+    }
+    failure
 }

@@ -4,6 +4,7 @@ use crate::args::{Output, ReportArguments, ReportFormat};
 use crate::error::{Exit, Failure};
 use crate::files;
 use crate::html;
+use crate::journal;
 use crate::release;
 use crate::render::{
     BAD, DIM, GOOD, STRONG, Screen, Table, WARN, duration_ms, figure, pretty, safe, styled, time, words,
@@ -77,6 +78,7 @@ pub fn facts(report: &Report) -> Vec<(&'static str, String)> {
     facts.extend(plan_facts(&report.plan));
     facts.push(("snapshots", report.snapshots.join(", ")));
     facts.push(("journal", format!("records {} to {}", report.journal_range.0, report.journal_range.1)));
+    facts.extend(report.pruned.as_ref().map(|pruned| ("pruned", journal::pruning(pruned))));
     facts
 }
 

@@ -3,6 +3,7 @@
 use crate::args::{Since, SnapshotCommand, SnapshotsArguments};
 use crate::error::{Exit, Failure};
 use crate::exports;
+use crate::journal;
 use crate::render::{BAD, DIM, GOOD, STRONG, Screen, Table, WARN, count, figure, safe, styled, time, words};
 use std::fmt::Write as _;
 use std::path::Path;
@@ -12,6 +13,7 @@ use turnout_protocol::archive::{
     TakeSnapshot, UnmountSnapshot,
 };
 use turnout_protocol::client::{Client, SnapshotFilter};
+use turnout_protocol::journal::HoldJournal;
 
 /// Longest value of a change that is shown in a line of text.
 const SHOWN_MAX: usize = 100;
@@ -36,12 +38,21 @@ pub async fn run(client: &Client, screen: &mut Screen, command: SnapshotCommand)
             let text = format!("unmounted {} from `{}`\n", safe(&done.snapshot), safe(&done.unmounted));
             screen.show(&done, &text)?;
         }
-        SnapshotCommand::Hold { snapshot, reason } => {
-            let held = client.hold_snapshot(&snapshot, &HoldSnapshot { reason }).await?;
+        SnapshotCommand::Hold { what, reason, from } if what == journal::NAME => {
+            journal::hold(client, screen, &HoldJournal { reason, from }).await?;
+        }
+        SnapshotCommand::Hold { from: Some(_), .. } => {
+            return Err(Failure::new(Exit::Usage, "`--from` is for the journal: a snapshot is held whole"));
+        }
+        SnapshotCommand::Hold { what, reason, from: None } => {
+            let held = client.hold_snapshot(&what, &HoldSnapshot { reason }).await?;
             screen.show(&held, &format!("{GOOD}held{GOOD:#}\n{}", one(&held)))?;
         }
-        SnapshotCommand::ReleaseHold { snapshot } => {
-            let free = client.release_hold(&snapshot).await?;
+        SnapshotCommand::ReleaseHold { what } if what == journal::NAME => {
+            journal::release_hold(client, screen).await?;
+        }
+        SnapshotCommand::ReleaseHold { what } => {
+            let free = client.release_hold(&what).await?;
             screen.show(&free, &format!("the hold is over\n{}", one(&free)))?;
         }
         SnapshotCommand::Diff { from, to } => {
@@ -60,8 +71,9 @@ pub async fn run(client: &Client, screen: &mut Screen, command: SnapshotCommand)
             screen.show(&key, &key.public_key)?;
             anstream::eprintln!("key id  {}", safe(&key.key_id));
         }
-        SnapshotCommand::Prune { dry_run } => {
-            let pruned = client.prune(&Prune { dry_run }).await?;
+        SnapshotCommand::Prune { dry_run, before } => {
+            let request = Prune { dry_run, before_ms: before.map(moment_ms) };
+            let pruned = client.prune(&request).await?;
             screen.show(&pruned, &gone(&pruned))?;
             return Ok(if pruned.failed.is_empty() { Exit::Done } else { Exit::Failed });
         }
@@ -70,14 +82,19 @@ pub async fn run(client: &Client, screen: &mut Screen, command: SnapshotCommand)
 }
 
 fn filter(arguments: SnapshotsArguments) -> SnapshotFilter {
-    let since_ms = arguments.since.map(|since| match since {
+    let since_ms = arguments.since.map(moment_ms);
+    SnapshotFilter { model: arguments.model, version: arguments.version, since_ms }
+}
+
+/// Milliseconds since the epoch.
+fn moment_ms(moment: Since) -> u64 {
+    match moment {
         Since::At(ms) => ms,
         Since::Ago(ago) => {
             let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
             u64::try_from(now.saturating_sub(ago).as_millis()).unwrap_or(0)
         }
-    });
-    SnapshotFilter { model: arguments.model, version: arguments.version, since_ms }
+    }
 }
 
 fn shows(versions: &[SnapshotVersion]) -> String {
@@ -220,8 +237,13 @@ fn gone(pruned: &Pruned) -> String {
     for kept in &pruned.failed {
         let _ = writeln!(text, "{BAD}stays{BAD:#}  {}  {}", safe(&kept.what), safe(&kept.why));
     }
+    for kept in &pruned.kept {
+        let _ = writeln!(text, "{WARN}kept{WARN:#}  {}  {}", safe(&kept.what), safe(&kept.why));
+    }
     if text.is_empty() {
-        text = format!("nothing to delete\n{DIM}hint:{DIM:#} `turnoutctl store show` names the policy\n");
+        text = format!(
+            "nothing to delete\n{DIM}hint:{DIM:#} `turnoutctl store show` and `turnoutctl audit journal` name the policy\n"
+        );
     }
     text
 }

@@ -23,11 +23,12 @@ pub async fn status(client: &Client, screen: &mut Screen) -> Result<Exit, Failur
 fn text(status: &Status) -> String {
     let up = now_ms().saturating_sub(status.started_ms) / 1000 * 1000;
     let mut text = format!(
-        "turnoutd {}, pid {}, up {}; journal of {}, root {}\n",
+        "turnoutd {}, pid {}, up {}; journal of {}{}, root {}\n",
         safe(&status.daemon_version),
         status.pid,
         duration_ms(up),
         count(status.journal.size, "record"),
+        if status.journal.first > 0 { format!(" from {} on", status.journal.first) } else { String::new() },
         short(&status.journal.root),
     );
     text += &warnings(status);

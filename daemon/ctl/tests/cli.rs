@@ -136,6 +136,9 @@ fn kept(call: &str) -> (u16, Vec<u8>) {
         "GET /v1/audit/diff" => (200, golden("SnapshotDiff")),
         "GET /v1/audit/key" => (200, golden("HostKey")),
         "POST /v1/audit/prune" => (200, golden("Pruned")),
+        "GET /v1/audit/journal" | "POST /v1/audit/journal/hold" | "DELETE /v1/audit/journal/hold" => {
+            (200, golden("JournalState"))
+        }
         "GET /v1/store" | "POST /v1/store/grow" => (200, golden("Store")),
         "POST /v1/store/scrub" => (200, golden("Scrub")),
         _ => (404, problem("not-found", "no snapshot is named like that")),

@@ -1,6 +1,7 @@
 //! What is kept: audit snapshots and stored versions, who holds them, where they are mounted, and what is being
 //! deleted. Its records, and their fold. What may go is decided in [`crate::guard`] and [`crate::retention`].
 
+use crate::pruning::LogState;
 use crate::step::Moment;
 use crate::world::{Stamp, Stored};
 use serde::{Deserialize, Serialize};
@@ -189,6 +190,34 @@ pub enum ArchiveRecord {
         /// Why.
         why: String,
     },
+    /// Records of the journal must not be pruned from now on, whatever the policy says.
+    LogHeld {
+        /// The first record that is held; all after it are held too.
+        from: u64,
+        /// Who says so.
+        by: String,
+        /// Why.
+        reason: String,
+    },
+    /// That hold is over.
+    LogHoldReleased {
+        /// Who says so.
+        by: String,
+    },
+    /// The oldest records of the journal are about to be deleted. Their hashes stay, and what they came to.
+    LogPruned {
+        /// The first record that stays.
+        minimum_index: u64,
+        /// SHA-256 of what the records before it came to: the file `<minimum_index>.base` beside the segments.
+        base: Sha256,
+        /// Who, or what rule.
+        by: String,
+        /// Why.
+        why: String,
+        /// The first record that a legal hold keeps; absent where there is none.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        held_from: Option<u64>,
+    },
     /// The host signs with this key from now on.
     HostKeyMade {
         /// `sha256:` of its SubjectPublicKeyInfo.
@@ -197,7 +226,7 @@ pub enum ArchiveRecord {
 }
 
 /// A snapshot that the journal knows.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Taken {
     /// Why it was made.
     pub reason: Reason,
@@ -206,7 +235,7 @@ pub struct Taken {
 }
 
 /// A legal hold on a snapshot.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Hold {
     /// Who placed it.
     pub by: String,
@@ -217,7 +246,7 @@ pub struct Hold {
 }
 
 /// A snapshot mounted for a reader.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Grant {
     /// Which.
     pub snapshot: String,
@@ -248,6 +277,8 @@ pub struct Archive {
     pub host_key: Option<String>,
     /// When the daemon first ran on this journal, milliseconds since the epoch.
     pub since_ms: Option<u64>,
+    /// Holds and prunings of the journal itself.
+    pub log: LogState,
 }
 
 impl Archive {
@@ -280,6 +311,9 @@ impl Archive {
             // What becomes of the version itself is folded where the versions are.
             R::VersionDeleting { .. } => {}
             R::VersionKept { version, .. } => drop(self.removing.remove(&key(version))),
+            R::LogHeld { .. } | R::LogHoldReleased { .. } | R::LogPruned { .. } => {
+                self.log.apply(record, stamp)
+            }
             R::HostKeyMade { key_id } => self.host_key = Some(key_id.clone()),
             R::SnapshotRequested { .. }
             | R::SnapshotExported { .. }

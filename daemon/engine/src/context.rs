@@ -14,9 +14,9 @@ const CONTEXTS_KEPT: usize = 64;
 /// The audit contexts of what is remembered.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Contexts {
-    releases: BTreeMap<ReleaseId, Vec<AuditContext>>,
-    live: BTreeMap<ModelName, AuditContext>,
-    open: BTreeMap<String, AuditContext>,
+    pub(crate) releases: BTreeMap<ReleaseId, Vec<AuditContext>>,
+    pub(crate) live: BTreeMap<ModelName, AuditContext>,
+    pub(crate) open: BTreeMap<String, AuditContext>,
 }
 
 impl Contexts {

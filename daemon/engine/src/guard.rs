@@ -2,6 +2,7 @@
 //! A deletion is decided where releases are: nothing can begin between the look and the record.
 
 use crate::archive::{Archive, ArchiveRecord, Reason};
+use crate::pruning;
 use crate::record::Target;
 use crate::world::World;
 use std::fmt;
@@ -57,6 +58,31 @@ pub enum ArchiveWish {
         /// Snapshots that hold it.
         kept_in: Vec<String>,
     },
+    /// Keep the journal's records from this one on, whatever the policy says.
+    HoldLog {
+        /// The first one.
+        from: u64,
+        /// Who asks.
+        by: String,
+        /// Why.
+        reason: String,
+    },
+    /// End that hold.
+    ReleaseLogHold {
+        /// Who asks.
+        by: String,
+    },
+    /// Delete the journal's records before this one, whose base is written.
+    PruneLog {
+        /// The first one that stays.
+        minimum_index: u64,
+        /// SHA-256 of the base.
+        base: Sha256,
+        /// Who asks.
+        by: String,
+        /// Why.
+        why: String,
+    },
 }
 
 /// One reason why something stays.
@@ -79,6 +105,26 @@ pub enum Guard {
     LastGood(VersionRef),
     /// A release under way needs it.
     Release(ReleaseId),
+    /// A legal hold on the journal.
+    LogHeld {
+        /// From which record on.
+        from: u64,
+        /// Who placed it.
+        by: String,
+        /// Why.
+        reason: String,
+    },
+    /// A reader of the journal may still have to read it.
+    Reader {
+        /// The file with its place.
+        cursor: String,
+        /// From which record on, or why that cannot be told.
+        next: Result<u64, String>,
+    },
+    /// Only the first so many records are under a signed checkpoint.
+    Unsigned(u64),
+    /// Only the first so many records have their hashes kept apart from them.
+    Unhashed(u64),
 }
 
 impl fmt::Display for Guard {
@@ -91,6 +137,17 @@ impl fmt::Display for Guard {
             Self::Live(version) => write!(out, "`{version}` is live"),
             Self::LastGood(version) => write!(out, "a rollback returns to `{version}`"),
             Self::Release(release) => write!(out, "release {release} is under way"),
+            Self::LogHeld { from, by, reason } => {
+                write!(out, "the journal is held from record {from} on by {by}: {reason}")
+            }
+            Self::Reader { cursor, next: Ok(next) } => {
+                write!(out, "the reader with the cursor `{cursor}` goes on at record {next}")
+            }
+            Self::Reader { cursor, next: Err(why) } => {
+                write!(out, "the reader with the cursor `{cursor}` may need every record: {why}")
+            }
+            Self::Unsigned(size) => write!(out, "only {size} records are under a signed checkpoint"),
+            Self::Unhashed(size) => write!(out, "only {size} records have their hashes in tiles"),
         }
     }
 }
@@ -123,6 +180,22 @@ pub enum ArchiveRefusal {
     /// No such version.
     #[error("`{0}` is not in the store")]
     NoVersion(VersionRef),
+    /// The journal is held already.
+    #[error("the journal is held from record {from} on by {by}: {reason}")]
+    LogHeld {
+        /// From which record on.
+        from: u64,
+        /// Who placed it.
+        by: String,
+        /// Why.
+        reason: String,
+    },
+    /// Nobody holds the journal.
+    #[error("the journal is not held")]
+    LogNotHeld,
+    /// Somebody else was faster.
+    #[error("the records before {0} were pruned already")]
+    LogPruned(u64),
 }
 
 /// Decides a wish about what is kept.
@@ -165,6 +238,11 @@ pub fn decide(world: &World, wish: &ArchiveWish) -> Result<ArchiveRecord, Archiv
             unguarded(&version.to_string(), version_guards(world, version, stored.digest, kept_in))?;
             let (version, digest) = (version.clone(), stored.digest);
             Ok(ArchiveRecord::VersionDeleting { version, digest, by: by.clone(), why: why.clone() })
+        }
+        ArchiveWish::HoldLog { from, by, reason } => pruning::hold(archive, (*from, by, reason)),
+        ArchiveWish::ReleaseLogHold { by } => pruning::release_hold(archive, by),
+        ArchiveWish::PruneLog { minimum_index, base, by, why } => {
+            pruning::prune(archive, (*minimum_index, *base), (by, why))
         }
     }
 }

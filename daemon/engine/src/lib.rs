@@ -3,17 +3,19 @@
 //!
 //! Read in this order: [`step`] (what can be done to the host), [`plan`] (a release as a list of steps),
 //! [`advance`] (state x event -> records), [`world`] (records -> state), [`rollback`], [`slo`], [`cpus`]; [`set`] (releases
-//! that are promoted together). What is kept
-//! and what may go: [`archive`], [`guard`], [`retention`]. What is trusted: [`trust`]. The journal, its clock and a full
+//! that are promoted together). What is kept and what may go: [`archive`], [`guard`], [`retention`]; of the journal itself:
+//! [`pruning`], [`base`]. What is trusted: [`trust`]. The journal, its clock and a full
 //! disk: [`log`], [`reserve`].
 
 pub mod advance;
 pub mod archive;
+pub mod base;
 pub mod context;
 pub mod cpus;
 pub mod guard;
 pub mod log;
 pub mod plan;
+pub mod pruning;
 pub mod record;
 pub mod reserve;
 pub mod retention;
@@ -27,6 +29,7 @@ pub mod world;
 
 pub use advance::{Event, Refusal, decide};
 pub use archive::{Archive, ArchiveRecord, Reason};
+pub use base::Base;
 pub use context::Contexts;
 pub use guard::{ArchiveRefusal, ArchiveWish};
 pub use log::LogRecord;

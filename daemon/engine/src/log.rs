@@ -1,6 +1,7 @@
 //! Records about the journal itself and the clock its times come from. They change no release; their fold is nothing.
 
 use serde::{Deserialize, Serialize};
+use turnout_manifest::Sha256;
 
 /// Why the clock was read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -25,6 +26,15 @@ pub struct SignedLog {
     pub size: u64,
     /// RFC 6962 root over them, hex.
     pub root: String,
+}
+
+/// The base of a pruned log, as it was taken over into another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TakenBase {
+    /// The first record that is there.
+    pub minimum_index: u64,
+    /// SHA-256 of the base that stands for the records before it.
+    pub base: Sha256,
 }
 
 /// A record about the journal. On the wire it stands among the others, by its own `event`.
@@ -67,6 +77,9 @@ pub enum LogRecord {
         /// Where the log before is damaged; absent where all of it was taken over.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         damage: Option<String>,
+        /// Where the older records of the log before were pruned: the base that was taken over.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        pruned: Option<TakenBase>,
     },
     /// The journal's disk is full: its reserve was given up, so that what is under way can be ended and undone. Nothing
     /// new is begun.

@@ -3,6 +3,7 @@
 
 use crate::record::{End, Kind, Record};
 use crate::slo::Verdict;
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use turnout_manifest::ModelName;
 
@@ -18,7 +19,7 @@ pub struct Tally {
 }
 
 /// Totals of one model.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ModelTally {
     /// Releases that ended with the new version live, restarts of a dead worker not among them.
     pub promoted: u64,

@@ -80,7 +80,7 @@ pub struct Order {
 }
 
 /// The signed root in force, as far as the journal says.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct KnownRoot {
     /// Its version.
     pub version: u64,
@@ -89,7 +89,7 @@ pub struct KnownRoot {
 }
 
 /// An exception that was accepted.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct KnownException {
     /// Its model.
     pub model: ModelName,

@@ -12,6 +12,7 @@ use crate::record::{Cause, End, Kind, Planned, Record, Target};
 use crate::step::Step;
 use crate::tally::Tally;
 use crate::trust::TrustLog;
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use turnout_manifest::{Generation, ModelName, ReleaseId, SetName, Sha256, Version};
@@ -20,7 +21,7 @@ use turnout_manifest::{Generation, ModelName, ReleaseId, SetName, Sha256, Versio
 const ENDED_KEPT: usize = 64;
 
 /// Where and when a record was written.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Stamp {
     /// Position in the journal, from 0.
     pub seq: u64,
@@ -29,7 +30,7 @@ pub struct Stamp {
 }
 
 /// A version known to be in the store.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Stored {
     /// Digest of its manifest.
     pub digest: Sha256,
@@ -44,7 +45,7 @@ pub struct Stored {
 }
 
 /// One model.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Model {
     /// Its public port.
     pub port: u16,
@@ -85,8 +86,8 @@ pub struct World {
     pub trust: Arc<TrustLog>,
     /// Audit contexts of what is remembered; shared, as the releases are.
     pub contexts: Arc<Contexts>,
-    last_generation: u32,
-    last_release: u32,
+    pub(crate) last_generation: u32,
+    pub(crate) last_release: u32,
 }
 
 impl World {

@@ -5,13 +5,13 @@
 //! receiver has had for long enough to be safe. Records in between are given again, never missed.
 
 use std::collections::VecDeque;
-use std::fs::{self, File};
+use std::fs::{self, File, Permissions};
 use std::io::{self, Write};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
+use turnout_journal::{CURSOR_MAX, ReaderPlace};
 
-/// Longest text of a cursor: two numbers, a boot's id, and what is between them.
-const CURSOR_MAX: u64 = 128;
 /// After this time a receiver has a record on disk: journald syncs every five minutes (journald.conf(5)).
 const SETTLED: Duration = Duration::from_secs(600);
 /// Shortest time between two files on disk, as long as records come.
@@ -66,6 +66,13 @@ impl Cursor {
     /// The next record's number.
     pub fn next(&self) -> u64 {
         self.next
+    }
+
+    /// Goes on at this record where the ones before it were pruned; gives how many are not given for that.
+    pub fn skip_to(&mut self, first: u64) -> u64 {
+        let missed = first.saturating_sub(self.next);
+        self.next += missed;
+        missed
     }
 
     /// Notes that everything before this number was given. The file follows at once, or within a second while records
@@ -123,12 +130,10 @@ fn place(path: &Path, boot: &str) -> Result<(u64, u64), CursorError> {
         Err(source) => return Err(failed(source)),
     }
     let text = fs::read_to_string(path).map_err(failed)?;
-    let number = |word: &str| word.parse().map_err(|_| foreign());
-    match text.split_whitespace().collect::<Vec<_>>()[..] {
-        [next] => Ok((number(next)?, 0)),
-        [next, safe, of] if of == boot => Ok((number(next)?, number(safe)?)),
-        [_, safe, _] => Ok((number(safe)?, number(safe)?)),
-        _ => Err(foreign()),
+    let ReaderPlace { next, safe, boot: of } = text.parse().map_err(|_| foreign())?;
+    match of {
+        Some(of) if of != boot => Ok((safe, safe)),
+        _ => Ok((next, safe)),
     }
 }
 
@@ -138,10 +143,14 @@ fn boot_id() -> String {
     if id.trim().is_empty() { "unknown".to_owned() } else { id.trim().to_owned() }
 }
 
+/// Permissions of the file: whoever prunes the journal may read how far its reader is.
+const READABLE: u32 = 0o644;
+
 /// rename(2) leaves the old text or the new one, and after a power cut never an empty file: the new one is on disk first.
 fn replace(path: &Path, text: &str) -> io::Result<()> {
     let new = path.with_extension("new");
     let mut file = File::create(&new)?;
+    file.set_permissions(Permissions::from_mode(READABLE))?;
     file.write_all(text.as_bytes())?;
     file.sync_data()?;
     fs::rename(&new, path)
@@ -179,6 +188,18 @@ mod tests {
         cursor.waiting.clear();
         cursor.save().unwrap();
         assert_eq!((open("first").next(), open("second").next()), (30, 10));
+    }
+
+    #[test]
+    fn a_place_before_what_was_pruned_goes_on_after_it_and_the_file_can_be_read_by_who_prunes() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("cursor");
+        let mut cursor = Cursor::open(Some(&path)).unwrap();
+        assert_eq!((cursor.skip_to(7), cursor.skip_to(3), cursor.next()), (7, 0, 7));
+        cursor.advance(8).unwrap();
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, READABLE);
+        let place: ReaderPlace = fs::read_to_string(&path).unwrap().parse().unwrap();
+        assert_eq!((place.next, place.safe), (8, 0));
     }
 
     #[test]

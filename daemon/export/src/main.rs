@@ -15,7 +15,7 @@ use sink::{Sink, SinkError, event};
 use std::process::ExitCode;
 use std::time::Duration;
 use subjects::Subjects;
-use turnout_journal::{JournalError, Reader};
+use turnout_journal::{JournalError, Reader, first_record};
 
 /// How often a journal that has nothing new is looked at again: its writer cannot wake another user's process.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
@@ -67,6 +67,11 @@ fn run(arguments: &Arguments) -> Result<(), ExportError> {
 }
 
 fn give_all(arguments: &Arguments, cursor: &mut Cursor, sink: &mut Sink) -> Result<(), ExportError> {
+    let first = first_record(&arguments.journal).map_err(ExportError::Journal)?;
+    let missed = cursor.skip_to(first);
+    if missed > 0 && arguments.cursor.is_some() {
+        eprintln!("warning: {missed} records were pruned before they were given; going on at record {first}");
+    }
     let mut subjects = Subjects::new(&arguments.journal, cursor.next());
     let mut reader = Reader::open(&arguments.journal, cursor.next()).map_err(ExportError::Journal)?;
     loop {

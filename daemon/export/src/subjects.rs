@@ -4,7 +4,7 @@
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use turnout_journal::{JournalError, Reader, Record};
+use turnout_journal::{JournalError, Reader, Record, base};
 
 /// Releases and workers that are remembered, the newest of each. Records of older ones have ended.
 const KEPT: usize = 4096;
@@ -35,7 +35,8 @@ impl Subjects {
         Self { journal: journal.to_owned(), releases, workers, known_from_start: next == 0 }
     }
 
-    /// What this record is about. Reads the journal from its beginning, once, when that was said before.
+    /// What this record is about. Reads the journal from its beginning, once, when that was said before; of releases whose
+    /// records were pruned, what their base says.
     ///
     /// # Errors
     /// When the journal cannot be read.
@@ -59,7 +60,13 @@ impl Subjects {
 
     fn look_back(&mut self, to: u64) -> Result<(), JournalError> {
         self.known_from_start = true;
-        for record in Reader::open(&self.journal, 0)? {
+        let base = base(&self.journal)?;
+        let first = base.as_ref().map_or(0, |base| base.first);
+        for line in base.iter().flat_map(|base| base.bytes.split(|byte| *byte == b'\n')) {
+            let part: Value = serde_json::from_slice(line).unwrap_or(Value::Null);
+            self.learn(&part["state"]["planned"]);
+        }
+        for record in Reader::open(&self.journal, first)? {
             let record = record?;
             if record.seq >= to {
                 break;

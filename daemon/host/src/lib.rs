@@ -14,6 +14,7 @@ pub mod error;
 #[cfg(feature = "fake")]
 pub mod fake;
 mod image;
+mod journal_copy;
 mod launcher_client;
 mod linux;
 mod linux_archive;

@@ -38,8 +38,11 @@ impl Archive for Volume {
         let journal = path.join("journal");
         for name in names_in(&journal)? {
             let segment = journal.join(&name);
-            let size = fs::metadata(&segment).map_err(HostError::os("stat", segment.display()))?.len();
-            inside.journal.insert(name, size);
+            let found = fs::metadata(&segment).map_err(HostError::os("stat", segment.display()))?;
+            // The hashes of pruned records lie in a folder.
+            if found.is_file() {
+                inside.journal.insert(name, found.len());
+            }
         }
         let versions = path.join("versions");
         for name in names_in(&versions)? {

@@ -3,28 +3,23 @@
 
 use crate::HostError;
 use crate::beneath::{Kind, walk};
+use crate::journal_copy::copy_journal;
 use crate::linux_store::ENVELOPE;
 use crate::store::{Evidence, SnapshotInfo, StoredName};
 use crate::volume::{StoreKind, Volume, btrfs, make_folder, set_mode};
 use btrfsutil::subvolume::{SnapshotFlags, Subvolume};
 use rustix::fs::ioctl_ficlone;
 use std::collections::BTreeSet;
-use std::ffi::{OsStr, OsString};
-use std::fs::{self, File, OpenOptions};
+use std::ffi::OsString;
+use std::fs::{self, File};
 use std::io::{self, ErrorKind};
-use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-/// The journal's signed checkpoints, beside its segments.
-const CHECKPOINTS: &str = "checkpoints";
 /// Longest name of a snapshot, bytes.
 const NAME_MAX: usize = 64;
 /// Permissions of what is copied, whatever the daemon's umask: the folder above is root's alone, and the view of snapshots
 /// reads them without any right.
-const READABLE: u32 = 0o644;
-/// The end of a copied segment that must still be the same in the journal, bytes: a torn end that was cut off and
-/// written over shows there.
-const COMPARED: u64 = 64 << 10;
+pub(crate) const READABLE: u32 = 0o644;
 
 pub(crate) fn take(volume: &Volume, name: &str, evidence: &Evidence) -> Result<SnapshotInfo, HostError> {
     let path = volume.audit_folder().join(checked_name(name)?);
@@ -96,58 +91,6 @@ fn checked_document(name: &'static str) -> Result<&'static str, HostError> {
     Err(HostError::os("write", name)(io::Error::from(ErrorKind::InvalidInput)))
 }
 
-/// Segments and the file of checkpoints only grow, so only new bytes are copied; what the journal no longer has is taken
-/// out. The checkpoints come first (their name sorts behind the segments'): each is of records that are there by then.
-fn copy_journal(journal: &Path, copies: &Path) -> Result<(), HostError> {
-    let is_copied = |name: &OsString| {
-        Path::new(name).extension() == Some(OsStr::new("seg")) || name.as_os_str() == OsStr::new(CHECKPOINTS)
-    };
-    let segments: BTreeSet<_> = names_in(journal)?.into_iter().filter(is_copied).collect();
-    for name in segments.iter().rev() {
-        let copy = copies.join(name);
-        copy_segment(&journal.join(name), &copy)
-            .map_err(HostError::os("copy", journal.join(name).display()))?;
-        set_mode(&copy, READABLE)?;
-    }
-    for name in names_in(copies)?.into_iter().filter(|name| !segments.contains(name)) {
-        let copy = copies.join(name);
-        fs::remove_file(&copy).map_err(HostError::os("unlink", copy.display()))?;
-    }
-    Ok(())
-}
-
-/// Copies up to the length seen at first: what is appended meanwhile belongs to the next snapshot.
-fn copy_segment(from: &Path, to: &Path) -> io::Result<()> {
-    let from = File::open(from)?;
-    let to = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(to)?;
-    let length = from.metadata()?.len();
-    let mut have = to.metadata()?.len();
-    if have > length || !same_end(&from, &to, have)? {
-        to.set_len(0)?;
-        have = 0;
-    }
-    let mut block = vec![0; 256 << 10];
-    while have < length {
-        let most = usize::try_from(length - have).map_or(block.len(), |left| left.min(block.len()));
-        let count = from.read_at(&mut block[..most], have)?;
-        if count == 0 {
-            return Err(ErrorKind::UnexpectedEof.into());
-        }
-        to.write_all_at(&block[..count], have)?;
-        have += count as u64;
-    }
-    Ok(())
-}
-
-fn same_end(from: &File, to: &File, have: u64) -> io::Result<bool> {
-    let compared = have.min(COMPARED);
-    let size = usize::try_from(compared).expect("at most 64 KiB");
-    let (mut original, mut copy) = (vec![0; size], vec![0; size]);
-    from.read_exact_at(&mut original, have - compared)?;
-    to.read_exact_at(&mut copy, have - compared)?;
-    Ok(original == copy)
-}
-
 /// Brings `versions/` of the evidence to exactly these. A version never changes, so one that is there is whole.
 fn share_versions(volume: &Volume, live: &[StoredName]) -> Result<(), HostError> {
     let folder = volume.evidence_folder().join("versions");
@@ -187,7 +130,7 @@ fn share_file(from: &Path, to: &Path) -> Result<(), HostError> {
     set_mode(to, 0o444)
 }
 
-fn names_in(folder: &Path) -> Result<Vec<OsString>, HostError> {
+pub(crate) fn names_in(folder: &Path) -> Result<Vec<OsString>, HostError> {
     let entries = fs::read_dir(folder).and_then(|entries| {
         entries.map(|entry| entry.map(|entry| entry.file_name())).collect::<io::Result<Vec<_>>>()
     });

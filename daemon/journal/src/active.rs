@@ -5,7 +5,7 @@ use std::fs::{File, OpenOptions};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::disk::{Disk, Point};
 use crate::error::{JournalError, Result};
@@ -25,6 +25,7 @@ pub(crate) struct Place {
     pub(crate) directory: Arc<File>,
     pub(crate) disk: Arc<dyn Disk>,
     pub(crate) segment_bytes: u64,
+    pub(crate) segment_age: Duration,
 }
 
 /// A record on its way to the disk.
@@ -41,6 +42,7 @@ pub(crate) struct Active {
     file: File,
     length: u64,
     first_seq: u64,
+    created_ns: i64,
     log_id: Hash,
     tree: Tree,
     last_trailer: Hash,
@@ -49,11 +51,12 @@ pub(crate) struct Active {
 }
 
 impl Active {
-    /// Takes up an unsealed segment whose last valid batch ends at `length`; `head` is what a successor's header would say.
+    /// Takes up an unsealed segment whose last valid batch ends at `length`; `head` is what a successor's header would say,
+    /// but for the time: that is the segment's own.
     pub(crate) fn resume(place: Place, file: File, (first_seq, length): (u64, u64), head: Header) -> Active {
-        let Header { log_id, tree, last_trailer, .. } = head;
+        let Header { log_id, created_ns, tree, last_trailer } = head;
         let path = place.dir.join(file_name(first_seq));
-        Active { place, path, file, length, first_seq, log_id, tree, last_trailer, sealed: false }
+        Active { place, path, file, length, first_seq, created_ns, log_id, tree, last_trailer, sealed: false }
     }
 
     /// Creates the segment with this header. It gets its name only once the header is durable.
@@ -94,11 +97,20 @@ impl Active {
         &self.tree
     }
 
-    /// Seals this segment and starts the next one, if it has records and the batch does not fit with a seal after it.
+    /// Whether the segment was begun so long ago that it ends: whole segments are all that can ever be pruned.
+    fn is_old(&self) -> bool {
+        // A clock that was set back makes it young.
+        let age = u128::try_from(i128::from(now_ns()) - i128::from(self.created_ns)).unwrap_or(0);
+        age >= self.place.segment_age.as_nanos()
+    }
+
+    /// Seals this segment and starts the next one, if it has records and is old, or the batch does not fit with a seal
+    /// after it.
     fn roll_unless_fits(&mut self, batch_bytes: usize) -> Result<()> {
         let needed = (batch_bytes + SEAL_BYTES) as u64;
         let records = self.tree.size() - self.first_seq;
-        if records == 0 || self.length + needed <= self.place.segment_bytes {
+        let fits = self.length + needed <= self.place.segment_bytes;
+        if records == 0 || (fits && !self.sealed && !self.is_old()) {
             return Ok(());
         }
         if !self.sealed {
@@ -132,6 +144,6 @@ pub(crate) fn open_for_writing(path: &Path) -> Result<File> {
 
 /// Nanoseconds since 1970 UTC by the wall clock, however wrong it is.
 pub(crate) fn now_ns() -> i64 {
-    let since = |duration: std::time::Duration| i64::try_from(duration.as_nanos()).unwrap_or(i64::MAX);
+    let since = |duration: Duration| i64::try_from(duration.as_nanos()).unwrap_or(i64::MAX);
     SystemTime::now().duration_since(UNIX_EPOCH).map_or_else(|before| -since(before.duration()), since)
 }

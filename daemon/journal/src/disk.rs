@@ -38,6 +38,22 @@ pub(crate) enum Point {
     CutTruncate,
     /// Make the cut durable.
     CutSync,
+    /// Make the hashes of what is to be pruned durable.
+    TilesSync,
+    /// Write a base under a temporary name.
+    BaseWrite,
+    /// Make it durable.
+    BaseSync,
+    /// Give it its name.
+    BaseRename,
+    /// Make the name durable.
+    BaseDirectorySync,
+    /// Remove a pruned segment.
+    SegmentRemove,
+    /// Make that durable before the next one goes.
+    SegmentRemoveSync,
+    /// Remove the base of an earlier beginning.
+    BaseRemove,
 }
 
 /// Changes files.
@@ -50,6 +66,10 @@ pub(crate) trait Disk: Send + Sync {
     fn rename(&self, point: Point, from: &Path, to: &Path) -> io::Result<()>;
     /// Cuts a file to this length.
     fn truncate(&self, point: Point, file: &File, length: u64) -> io::Result<()>;
+    /// Removes a file.
+    fn remove(&self, _: Point, path: &Path) -> io::Result<()> {
+        fs::remove_file(path)
+    }
 }
 
 /// The real one.
@@ -65,6 +85,8 @@ impl Disk for SystemDisk {
         match point {
             // Data and length are all that an append changes.
             Point::BatchSync | Point::SealSync => file.sync_data(),
+            // Tiles lie in many folders, each with a name that must last.
+            Point::TilesSync => Ok(rustix::fs::syncfs(file)?),
             _ => file.sync_all(),
         }
     }

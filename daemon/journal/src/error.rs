@@ -126,6 +126,44 @@ pub enum JournalError {
         #[source]
         cause: CheckpointError,
     },
+    /// The record was pruned.
+    #[error("record {seq} is not here any more: the records before {first} were pruned")]
+    Pruned {
+        /// The record's number.
+        seq: u64,
+        /// Number of the first record that is there.
+        first: u64,
+    },
+    /// The journal cannot begin with this record.
+    #[error(
+        "the journal cannot begin with record {first}: it does not begin a segment that another one follows"
+    )]
+    NotPrunable {
+        /// The record's number.
+        first: u64,
+    },
+    /// The state before the first record is not the one that was written.
+    #[error("the base of record {first} has the SHA-256 {found}, but {written} was written")]
+    BaseDiffers {
+        /// Number of the first record that is there.
+        first: u64,
+        /// What was written.
+        written: Hash,
+        /// What is there.
+        found: Hash,
+    },
+    /// A base is longer than [`BASE_MAX`](crate::BASE_MAX).
+    #[error("a base of {bytes} bytes is over the limit of {} bytes", crate::BASE_MAX)]
+    BaseTooLarge {
+        /// Its length, as far as it was read.
+        bytes: u64,
+    },
+    /// The hashes that are kept of the first records do not lead to their root.
+    #[error("the tiles of the first {size} records do not lead to their root")]
+    TilesDiffer {
+        /// How many records.
+        size: u64,
+    },
     /// A tile of the tree that is needed is not there, and cannot be made from the records any more.
     #[error("`{path}` is missing or not a whole tile")]
     TileMissing {
@@ -172,6 +210,9 @@ pub enum Flaw {
     /// The header names another log.
     #[error("the segment belongs to another log")]
     ForeignLog,
+    /// The first segment is not that of record 0, and no base of a pruned journal is beside it.
+    #[error("the records before this one are missing, and no `.base` file says that they were pruned")]
+    NoBase,
     /// No segment starts at the record that is due.
     #[error("the segment that starts with this record is missing")]
     SegmentMissing,

@@ -10,6 +10,7 @@ use std::{fs, io};
 use rustix::fs::{Advice, fadvise};
 
 use crate::active::{Active, Place, now_ns, open_for_writing};
+use crate::begin;
 use crate::disk::Point;
 use crate::error::{Flaw, JournalError, Result};
 use crate::frame::{Frame, Kind, SEAL_BYTES, Seal};
@@ -59,7 +60,7 @@ pub(crate) fn lock(dir: &Path) -> Result<File> {
 
 /// Finds the end of the journal, or creates the first segment. The caller holds the lock.
 pub(crate) fn recover(place: Place) -> Result<(Active, Recovered)> {
-    let segments = segment::list(&place.dir)?;
+    let segments = begin::segments(&place.dir)?;
     let Some(last) = segments.last().copied() else { return create_log(place) };
     let file = flush(&place, last)?;
     check_sealed(&place.dir, &segments)?;
@@ -76,7 +77,8 @@ pub(crate) fn recover(place: Place) -> Result<(Active, Recovered)> {
     let active = if segment.is_sealed() {
         Active::create(place, Header { created_ns: now_ns(), ..segment.successor() })?
     } else {
-        Active::resume(place, file, (last, segment.offset()), segment.successor())
+        let head = Header { created_ns: segment.created_ns(), ..segment.successor() };
+        Active::resume(place, file, (last, segment.offset()), head)
     };
     Ok((active, recovered))
 }
@@ -89,7 +91,8 @@ fn create_log(place: Place) -> Result<(Active, Recovered)> {
     Ok((Active::create(place, header)?, recovered))
 }
 
-fn random_id() -> io::Result<Hash> {
+/// An id for a new log.
+pub(crate) fn random_id() -> io::Result<Hash> {
     let mut id = [0; 32];
     File::open("/dev/urandom")?.read_exact(&mut id)?;
     Ok(Hash::from(id))
@@ -110,11 +113,7 @@ fn flush(place: &Place, last: u64) -> Result<File> {
 
 /// Checks that the segments are all there and that each seal is what the next header stands on.
 fn check_sealed(dir: &Path, segments: &[u64]) -> Result<()> {
-    let first = open_listed(dir, segments[0])?;
-    if segments[0] != 0 {
-        return Err(first.damage(0, 0, Flaw::SegmentMissing).into());
-    }
-    let mut before = first;
+    let mut before = open_listed(dir, segments[0])?;
     for next in &segments[1..] {
         let next = open_listed(dir, *next)?;
         let head = next.successor();

@@ -56,6 +56,7 @@ pub(crate) enum End {
 pub(crate) struct Replay {
     name: String,
     path: PathBuf,
+    created_ns: i64,
     window: Window,
     done: Done,
 }
@@ -99,9 +100,9 @@ impl Replay {
         if first_seq == 0 && header.last_trailer != Hash::ZERO {
             return Err(damage(Flaw::Link).into());
         }
-        let Header { log_id, tree, last_trailer, .. } = header;
+        let Header { log_id, created_ns, tree, last_trailer } = header;
         let done = Done { first_seq, log_id, offset: length as u64, tree, last_trailer, sealed: false };
-        Ok(Some(Replay { name, path, window, done }))
+        Ok(Some(Replay { name, path, created_ns, window, done }))
     }
 
     /// Goes on to the next batch or finds the end. After an end it may be asked again: a writer may have gone on.
@@ -135,6 +136,11 @@ impl Replay {
 
     pub(crate) fn first_seq(&self) -> u64 {
         self.done.first_seq
+    }
+
+    /// When the segment was begun: nanoseconds since 1970 UTC.
+    pub(crate) fn created_ns(&self) -> i64 {
+        self.created_ns
     }
 
     pub(crate) fn offset(&self) -> u64 {

@@ -97,10 +97,15 @@ pub(crate) fn file_name(first_seq: u64) -> String {
 
 /// First records of all segments in the directory, ascending. Files with other names are not looked at.
 pub(crate) fn list(dir: &Path) -> Result<Vec<u64>> {
+    numbered(dir, parse_file_name)
+}
+
+/// The numbers of the files whose names this reads, ascending.
+pub(crate) fn numbered(dir: &Path, read: fn(&str) -> Option<u64>) -> Result<Vec<u64>> {
     let mut found = Vec::new();
     for entry in fs::read_dir(dir).map_err(JournalError::io("list", dir))? {
         let name = entry.map_err(JournalError::io("list", dir))?.file_name();
-        found.extend(name.to_str().and_then(parse_file_name));
+        found.extend(name.to_str().and_then(read));
     }
     found.sort_unstable();
     Ok(found)

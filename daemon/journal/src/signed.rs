@@ -11,11 +11,14 @@ use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use crate::active::open_for_writing;
+use crate::begin;
 use crate::checkpoint::{Checkpoint, CheckpointError, origin};
 use crate::error::{JournalError, Result};
 use crate::note::{NOTE_MAX, Note, NoteKey};
+use crate::proof;
 use crate::replay::Replay;
 use crate::segment;
+use crate::tiles::{Nodebook, Use};
 use crate::tree::{Hash, TreeHead};
 use crate::walk::Walk;
 
@@ -195,9 +198,18 @@ fn check_reaches(dir: &Path, signed: TreeHead) -> Result<()> {
     Ok(())
 }
 
-/// Size and root of the journal when it had `size` records; of all of them where it has fewer. Reads one segment.
+/// Size and root of the journal when it had `size` records; of all of them where it has fewer. Reads one segment, or the
+/// hashes of records that were pruned.
 fn head_at(dir: &Path, size: u64) -> Result<TreeHead> {
-    let mut walk = Walk::open(dir, size.saturating_sub(1))?;
+    let first = begin::first_record(dir)?;
+    if size < first {
+        let root = proof::root(&mut Nodebook::open(dir, size, Use::Tiles)?, (0, size))?;
+        return Ok(TreeHead { size, root });
+    }
+    if size == first {
+        return begin::head_before(dir, first);
+    }
+    let mut walk = Walk::open(dir, size - 1)?;
     loop {
         let mut tree = walk.segment().tree().clone();
         let Some(records) = walk.next_batch()? else { return Ok(tree.head()) };

@@ -3,20 +3,24 @@
 //! the two. The old folder is kept beside.
 
 use std::fs::{self, File};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 
 use crate::active::{Active, Pending, Place, now_ns};
+use crate::begin;
 use crate::checkpoint::{Checkpoint, origin};
 use crate::disk::SystemDisk;
 use crate::error::{JournalError, Result};
 use crate::frame::{HEAD_BYTES, MAX_BATCH_BYTES};
 use crate::reader::Reader;
 use crate::recover;
+use crate::segment::Header;
 use crate::signed::{self, read_mark, write_mark};
-use crate::tree::TreeHead;
+use crate::tiles;
+use crate::tree::{Hash, TreeHead};
 use crate::writer::OpenOptions;
 
 /// Bytes of records that are copied as one batch.
@@ -33,6 +37,8 @@ pub struct Predecessor {
     pub signed: Option<Checkpoint>,
     /// Why no more could be taken over, in words; `None` where all was.
     pub broken: Option<String>,
+    /// Where its older records were pruned: number of the first one there, and SHA-256 of the base that was taken over.
+    pub base: Option<(u64, Hash)>,
 }
 
 /// A new log that has taken the place of another.
@@ -58,13 +64,11 @@ pub fn succeed(dir: &Path, mark: &Path, link: impl FnOnce(&Predecessor) -> Vec<u
     let new = dir.with_extension("new");
     let _ = fs::remove_dir_all(&new);
     let _new_lock = recover::lock(&new)?;
-    let place = place(&new)?;
-    let (mut active, _) = recover::recover(place)?;
-    let broken = if there { take_over(dir, &mut active)? } else { None };
+    let Taken { mut active, broken, base } = take_over(there.then_some(dir), place(&new)?)?;
     let marked = read_mark(mark).unwrap_or_default();
     let signed = marked.iter().max_by_key(|marked| marked.head.size).cloned();
     let old_origin = signed::log_id(dir).ok().map(origin);
-    let before = Predecessor { origin: old_origin, taken: active.tree().head(), signed, broken };
+    let before = Predecessor { origin: old_origin, taken: active.tree().head(), signed, broken, base };
     let body = link(&before);
     active.commit(&[Pending { seq: active.tree().size(), time_ns: now_ns(), body }])?;
     let origin = origin(signed::log_id(&new)?);
@@ -79,18 +83,66 @@ pub fn succeed(dir: &Path, mark: &Path, link: impl FnOnce(&Predecessor) -> Vec<u
 
 fn place(dir: &Path) -> Result<Place> {
     let directory = Arc::new(File::open(dir).map_err(JournalError::io("open", dir))?);
-    let segment_bytes = OpenOptions::default().segment_bytes;
-    Ok(Place { dir: dir.to_owned(), directory, disk: Arc::new(SystemDisk), segment_bytes })
+    let OpenOptions { segment_bytes, segment_age, .. } = OpenOptions::default();
+    Ok(Place { dir: dir.to_owned(), directory, disk: Arc::new(SystemDisk), segment_bytes, segment_age })
+}
+
+/// What was taken over into a new log.
+struct Taken {
+    active: Active,
+    broken: Option<String>,
+    base: Option<(u64, Hash)>,
+}
+
+/// Begins a new log with what can be read of the one in this folder, if there is one.
+fn take_over(dir: Option<&Path>, place: Place) -> Result<Taken> {
+    let Some(dir) = dir else { return unread(place, None) };
+    let reader = begin::first_record(dir).and_then(|first| Ok((first, Reader::open(dir, first)?)));
+    let (first, reader) = match reader {
+        Ok(found) => found,
+        Err(JournalError::NoJournal { .. }) => return unread(place, Some("it holds no segment".to_owned())),
+        Err(JournalError::Damaged(damage)) => return unread(place, Some(damage.to_string())),
+        Err(error) => return Err(error),
+    };
+    let (mut active, base) = match first {
+        0 => (recover::recover(place)?.0, None),
+        _ => take_pruned((dir, first), place)?,
+    };
+    let broken = copy_records(reader, &mut active)?;
+    Ok(Taken { active, broken, base })
+}
+
+/// Begins a new log with nothing.
+fn unread(place: Place, broken: Option<String>) -> Result<Taken> {
+    let (active, _) = recover::recover(place)?;
+    Ok(Taken { active, broken, base: None })
+}
+
+/// Begins a new log where the records before `first` were pruned: with their base and their hashes.
+fn take_pruned((dir, first): (&Path, u64), place: Place) -> Result<(Active, Option<(u64, Hash)>)> {
+    let bytes = begin::read_base(dir, first)?;
+    let path = place.dir.join(begin::base_name(first));
+    let written =
+        File::create(&path).and_then(|mut file| file.write_all(&bytes).and_then(|()| file.sync_all()));
+    written.map_err(JournalError::io("write", &path))?;
+    let whole = tiles::tile_begin(first);
+    let mut edge = Vec::new();
+    tiles::copy(dir, &place.dir, whole)?;
+    tiles::leaves(dir, (whole, first), &mut |leaf| {
+        edge.push(leaf);
+        Ok(())
+    })?;
+    if !edge.is_empty() {
+        tiles::write_partial(&place.dir, first, &edge)?;
+    }
+    let tree = begin::tree_before(dir, first)?;
+    let log_id = recover::random_id().map_err(JournalError::io("read", Path::new("/dev/urandom")))?;
+    let header = Header { log_id, created_ns: now_ns(), tree, last_trailer: Hash::ZERO };
+    Ok((Active::create(place, header)?, Some((first, Hash::of(&bytes)))))
 }
 
 /// Copies records with their numbers and times until the end or the first damage, which is told in words.
-fn take_over(dir: &Path, active: &mut Active) -> Result<Option<String>> {
-    let mut reader = match Reader::open(dir, 0) {
-        Ok(reader) => reader,
-        Err(JournalError::NoJournal { .. }) => return Ok(Some("it holds no segment".to_owned())),
-        Err(JournalError::Damaged(damage)) => return Ok(Some(damage.to_string())),
-        Err(error) => return Err(error),
-    };
+fn copy_records(mut reader: Reader, active: &mut Active) -> Result<Option<String>> {
     let (mut batch, mut bytes) = (Vec::new(), 0);
     let broken = loop {
         match reader.next_record() {

@@ -1,11 +1,13 @@
 //! The Merkle tree as tiles (c2sp.org/tlog-tiles): files of 256 hashes, so that a proof reads a few of them instead of
 //! every record. Made from the records and made again when they are missing; proofs are checked before they leave, so a
-//! tile is never trusted. Only full tiles are kept: what comes after the last one is read from the segments.
+//! tile is never trusted. Only full tiles are kept: what comes after the last one is read from the segments. Of records that
+//! were pruned the tiles are all that is left; where such records end inside a tile, a partial one is kept of them.
 
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
+use crate::begin;
 use crate::error::{JournalError, Result};
 use crate::proof::Nodes;
 use crate::reader::Reader;
@@ -34,24 +36,40 @@ fn path(level: u32, number: u64) -> PathBuf {
     path
 }
 
+/// Path of the partial tile of leaves with this number and so many hashes: `tile/0/x001/234.p/7`.
+fn partial_path(number: u64, width: u64) -> PathBuf {
+    let mut folder = path(0, number).into_os_string();
+    folder.push(".p");
+    Path::new(&folder).join(width.to_string())
+}
+
 /// The hashes of a tile; `None` where there is no such file, or it is not a whole tile.
 fn read(dir: &Path, level: u32, number: u64) -> Result<Option<Vec<Hash>>> {
-    let path = dir.join(path(level, number));
-    let bytes = match fs::metadata(&path) {
+    read_hashes(&dir.join(path(level, number)), WIDTH)
+}
+
+/// So many hashes out of a file; `None` where there is no such file, or it holds another number of them.
+fn read_hashes(path: &Path, count: u64) -> Result<Option<Vec<Hash>>> {
+    let length = count * Hash::BYTES as u64;
+    let bytes = match fs::metadata(path) {
         // A file of any other length is not read: it may be of any length.
-        Ok(found) if found.len() == TILE_BYTES as u64 => fs::read(&path),
+        Ok(found) if found.len() == length => fs::read(path),
         Ok(_) => return Ok(None),
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => Err(error),
     };
-    let bytes = bytes.map_err(JournalError::io("read", &path))?;
+    let bytes = bytes.map_err(JournalError::io("read", path))?;
     let (hashes, []) = bytes.as_chunks::<{ Hash::BYTES }>() else { return Ok(None) };
-    Ok((bytes.len() == TILE_BYTES).then(|| hashes.iter().copied().map(Hash::from).collect()))
+    Ok((bytes.len() as u64 == length).then(|| hashes.iter().copied().map(Hash::from).collect()))
 }
 
 /// Writes a tile: whole under its name, or not there.
-fn write(dir: &Path, (level, number): (u32, u64), hashes: &[Hash]) -> Result<()> {
-    let path = dir.join(path(level, number));
+fn write(dir: &Path, tile: (u32, u64), hashes: &[Hash]) -> Result<()> {
+    write_hashes(dir, &path(tile.0, tile.1), hashes)
+}
+
+fn write_hashes(dir: &Path, path: &Path, hashes: &[Hash]) -> Result<()> {
+    let path = dir.join(path);
     let new = path.with_extension("new");
     let bytes: Vec<u8> = hashes.iter().flat_map(|hash| *hash.as_bytes()).collect();
     let written = fs::create_dir_all(path.parent().unwrap_or(dir))
@@ -77,6 +95,104 @@ fn count(dir: &Path, most: u64) -> u64 {
     there
 }
 
+/// Number of records whose hashes are kept as full tiles.
+pub fn tiled(dir: &Path) -> u64 {
+    count(dir, u64::MAX >> 16) * WIDTH
+}
+
+/// The last record that the journal could begin with as far as hashes go: those of a tile that is not full are kept when
+/// the records before it are pruned.
+pub fn hashed(dir: &Path) -> u64 {
+    tiled(dir) + WIDTH - 1
+}
+
+/// Gives the leaves from number `from` up to, not including, `to` out of tiles alone.
+///
+/// # Errors
+///
+/// `TileMissing`, `Io`, and what `each` gives.
+pub(crate) fn leaves(
+    dir: &Path,
+    (from, to): (u64, u64),
+    each: &mut dyn FnMut(Hash) -> Result<()>,
+) -> Result<()> {
+    for number in from / WIDTH..to.div_ceil(WIDTH) {
+        let begin = number * WIDTH;
+        let end = (to - begin).min(WIDTH);
+        let partial = || match end {
+            WIDTH => Ok(None),
+            _ => read_hashes(&dir.join(partial_path(number, end)), end),
+        };
+        let hashes = match read(dir, 0, number)? {
+            None => partial()?,
+            full => full,
+        };
+        let missing = || JournalError::TileMissing { path: dir.join(path(0, number)) };
+        let hashes = hashes.ok_or_else(missing)?;
+        for hash in &hashes[from.saturating_sub(begin) as usize..end as usize] {
+            each(*hash)?;
+        }
+    }
+    Ok(())
+}
+
+/// Keeps the hashes of the last records before `to`, which do not fill a tile, as a partial one.
+pub(crate) fn complete(dir: &Path, to: u64) -> Result<()> {
+    let begin = to - to % WIDTH;
+    if begin == to || read(dir, 0, to / WIDTH)?.is_some() {
+        return Ok(());
+    }
+    let first = begin::first_record(dir)?.max(begin);
+    let mut hashes = Vec::new();
+    leaves(dir, (begin, first.min(to)), &mut |leaf| {
+        hashes.push(leaf);
+        Ok(())
+    })?;
+    let mut reader = Reader::open(dir, first)?;
+    while begin + (hashes.len() as u64) < to {
+        let Some(record) = reader.next_record()? else {
+            return Err(JournalError::NoRecord { seq: to - 1, size: begin + hashes.len() as u64 });
+        };
+        hashes.push(record.leaf());
+    }
+    write_partial(dir, to, &hashes)
+}
+
+/// Writes the partial tile of the last leaves before `to`.
+pub(crate) fn write_partial(dir: &Path, to: u64, hashes: &[Hash]) -> Result<()> {
+    write_hashes(dir, &partial_path(to / WIDTH, to % WIDTH), hashes)
+}
+
+/// Copies the tiles of the first leaves, whose number is a multiple of a tile's, into another journal's folder.
+pub(crate) fn copy(dir: &Path, to: &Path, size: u64) -> Result<()> {
+    for number in 0..size / WIDTH {
+        let missing = || JournalError::TileMissing { path: dir.join(path(0, number)) };
+        write(to, (0, number), &read(dir, 0, number)?.ok_or_else(missing)?)?;
+    }
+    Ok(())
+}
+
+/// Number of the first leaf in the tile that the leaf before `to` lies in.
+pub(crate) fn tile_begin(to: u64) -> u64 {
+    to - to % WIDTH
+}
+
+/// Checks that the tiles lead from the first record that is there to the one that this segment begins with.
+///
+/// # Errors
+///
+/// `TilesDiffer`, `TileMissing`, `Damaged`, `Io`.
+pub(crate) fn check(dir: &Path, to: u64) -> Result<()> {
+    let first = begin::first_record(dir)?.min(to);
+    let mut tree = if first == 0 { Tree::empty() } else { begin::tree_before(dir, first)? };
+    leaves(dir, (first, to), &mut |leaf| {
+        tree.push(leaf);
+        Ok(())
+    })?;
+    let due = begin::tree_before(dir, to)?;
+    if tree == due { Ok(()) } else { Err(JournalError::TilesDiffer { size: to }) }
+}
+
 /// Makes tiles as the journal grows.
 pub struct Tiles {
     dir: PathBuf,
@@ -92,11 +208,22 @@ impl Tiles {
     ///
     /// # Errors
     ///
-    /// As [`Reader::open`].
+    /// As [`Reader::open`]; `TileMissing` when one is missing whose records were pruned.
     pub fn open(dir: &Path) -> Result<Tiles> {
         let full = count(dir, u64::MAX >> 16);
-        let mut tiles =
-            Tiles { dir: dir.to_owned(), full, reader: Reader::open(dir, full * WIDTH)?, leaves: Vec::new() };
+        let (tiled, first) = (full * WIDTH, begin::first_record(dir)?);
+        if first >= tiled + WIDTH {
+            return Err(JournalError::TileMissing { path: dir.join(path(0, full)) });
+        }
+        let mut before = Vec::new();
+        if first > tiled {
+            leaves(dir, (tiled, first), &mut |leaf| {
+                before.push(leaf);
+                Ok(())
+            })?;
+        }
+        let reader = Reader::open(dir, tiled.max(first))?;
+        let mut tiles = Tiles { dir: dir.to_owned(), full, reader, leaves: before };
         if full > 0 {
             // The process may have died between a tile and the one above it.
             tiles.ascend(full - 1)?;
@@ -158,7 +285,7 @@ fn perfect_root(hashes: &[Hash]) -> Hash {
 pub(crate) enum Use {
     /// As far as they go.
     Tiles,
-    /// Not at all: every leaf is made from its record.
+    /// Only for records that are not there any more: every other leaf is made from its record.
     RecordsAlone,
 }
 
@@ -176,18 +303,25 @@ impl Nodebook {
     pub(crate) fn open(dir: &Path, size: u64, what: Use) -> Result<Nodebook> {
         let full = if what == Use::Tiles { count(dir, size / WIDTH) } else { 0 };
         let tiled = full * WIDTH;
-        let mut leaves = Vec::new();
-        if tiled < size {
-            let mut reader = Reader::open(dir, tiled)?;
-            while tiled + (leaves.len() as u64) < size {
+        let first = begin::first_record(dir)?.min(size);
+        let mut kept = Vec::new();
+        if tiled < first {
+            leaves(dir, (tiled, first), &mut |leaf| {
+                kept.push(leaf);
+                Ok(())
+            })?;
+        }
+        if first.max(tiled) < size {
+            let mut reader = Reader::open(dir, first.max(tiled))?;
+            while tiled + (kept.len() as u64) < size {
                 let Some(record) = reader.next_record()? else {
-                    let found = tiled + leaves.len() as u64;
+                    let found = tiled + kept.len() as u64;
                     return Err(JournalError::NoRecord { seq: size - 1, size: found });
                 };
-                leaves.push(record.leaf());
+                kept.push(record.leaf());
             }
         }
-        Ok(Nodebook { dir: dir.to_owned(), tiled, leaves })
+        Ok(Nodebook { dir: dir.to_owned(), tiled, leaves: kept })
     }
 
     /// The node out of a tile, if there is one with it.

@@ -3,10 +3,13 @@
 
 use std::path::Path;
 
+use crate::begin;
 use crate::checkpoint::{CheckpointError, origin};
 use crate::error::{JournalError, Result};
 use crate::note::{Holds, Note, NoteError, NoteKey};
+use crate::replay::Record;
 use crate::signed::Notes;
+use crate::tiles;
 use crate::tree::{Hash, Tree, TreeHead};
 use crate::walk::Walk;
 
@@ -14,15 +17,19 @@ use crate::walk::Walk;
 /// compared with a copy kept elsewhere.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Verified {
-    /// Number of committed records.
+    /// Number of committed records, those that were pruned among them.
     pub size: u64,
+    /// Number of the first record that is there; of those before it, the hashes were verified.
+    pub first: u64,
+    /// SHA-256 of the base that stands for the records before it. Whether it is the one that was written, a record says.
+    pub base: Option<Hash>,
     /// RFC 6962 root over them.
     pub root: Hash,
     /// The id drawn when the log was created.
     pub log_id: Hash,
     /// Number of segment files.
     pub segments: u64,
-    /// Time of the first record, in nanoseconds since 1970 UTC; `None` in an empty journal.
+    /// Time of the first record that is there, in nanoseconds since 1970 UTC; `None` in an empty journal.
     pub first_time_ns: Option<i64>,
     /// Time of the last record.
     pub last_time_ns: Option<i64>,
@@ -43,7 +50,7 @@ pub struct Verified {
 /// `Damaged` with the first place where the log is not what was once written; `Shorter`, `Rewritten`, `OtherLog` where a
 /// checkpoint beside it is none of this journal, `Checkpoint` where it is none at all; `NoJournal`, `Io`.
 pub fn verify(dir: &Path) -> Result<Verified> {
-    check(dir, None)
+    verify_each(dir, None, &mut |_| {})
 }
 
 /// As [`verify`], and checks the signatures of the checkpoints. One by an unknown key is passed over, but the newest must
@@ -54,14 +61,24 @@ pub fn verify(dir: &Path) -> Result<Verified> {
 /// As [`verify`], and `Checkpoint` for a signature that does not hold, and for a newest checkpoint that none of the keys
 /// has signed.
 pub fn verify_signed(dir: &Path, keys: &[NoteKey], holds: Holds<'_>) -> Result<Verified> {
-    check(dir, Some((keys, holds)))
+    verify_each(dir, Some((keys, holds)), &mut |_| {})
 }
 
-fn check(dir: &Path, trusted: Option<(&[NoteKey], Holds<'_>)>) -> Result<Verified> {
-    let mut walk = Walk::open(dir, 0)?;
-    let log_id = walk.segment().successor().log_id;
+/// As [`verify`], or [`verify_signed`] with keys, and gives each record that is there, once it is verified.
+///
+/// # Errors
+///
+/// As theirs; `TileMissing` and `TilesDiffer` for what was pruned.
+pub fn verify_each(
+    dir: &Path,
+    trusted: Option<(&[NoteKey], Holds<'_>)>,
+    each: &mut dyn FnMut(&Record),
+) -> Result<Verified> {
+    let mut walk = Walk::open_first(dir)?;
+    let (log_id, first) = (walk.segment().successor().log_id, walk.segment().first_seq());
+    let base = if first > 0 { Some(Hash::of(&begin::read_base(dir, first)?)) } else { None };
     let mut checks = Checks::begin(dir, origin(log_id), trusted)?;
-    checks.reached(walk.segment().tree())?;
+    check_pruned((dir, first), walk.segment().tree(), &mut checks)?;
     let (mut first_time_ns, mut last_time_ns) = (None, None);
     loop {
         let mut tree = walk.segment().tree().clone();
@@ -76,6 +93,7 @@ fn check(dir: &Path, trusted: Option<(&[NoteKey], Holds<'_>)>) -> Result<Verifie
         checks.asked_again = false;
         first_time_ns = first_time_ns.or(records.first().map(|record| record.time_ns));
         last_time_ns = records.last().map(|record| record.time_ns);
+        records.iter().for_each(&mut *each);
         if checks.next_size().is_some_and(|size| size <= tree.size() + records.len() as u64) {
             for record in &records {
                 tree.push(record.leaf());
@@ -87,6 +105,8 @@ fn check(dir: &Path, trusted: Option<(&[NoteKey], Holds<'_>)>) -> Result<Verifie
     let Checks { checkpoints, signed, signed_size, .. } = checks.end(tree.size())?;
     Ok(Verified {
         size: tree.size(),
+        first,
+        base,
         root: tree.root(),
         log_id,
         segments: walk.segments(),
@@ -97,6 +117,17 @@ fn check(dir: &Path, trusted: Option<(&[NoteKey], Holds<'_>)>) -> Result<Verifie
         signed,
         signed_size,
     })
+}
+
+/// Follows the hashes of the pruned records from the very first one on, as the records themselves would be.
+fn check_pruned((dir, first): (&Path, u64), due: &Tree, checks: &mut Checks<'_>) -> Result<()> {
+    let mut tree = Tree::empty();
+    checks.reached(&tree)?;
+    tiles::leaves(dir, (0, first), &mut |leaf| {
+        tree.push(leaf);
+        if checks.next_size() == Some(tree.size()) { checks.reached(&tree) } else { Ok(()) }
+    })?;
+    if tree == *due { Ok(()) } else { Err(JournalError::TilesDiffer { size: first }) }
 }
 
 /// Compares the checkpoints, in the order of their sizes, with the tree as it grows.

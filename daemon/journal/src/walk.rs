@@ -3,10 +3,14 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::begin;
 use crate::error::{Flaw, JournalError, Result};
 use crate::replay::{End, Record, Replay, Step};
 use crate::segment;
 use crate::tail::{self, Tail};
+
+/// How often the folder is listed again when a segment has gone since.
+const TRIES: usize = 8;
 
 /// A place in a journal, always at the end of a batch.
 #[derive(Debug)]
@@ -20,15 +24,27 @@ pub(crate) struct Walk {
 impl Walk {
     /// Starts at the first record of the segment that holds `seq`, or of the last one.
     pub(crate) fn open(dir: &Path, seq: u64) -> Result<Walk> {
-        let segments = segment::list(dir)?;
+        Walk::open_if(dir, |segments| match segments {
+            [first, ..] if *first > seq => Err(JournalError::Pruned { seq, first: *first }),
+            _ => Ok(segments.iter().copied().take_while(|first| *first <= seq).last()),
+        })
+    }
+
+    /// Starts at the first record that is there.
+    pub(crate) fn open_first(dir: &Path) -> Result<Walk> {
+        Walk::open_if(dir, |segments| Ok(segments.first().copied()))
+    }
+
+    fn open_if(dir: &Path, choose: impl Fn(&[u64]) -> Result<Option<u64>>) -> Result<Walk> {
         let no_journal = || JournalError::NoJournal { dir: dir.to_owned() };
-        let first_seq = segments.iter().copied().take_while(|first| *first <= seq).last();
-        let first_seq = first_seq.or(segments.first().copied()).ok_or_else(no_journal)?;
-        let segment = Replay::open(dir, first_seq)?.ok_or_else(no_journal)?;
-        if segments[0] != 0 {
-            return Err(segment.damage(0, 0, Flaw::SegmentMissing).into());
+        for _ in 0..TRIES {
+            let first_seq = choose(&begin::segments(dir)?)?.ok_or_else(no_journal)?;
+            // One that was there when the folder was listed may have been pruned since.
+            if let Some(segment) = Replay::open(dir, first_seq)? {
+                return Ok(Walk { dir: dir.to_owned(), segment, segments: 1, tail: Tail::default() });
+            }
         }
-        Ok(Walk { dir: dir.to_owned(), segment, segments: 1, tail: Tail::default() })
+        Err(no_journal())
     }
 
     /// The next committed batch; `None` at the end of the journal as it is now, and later batches when asked again.
@@ -93,6 +109,10 @@ impl Walk {
         let Some(next) = Replay::open(&self.dir, due.first_seq())? else {
             if later {
                 let seq = due.first_seq();
+                let first = begin::segments(&self.dir)?.first().copied().unwrap_or(0);
+                if first > seq {
+                    return Err(JournalError::Pruned { seq, first });
+                }
                 return Err(self.segment.damage(self.segment.offset(), seq, Flaw::SegmentMissing).into());
             }
             return Ok(false);

@@ -6,7 +6,7 @@ use std::fs::File;
 use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::active::{Active, Pending, Place, now_ns};
 use crate::disk::{Disk, SystemDisk};
@@ -21,14 +21,20 @@ use crate::tree::{Hash, TreeHead};
 pub struct OpenOptions {
     /// A segment is sealed before it gets longer than this, unless a single batch is.
     pub segment_bytes: u64,
+    /// And before the first record after it has become so old.
+    pub segment_age: Duration,
     /// Space kept for the last records, for when the disk is full; 0 for none.
     pub reserve_bytes: u64,
 }
 
-/// Segments of 64 MiB, and no reserve.
+/// Segments of 64 MiB or a week, and no reserve.
 impl Default for OpenOptions {
     fn default() -> Self {
-        OpenOptions { segment_bytes: 64 << 20, reserve_bytes: 0 }
+        OpenOptions {
+            segment_bytes: 64 << 20,
+            segment_age: Duration::from_secs(7 * 86_400),
+            reserve_bytes: 0,
+        }
     }
 }
 
@@ -52,6 +58,8 @@ struct Shared {
     /// The head moved, the writer's seat is free, or the journal is poisoned.
     changed: Condvar,
     reserve: Reserve,
+    /// For what changes older files, beside the writer.
+    place: Place,
     /// Holds the lock file's lock until the end.
     _lock: File,
 }
@@ -89,13 +97,15 @@ impl Journal {
     ) -> Result<(Journal, Recovered)> {
         let lock = recover::lock(dir)?;
         let directory = Arc::new(File::open(dir).map_err(JournalError::io("open", dir))?);
-        let place = Place { dir: dir.to_owned(), directory, disk, segment_bytes: options.segment_bytes };
-        let (active, recovered) = recover::recover(place)?;
+        let OpenOptions { segment_bytes, segment_age, .. } = options;
+        let place = Place { dir: dir.to_owned(), directory, disk, segment_bytes, segment_age };
+        let (active, recovered) = recover::recover(place.clone())?;
         let reserve = Reserve::open(dir, options.reserve_bytes)?;
         let head = active.tree().head();
         let queue = VecDeque::new();
         let front = Front { queue, next_seq: head.size, head, seat: Some(active), poisoned: None };
-        let shared = Shared { front: Mutex::new(front), changed: Condvar::new(), reserve, _lock: lock };
+        let (front, changed) = (Mutex::new(front), Condvar::new());
+        let shared = Shared { front, changed, reserve, place, _lock: lock };
         Ok((Journal { shared: Arc::new(shared) }, recovered))
     }
 
@@ -168,6 +178,12 @@ impl Journal {
     /// `Io`.
     pub fn restore_reserve(&self) -> Result<bool> {
         self.shared.reserve.restore()
+    }
+
+    /// Where the journal lies, unless it accepts nothing any more.
+    pub(crate) fn place(&self) -> Result<&Place> {
+        self.shared.front().check_not_poisoned()?;
+        Ok(&self.shared.place)
     }
 
     /// Batches that wait for a writer.

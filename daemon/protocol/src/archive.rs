@@ -220,6 +220,9 @@ pub struct Prune {
     /// Only say what would go.
     #[serde(default)]
     pub dry_run: bool,
+    /// Delete, of the journal alone, records from before this time that the configuration does not keep.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub before_ms: Option<u64>,
 }
 
 /// Reply to `POST /v1/audit/prune`.
@@ -233,12 +236,14 @@ pub struct Pruned {
     pub gone: Vec<Gone>,
     /// What should have gone and did not, with why.
     pub failed: Vec<Gone>,
+    /// What a rule would let go of the journal, and what keeps it.
+    pub kept: Vec<Gone>,
 }
 
 /// One thing that went, or would.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Gone {
-    /// A snapshot's name, or `model@version`.
+    /// A snapshot's name, `model@version`, or the journal's records.
     pub what: String,
     /// The rule that lets it go, or what kept it.
     pub why: String,

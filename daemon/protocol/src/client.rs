@@ -265,13 +265,14 @@ impl Client {
         self.stream(Call::get(format!("/v1/events?follow=true{only}"))).await
     }
 
-    /// `GET /v1/audit/log?from=SEQ[&follow=true]`.
+    /// `GET /v1/audit/log?[from=SEQ&]follow=BOOL`; without `from`, from the first record that is there.
     ///
     /// # Errors
     /// [`ClientError`].
-    pub async fn audit_log(&self, from: u64, tail: Tail) -> Result<Lines<AuditRecord>, ClientError> {
-        let follow = if tail == Tail::Follow { "&follow=true" } else { "" };
-        self.stream(Call::get(format!("/v1/audit/log?from={from}{follow}"))).await
+    pub async fn audit_log(&self, from: Option<u64>, tail: Tail) -> Result<Lines<AuditRecord>, ClientError> {
+        let from = from.map(|from| format!("from={from}&")).unwrap_or_default();
+        let follow = tail == Tail::Follow;
+        self.stream(Call::get(format!("/v1/audit/log?{from}follow={follow}"))).await
     }
 
     /// `POST /v1/audit/verify`, without a deadline: it reads the whole journal.

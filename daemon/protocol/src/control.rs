@@ -1,6 +1,7 @@
 //! The control API's requests and replies, held against `openapi.yaml` by a test.
 //! Times are milliseconds since the Unix epoch, durations say their unit in the name.
 
+use crate::journal::PrunedLog;
 use crate::router::Stats;
 use crate::set::{ReleaseSet, SetStatus};
 use serde::{Deserialize, Serialize};
@@ -72,8 +73,10 @@ pub struct TenantStatus {
 /// Where the journal stands.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct JournalHead {
-    /// Number of records.
+    /// Number of records, those that were pruned among them.
     pub size: u64,
+    /// Number of the first record that was not pruned.
+    pub first: u64,
     /// RFC 6962 root over them, hex.
     pub root: String,
 }
@@ -437,13 +440,17 @@ pub struct Update {
 pub struct AuditVerified {
     /// [`SCHEMA`].
     pub schema: String,
-    /// Number of records.
+    /// Number of records, those that were pruned among them.
     pub size: u64,
     /// RFC 6962 root over them, hex.
     pub root: String,
     /// Number of segment files.
     pub segments: u64,
-    /// When the first record was written; absent in an empty journal.
+    /// Number of the first record that is there.
+    pub first: u64,
+    /// The pruning that took those before it: their hashes and what they came to were verified. Absent where none were.
+    pub pruned: Option<PrunedLog>,
+    /// When the first record that is there was written; absent in an empty journal.
     pub first_ms: Option<u64>,
     /// When the last record was written; absent in an empty journal.
     pub last_ms: Option<u64>,

@@ -7,6 +7,7 @@ pub mod client;
 pub mod control;
 pub mod error;
 pub mod frame;
+pub mod journal;
 pub mod report;
 pub mod router;
 pub mod set;

@@ -1,6 +1,7 @@
 //! The release report as sent and printed: text, JSON and HTML come from this one value.
 
 use crate::control::{ReleaseStatus, WindowStatus};
+use crate::journal::PrunedLog;
 use serde::{Deserialize, Serialize};
 use turnout_manifest::{AuditContext, Plan, Sha256};
 
@@ -29,6 +30,8 @@ pub struct Report {
     pub snapshots: Vec<String>,
     /// First and last journal record of this release.
     pub journal_range: (u64, u64),
+    /// The pruning that took the first of them; absent where all are there.
+    pub pruned: Option<PrunedLog>,
 }
 
 /// One step that was touched.

@@ -46,7 +46,7 @@ fn a_stream_gives_each_line_and_then_ends() {
     body.pop();
     let (_service, client) = answering(200, body);
     run(async {
-        let mut lines = client.audit_log(0, Tail::Stop).await.unwrap();
+        let mut lines = client.audit_log(None, Tail::Stop).await.unwrap();
         assert_eq!(lines.next().await.unwrap().unwrap().seq, 43);
         assert_eq!(lines.next().await.unwrap().unwrap().seq, 43);
         assert!(lines.next().await.unwrap().is_none());

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use service::{Answer, Received, Service};
 use std::collections::BTreeSet;
 use turnout_protocol::client::{Bundle, Client, Intervention, SnapshotFilter, Tail};
-use turnout_protocol::{Problem, archive, checkpoint, control, report, set, trust};
+use turnout_protocol::{Problem, archive, checkpoint, control, journal, report, set, trust};
 
 mod service;
 
@@ -190,6 +190,7 @@ fn every_reply_matches_its_schema() {
     check::<control::Update>("Update", Reply);
     check::<control::AuditRecord>("AuditRecord", Reply);
     check::<control::AuditVerified>("AuditVerified", Reply);
+    check::<journal::JournalState>("JournalState", Reply);
     check::<checkpoint::SignedCheckpoint>("SignedCheckpoint", Reply);
     check::<checkpoint::RecordProof>("RecordProof", Reply);
     check::<checkpoint::Consistency>("Consistency", Reply);
@@ -217,6 +218,7 @@ fn every_request_matches_its_schema() {
     check::<control::Intervene>("Intervene", Direction::Request);
     check::<archive::TakeSnapshot>("TakeSnapshot", Direction::Request);
     check::<archive::HoldSnapshot>("HoldSnapshot", Direction::Request);
+    check::<journal::HoldJournal>("HoldJournal", Direction::Request);
     check::<archive::MountSnapshot>("MountSnapshot", Direction::Request);
     check::<archive::UnmountSnapshot>("UnmountSnapshot", Direction::Request);
     check::<archive::Prune>("Prune", Direction::Request);
@@ -276,12 +278,6 @@ fn calls_made_by_the_client() -> BTreeSet<String> {
             client.apply_root(&request("ApplyTrust")).await.is_err(),
             client.apply_exception(&request("ApplyTrust")).await.is_err(),
             client.events(Some(&model)).await.is_err(),
-            client.audit_log(0, Tail::Follow).await.is_err(),
-            client.audit_verify().await.is_err(),
-            client.checkpoint().await.is_err(),
-            client.record_proof(42).await.is_err(),
-            client.consistency(42).await.is_err(),
-            client.keep_cosigned(&request("KeepCosigned")).await.is_err(),
             client.snapshots(&SnapshotFilter::default()).await.is_err(),
             client.take_snapshot(&request("TakeSnapshot")).await.is_err(),
             client.hold_snapshot(SNAPSHOT, &request("HoldSnapshot")).await.is_err(),
@@ -299,6 +295,7 @@ fn calls_made_by_the_client() -> BTreeSet<String> {
             client.scrub_store().await.is_err(),
             client.doctor().await.is_err(),
         ];
+        refused.extend(calls_about_the_journal(&client).await);
         use Intervention::{Cancel, Pause, Promote, Resume, Rollback};
         for intervention in [Rollback, Promote, Pause, Resume, Cancel] {
             refused
@@ -308,4 +305,18 @@ fn calls_made_by_the_client() -> BTreeSet<String> {
     });
     let received = service.received.lock().unwrap();
     received.iter().map(|request| request.call.split('?').next().unwrap().to_owned()).collect()
+}
+
+async fn calls_about_the_journal(client: &Client) -> [bool; 9] {
+    [
+        client.audit_log(Some(0), Tail::Follow).await.is_err(),
+        client.audit_verify().await.is_err(),
+        client.checkpoint().await.is_err(),
+        client.record_proof(42).await.is_err(),
+        client.consistency(42).await.is_err(),
+        client.keep_cosigned(&request("KeepCosigned")).await.is_err(),
+        client.journal().await.is_err(),
+        client.hold_journal(&request("HoldJournal")).await.is_err(),
+        client.release_journal_hold().await.is_err(),
+    ]
 }

@@ -2,7 +2,7 @@
 
 use crate::access::{Caller, Peer};
 use crate::handlers::{self, Desk, Failure, problem};
-use crate::{audit, checkpoints, diff, exports, feeds, keeping, snapshots, storage, trust};
+use crate::{audit, checkpoints, diff, exports, feeds, keeping, pruning, snapshots, storage, trust};
 use axum::Router;
 use axum::extract::Request;
 use axum::http::{HeaderValue, Method, Uri};
@@ -147,6 +147,8 @@ fn router(desk: Desk) -> Router {
         .route("/v1/audit/diff", get(diff::handle))
         .route("/v1/audit/key", get(exports::key))
         .route("/v1/audit/prune", post(keeping::prune))
+        .route("/v1/audit/journal", get(pruning::show))
+        .route("/v1/audit/journal/hold", post(pruning::hold).delete(pruning::release_hold))
         .route("/v1/store", get(storage::show))
         .route("/v1/store/grow", post(storage::grow))
         .route("/v1/store/scrub", post(storage::scrub))

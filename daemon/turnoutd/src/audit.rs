@@ -4,10 +4,13 @@ use crate::handlers::{Desk, Failure, problem};
 use crate::{chain, checkpoints, evidence, examine, millis};
 use axum::Json;
 use axum::extract::State;
+use std::error::Error;
 use std::sync::Arc;
-use turnout_journal::{JournalError, origin, verify_signed};
+use turnout_journal::{Holds, JournalError, NoteKey, origin, verify_each};
+use turnout_manifest::Sha256;
 use turnout_protocol::control::{AuditVerified, Doctor, SCHEMA};
 use turnout_protocol::error::{ErrorCode, Problem};
+use turnout_protocol::journal::Prunings;
 
 /// `POST /v1/audit/verify`: reads every record again.
 ///
@@ -22,17 +25,28 @@ pub async fn verify(State(desk): State<Desk>) -> Result<Json<AuditVerified>, Fai
             Ok(_) | Err(JournalError::Io { .. }) => {}
             Err(error) => return Err(error),
         }
-        verify_signed(&journal, &[notary.key().clone()], &checkpoints::holds)
+        let (keys, mut prunings) = ([notary.key().clone()], Prunings::default());
+        let trusted: (&[NoteKey], Holds<'_>) = (&keys, &checkpoints::holds);
+        let verified = verify_each(&journal, Some(trusted), &mut |record| {
+            prunings.see((record.seq, millis(record.time_ns)), &record.body);
+        })?;
+        Ok((verified, prunings))
     });
-    let verified = read.await?.map_err(|error| {
-        let damaged = problem(ErrorCode::Refused, format!("the journal does not verify: {}", chain(&error)));
+    let damaged = |error: &dyn Error| {
+        let damaged = problem(ErrorCode::Refused, format!("the journal does not verify: {}", chain(error)));
         damaged.hint("compare with the last audit snapshot: `turnoutctl audit snapshots`")
-    })?;
+    };
+    let (verified, prunings) = read.await?.map_err(|error| damaged(&error))?;
+    let base = verified.base.map(|base| Sha256(*base.as_bytes()));
+    let pruned = base.map(|base| prunings.vouch((verified.first, base), verified.signed_size)).transpose();
+    let pruned = pruned.map_err(|error| damaged(&error))?;
     Ok(Json(AuditVerified {
         schema: SCHEMA.to_owned(),
         size: verified.size,
         root: verified.root.to_string(),
         segments: verified.segments,
+        first: verified.first,
+        pruned,
         first_ms: verified.first_time_ns.map(millis),
         last_ms: verified.last_time_ns.map(millis),
         origin: origin(verified.log_id),

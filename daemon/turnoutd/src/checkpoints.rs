@@ -3,6 +3,7 @@
 use crate::access::{Need, Peer};
 use crate::audit::blocking;
 use crate::handlers::{Desk, Failure, Named, Sent, body, named, parsed, problem};
+use crate::pruning::was_pruned;
 use crate::{chain, evidence};
 use axum::Json;
 use axum::extract::rejection::QueryRejection;
@@ -38,7 +39,7 @@ fn reply(desk: &Desk, note: &Note) -> SignedCheckpoint {
 /// `GET /v1/audit/proofs/{seq}`.
 ///
 /// # Errors
-/// 404 for a record that is not there yet, 422 when the journal is not what was signed.
+/// 404 for a record that is not there yet or not any more, 422 when the journal is not what was signed.
 pub async fn proof(State(desk): State<Desk>, seq: Named<String>) -> Result<Json<RecordProof>, Failure> {
     let seq: u64 = parsed(&named(seq)?)?;
     let records = desk.journal.size();
@@ -46,6 +47,9 @@ pub async fn proof(State(desk): State<Desk>, seq: Named<String>) -> Result<Json<
         let missing =
             problem(ErrorCode::NotFound, format!("there is no record {seq}: the journal has {records}"));
         return Err(missing.hint("`turnoutctl audit log` shows the numbers").into());
+    }
+    if let Some(pruned) = was_pruned(&desk, seq) {
+        return Err(pruned.into());
     }
     let (notary, journal) = (Arc::clone(&desk.notary), desk.daemon.config.state.join(evidence::JOURNAL_DIR));
     let made = blocking(move || prove(&journal, seq, &notary.covering(seq + 1)?)).await?;

@@ -12,10 +12,12 @@ use std::time::Duration;
 use turnout_manifest::ModelName;
 use turnout_protocol::worker::FORMATS;
 
+mod journal;
 mod keep;
 mod tenants;
 mod trust;
 
+pub use journal::{CursorFile, JournalKeep};
 pub use keep::Keep;
 pub use tenants::{DeviceGroups, Room, Tenant, Tenants};
 pub use trust::TrustPlace;
@@ -93,6 +95,8 @@ struct Raw {
     store: keep::RawStore,
     /// How long snapshots and versions are kept. Default for ever.
     retention: keep::RawRetention,
+    /// How long the journal's records stay. Default for ever.
+    journal: journal::RawJournal,
     /// What an auditor can reach.
     audit: keep::RawAudit,
     /// What this host is called in signed orders, and which channels it serves.
@@ -158,6 +162,8 @@ pub struct Config {
     pub exclusive_cpus: u64,
     /// Retention, and care of the store.
     pub keep: Keep,
+    /// How long the journal's records stay.
+    pub journal: JournalKeep,
     /// What this host is called in signed orders, and which channels it serves.
     pub trust: TrustPlace,
     /// The read-only view of snapshots over HTTP, where it is wanted.
@@ -245,6 +251,7 @@ impl Config {
         let runtime = absolute("runtime", raw.runtime.unwrap_or("/run/turnout".into()), &mut problems);
         let state = absolute("state", raw.state.unwrap_or("/var/lib/turnout".into()), &mut problems);
         let keep = Keep::check(&raw.retention, &raw.store, &mut problems);
+        let journal = JournalKeep::check(raw.journal, &mut problems);
         let audit_http = raw.audit.check(&mut problems);
         let trust = TrustPlace::check(raw.trust, &mut problems);
         if !problems.is_empty() {
@@ -252,6 +259,7 @@ impl Config {
         }
         Ok(Self {
             keep,
+            journal,
             audit_http,
             trust,
             tenants,

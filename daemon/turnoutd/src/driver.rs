@@ -74,7 +74,7 @@ pub struct Parts {
     pub inbox: Receiver<Input>,
     /// Where steps send their events.
     pub sender: Sender<Input>,
-    /// Called once a record is on disk with which a release begins, is promoted or ends: the journal is signed then.
+    /// Called once a record is on disk that is a turning point: the journal is signed then.
     pub turning_point: Box<dyn Fn() + Send>,
 }
 
@@ -216,7 +216,7 @@ impl Driver {
         if matches!(&entry.record, Record::Trust(_) | Record::Imported { .. }) {
             self.parts.executor.intake.learn(Arc::clone(&self.parts.world.trust));
         }
-        if matches!(entry.record, Record::Planned(_) | Record::Promoted { .. } | Record::Ended { .. }) {
+        if crate::notary::turns(&entry.record) {
             (self.parts.turning_point)();
         }
         let model = match &entry.record {

@@ -2,6 +2,7 @@
 //! dropped from, never waited for by the loop.
 
 use crate::handlers::{Desk, Failure, problem};
+use crate::pruning::was_pruned;
 use crate::{chain, evidence, millis, now_ms};
 use axum::body::Body;
 use axum::extract::rejection::QueryRejection;
@@ -13,7 +14,7 @@ use http_body_util::channel::{Channel, Sender};
 use serde::{Deserialize, Serialize};
 use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
-use turnout_journal::{Reader, Record};
+use turnout_journal::{JournalError, Reader, Record, first_record};
 use turnout_manifest::ModelName;
 use turnout_protocol::control::{AuditRecord, SCHEMA, Status, Update};
 use turnout_protocol::error::ErrorCode;
@@ -85,9 +86,8 @@ async fn send_events(desk: Desk, query: EventsQuery, mut lines: Lines) {
 /// Query of `GET /v1/audit/log`.
 #[derive(Debug, Deserialize)]
 pub struct LogQuery {
-    /// First record wanted.
-    #[serde(default)]
-    from: u64,
+    /// First record wanted; the first that is there when absent.
+    from: Option<u64>,
     /// Go on until the reader leaves.
     #[serde(default)]
     follow: bool,
@@ -96,20 +96,22 @@ pub struct LogQuery {
 /// `GET /v1/audit/log`.
 ///
 /// # Errors
-/// 400 for a query that is none of this resource, 500 when the journal cannot be read.
+/// 400 for a query that is none of this resource, 404 for a record that was pruned, 500 when the journal cannot be read.
 pub async fn audit_log(
     State(desk): State<Desk>,
     query: Result<Query<LogQuery>, QueryRejection>,
 ) -> Result<Response, Failure> {
     let query = asked(query)?;
     let journal = desk.daemon.config.state.join(evidence::JOURNAL_DIR);
-    let reader =
-        Reader::open(&journal, query.from).map_err(|e| problem(ErrorCode::HostFailure, chain(&e)))?;
+    let unread = |error: JournalError| problem(ErrorCode::HostFailure, chain(&error));
+    let from = query.from.map_or_else(|| first_record(&journal), Ok).map_err(unread)?;
+    let reader = Reader::open(&journal, from).map_err(|error| match error {
+        JournalError::Pruned { seq, .. } => was_pruned(&desk, seq).unwrap_or_else(|| unread(error)),
+        error => unread(error),
+    })?;
     let (lines, response) = feed();
     let handle = Handle::current();
-    tokio::task::spawn_blocking(move || {
-        send_records(&desk, (reader, query.from), (query.follow, lines), &handle)
-    });
+    tokio::task::spawn_blocking(move || send_records(&desk, (reader, from), (query.follow, lines), &handle));
     Ok(response)
 }
 

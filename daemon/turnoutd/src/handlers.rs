@@ -281,7 +281,7 @@ pub async fn release(State(desk): State<Desk>, id: Named<String>) -> Result<Json
     let view = desk.view();
     let id: ReleaseId = parsed(&named(id)?)?;
     let found = view.world.releases.get(&id).map(|release| release_status(release));
-    found.map(Json).ok_or_else(|| Failure(no_release(id)))
+    found.map(Json).ok_or_else(|| Failure(no_release(&desk, id)))
 }
 
 /// `GET /v1/releases/{id}/report`.
@@ -291,13 +291,19 @@ pub async fn release(State(desk): State<Desk>, id: Named<String>) -> Result<Json
 pub async fn report(State(desk): State<Desk>, id: Named<String>) -> Result<Json<Report>, Failure> {
     let view = desk.view();
     let id: ReleaseId = parsed(&named(id)?)?;
-    let found = view.world.releases.get(&id).map(|release| view::report(release, &view.world.contexts));
-    found.map(Json).ok_or_else(|| Failure(no_release(id)))
+    let found = view.world.releases.get(&id).map(|release| view::report(release, &view.world));
+    found.map(Json).ok_or_else(|| Failure(no_release(&desk, id)))
 }
 
-fn no_release(id: ReleaseId) -> Problem {
+fn no_release(desk: &Desk, id: ReleaseId) -> Problem {
+    let older = match desk.view().world.archive.log.minimum_index() {
+        0 => "older ones are in `turnoutctl audit log`".to_owned(),
+        first => format!(
+            "older ones are in `turnoutctl audit log`, but for those in the records before {first}, which were pruned"
+        ),
+    };
     problem(ErrorCode::NotFound, format!("no release `{id}` among those kept in memory"))
-        .hint("`turnoutctl release list` shows them; older ones are in `turnoutctl audit log`")
+        .hint(format!("`turnoutctl release list` shows them; {older}"))
 }
 
 /// `POST /v1/releases`.

@@ -5,7 +5,7 @@ use crate::access::{self, Need, Peer};
 use crate::handlers::{Desk, Failure, Named, Sent, body, named, parsed, problem};
 use crate::now_ms;
 use crate::snapshots::on_host;
-use crate::storage;
+use crate::{pruning, storage};
 use axum::Json;
 use axum::extract::{Extension, State};
 use std::path::Path;
@@ -16,7 +16,7 @@ use turnout_engine::retention::{self, Found, FoundSnapshot, Leaving, holding};
 use turnout_engine::{ArchiveRecord, ArchiveRefusal, ArchiveWish, Event};
 use turnout_host::archive::Unmount;
 use turnout_host::store::StoredName;
-use turnout_host::{Host, HostError};
+use turnout_host::{Host, HostError, clock};
 use turnout_manifest::{AuditContext, VersionRef};
 use turnout_protocol::archive::{Gone, Prune, Pruned, Removed};
 use turnout_protocol::control::SCHEMA;
@@ -34,9 +34,11 @@ const POLICY: &str = "the retention policy";
 /// Looks after what is kept until told to stop.
 pub async fn look_after(desk: Desk, mut stop: watch::Receiver<bool>) {
     finish_deletions(&desk).await;
+    pruning::finish(&desk).await;
     end_lost_mounts(&desk).await;
     let mut looks = LOOKS_BETWEEN_ROUNDS - FIRST_ROUND;
     let mut scrub: Option<JoinHandle<()>> = None;
+    let mut told = Vec::new();
     while tokio::time::timeout(LOOK_EVERY, stop.wait_for(|stop| *stop)).await.is_err() {
         end_expired_mounts(&desk).await;
         looks += 1;
@@ -44,6 +46,7 @@ pub async fn look_after(desk: Desk, mut stop: watch::Receiver<bool>) {
             // A round that fails is told in the log and made again.
             let round = prune_now(&desk, access::internal_context()).await;
             let _ = round.inspect_err(|failed| tracing::error!("retention: {}", failed.0));
+            pruning::prune_by_policy(&desk, clock::read().ok().as_ref(), &mut told).await;
             // A scrub may take hours: mounts are looked after meanwhile.
             if scrub.as_ref().is_none_or(JoinHandle::is_finished) {
                 let desk = desk.clone();
@@ -172,9 +175,13 @@ pub async fn prune(
     Extension(peer): Extension<Peer>,
     request: Sent,
 ) -> Result<Json<Pruned>, Failure> {
-    let Prune { dry_run } = body(request)?;
+    let Prune { dry_run, before_ms } = body(request)?;
     desk.allow(peer, Need::Evidence, "prune what is kept").await?;
-    let (gone, failed) = if dry_run {
+    let asked = pruning::Asked { by: peer.to_string(), before_ms, dry_run };
+    // Who names a time means the journal, which alone is in the order of time.
+    let (mut gone, mut failed) = if before_ms.is_some() {
+        (Vec::new(), Vec::new())
+    } else if dry_run {
         let Leavers { snapshots, versions, .. } = leavers(&desk).await?;
         let snapshots = snapshots.into_iter().map(|leaving| Gone { what: leaving.what, why: leaving.why });
         let versions =
@@ -183,7 +190,10 @@ pub async fn prune(
     } else {
         prune_now(&desk, peer.context).await?
     };
-    Ok(Json(Pruned { schema: SCHEMA.to_owned(), dry_run, gone, failed }))
+    let of_journal = pruning::prune(&desk, peer.context, asked).await?;
+    gone.extend(of_journal.gone);
+    failed.extend(of_journal.failed);
+    Ok(Json(Pruned { schema: SCHEMA.to_owned(), dry_run, gone, failed, kept: of_journal.kept }))
 }
 
 /// `DELETE /v1/versions/{version}`.
@@ -267,6 +277,12 @@ pub fn refused(refusal: &ArchiveRefusal) -> Problem {
         }
         ArchiveRefusal::PlaceTaken { .. } => {
             told(ErrorCode::Conflict).hint("`turnoutctl audit unmount DIR` takes it away")
+        }
+        ArchiveRefusal::LogHeld { .. } => {
+            told(ErrorCode::Conflict).hint("`turnoutctl audit release-hold journal` ends that hold")
+        }
+        ArchiveRefusal::LogNotHeld | ArchiveRefusal::LogPruned(_) => {
+            told(ErrorCode::Conflict).hint("`turnoutctl audit journal` shows how it stands")
         }
         ArchiveRefusal::NoVersion(_) => {
             told(ErrorCode::NotFound).hint("`turnoutctl model list` shows what is there")

@@ -32,6 +32,7 @@ pub mod notify;
 pub mod pace;
 pub mod ports;
 pub mod profile;
+pub mod pruning;
 pub mod recover;
 pub mod router_link;
 pub mod serve;

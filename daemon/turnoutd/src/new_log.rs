@@ -5,9 +5,9 @@ use crate::config::Config;
 use crate::notary::{self, MARK_FILE};
 use crate::{chain, evidence};
 use turnout_engine::LogRecord;
-use turnout_engine::log::SignedLog;
+use turnout_engine::log::{SignedLog, TakenBase};
 use turnout_journal::{JournalError, Predecessor, succeed, verify};
-use turnout_manifest::canonical;
+use turnout_manifest::{Sha256, canonical};
 
 /// Longest reason, in characters: it goes into the journal.
 const REASON_MAX: usize = 1024;
@@ -88,6 +88,9 @@ fn record(before: &Predecessor, by: String, reason: &str) -> Vec<u8> {
         taken_root: before.taken.root.to_string(),
         signed,
         damage: before.broken.clone(),
+        pruned: before
+            .base
+            .map(|(minimum_index, base)| TakenBase { minimum_index, base: Sha256(*base.as_bytes()) }),
     };
     canonical::to_canonical(&turnout_engine::Record::Log(opened)).expect("texts and numbers below 2^53")
 }

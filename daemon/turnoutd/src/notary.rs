@@ -5,9 +5,9 @@ use crate::{chain, evidence};
 use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
-use turnout_engine::LogRecord;
 use turnout_engine::log::ClockReason;
-use turnout_host::clock::{self, Reading};
+use turnout_engine::{ArchiveRecord, LogRecord, Record};
+use turnout_host::clock::Reading;
 use turnout_journal::{
     Checkpoint, Checkpoints, ECDSA, Journal, JournalError, Note, NoteKey, Signer, Tiles, check_signed,
 };
@@ -80,6 +80,13 @@ impl Notary {
         newest.filter(covers).map_or_else(|| self.sign(), Ok)
     }
 
+    /// Number of records under the newest checkpoint beside the journal.
+    pub fn covers(&self) -> u64 {
+        let checkpoints = lock(&self.checkpoints);
+        let newest = checkpoints.newest().and_then(|note| Checkpoint::unverified(note).ok());
+        newest.map_or(0, |checkpoint| checkpoint.head.size)
+    }
+
     /// Keeps a note of the checkpoint signed last that witnesses have signed too.
     ///
     /// # Errors
@@ -100,15 +107,15 @@ impl Notary {
         self.rung.notify_all();
     }
 
-    /// The thread. `write` has the loop write a record.
-    pub fn run(&self, journal: &Path, write: impl Fn(LogRecord)) {
+    /// The thread. `clock` reads the clock, `write` has the loop write a record.
+    pub fn run(&self, journal: &Path, clock: impl Fn() -> Option<Reading>, write: impl Fn(LogRecord)) {
         let mut watch = ClockWatch::default();
         let mut tiles =
             Tiles::open(journal).inspect_err(|error| tracing::error!("tiles: {}", chain(error))).ok();
         let mut tiled = false;
         let mut schedule = Schedule::new(Instant::now(), lock(&self.checkpoints).signed_size());
         loop {
-            if let Some(record) = clock::read().ok().and_then(|reading| watch.look(&reading)) {
+            if let Some(record) = clock().and_then(|reading| watch.look(&reading)) {
                 write(record);
             }
             let Bell { now, stop } = self.heard();
@@ -116,9 +123,7 @@ impl Notary {
             match schedule.due(Instant::now(), size, now || stop) {
                 Due::Nothing => {}
                 Due::SignOfLife => {
-                    if let Some(record) =
-                        clock::read().ok().map(|reading| read_record(&reading, ClockReason::Idle, 0))
-                    {
+                    if let Some(record) = clock().map(|reading| read_record(&reading, ClockReason::Idle, 0)) {
                         write(record);
                     }
                 }
@@ -177,6 +182,17 @@ pub fn check(state: &Path) -> Result<(), JournalError> {
 /// The key under which a log's checkpoints are signed.
 pub fn note_key(origin: &str, key: &PublicKey) -> NoteKey {
     NoteKey::new(origin, ECDSA, key.to_der()).expect("the origin of a log is a legal name")
+}
+
+/// Whether the journal is signed at once with this record: a release begins, is promoted or ends, or older records go.
+pub fn turns(record: &Record) -> bool {
+    matches!(
+        record,
+        Record::Planned(_)
+            | Record::Promoted { .. }
+            | Record::Ended { .. }
+            | Record::Archive(ArchiveRecord::LogPruned { .. })
+    )
 }
 
 /// What is to be done now.

@@ -27,7 +27,7 @@ use turnout_engine::{ArchiveRecord, Entry, Record, World};
 use turnout_host::linux_cells::CellsConfig;
 use turnout_host::mounts::cgroup2_root;
 use turnout_host::volume::VolumeConfig;
-use turnout_host::{Host, HostConfig, HostError, LinuxHost};
+use turnout_host::{Host, HostConfig, HostError, LinuxHost, clock};
 use turnout_journal::{Journal, JournalError, OpenOptions};
 
 /// Space kept for the journal's last records: some ten thousand, many times what a release that is undone takes.
@@ -83,6 +83,12 @@ impl ServeError {
             ) => {
                 "put the newest journal back where you have it; to go on without what is missing, decide so: \
                  `turnoutd new-log --reason TEXT`"
+            }
+            Self::Recover(
+                RecoverError::Unvouched(_) | RecoverError::Base { .. } | RecoverError::Foreign { .. },
+            ) => {
+                "put that file back from an audit snapshot or another copy of the journal: nobody can know the state \
+                 without it; to begin without any state, remove it and decide so: `turnoutd new-log --reason TEXT`"
             }
             Self::Journal(_) | Self::Recover(_) => {
                 "`turnoutctl audit verify DIR` tells what is damaged; restore it from an audit snapshot, or go on \
@@ -184,13 +190,17 @@ fn sign_beside(desk: &Desk) -> Result<JoinHandle<()>, ServeError> {
     let (notary, driver) = (Arc::clone(&desk.notary), desk.driver.clone());
     let journal = desk.daemon.config.state.join(evidence::JOURNAL_DIR);
     let work = move || {
-        notary.run(&journal, |record| {
-            // Waited for, so that what is signed next has it; a loop that has ended answers at once.
-            let (reply, answer) = oneshot::channel();
-            let entry = Entry { record: Record::Log(record), audit_context: None };
-            let _ = driver.send(Input::Note(Box::new(entry), reply));
-            let _ = answer.blocking_recv();
-        });
+        notary.run(
+            &journal,
+            || clock::read().ok(),
+            |record| {
+                // Waited for, so that what is signed next has it; a loop that has ended answers at once.
+                let (reply, answer) = oneshot::channel();
+                let entry = Entry { record: Record::Log(record), audit_context: None };
+                let _ = driver.send(Input::Note(Box::new(entry), reply));
+                let _ = answer.blocking_recv();
+            },
+        );
     };
     thread("notary", work)
 }

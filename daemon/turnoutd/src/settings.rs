@@ -102,6 +102,7 @@ fn waiting(old: &Config, new: &Config) -> Vec<&'static str> {
         ("allowed_domains", old.allowed_domains != new.allowed_domains),
         ("allowed_formats", old.allowed_formats != new.allowed_formats),
         ("store, retention", old.keep != new.keep),
+        ("journal", old.journal != new.journal),
         ("audit.http", old.audit_http != new.audit_http),
         ("trust", old.trust != new.trust),
         ("tenants", old.tenants != new.tenants),

@@ -246,7 +246,7 @@ pub async fn find(desk: &Desk, name: &str) -> Result<Snapshot, Failure> {
 }
 
 /// Text for the journal: short, and on one line.
-fn said(what: &str, text: String) -> Result<String, Problem> {
+pub(crate) fn said(what: &str, text: String) -> Result<String, Problem> {
     if text.chars().count() > NOTE_MAX || text.contains(char::is_control) {
         let message = format!("a {what} is one line of at most {NOTE_MAX} characters");
         return Err(problem(ErrorCode::BadRequest, message));

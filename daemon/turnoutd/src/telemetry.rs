@@ -217,6 +217,13 @@ fn tell_kept(record: &ArchiveRecord) {
         R::Scrubbed { found } => tracing::info!(bytes = found.bytes, "scrubbed, no damage"),
         R::StoreGrown { bytes } => tracing::info!(bytes, "store grown"),
         R::ArchiveFailed { what, why } => tracing::error!("{what} failed: {why}"),
+        R::LogHeld { from, by, reason } => {
+            tracing::info!(%by, "the journal is held from record {from} on: {reason}")
+        }
+        R::LogHoldReleased { by } => tracing::info!(%by, "the hold on the journal is over"),
+        R::LogPruned { minimum_index, by, why, .. } => {
+            tracing::info!(%by, "pruning the journal's records before {minimum_index}: {why}")
+        }
         R::HostKeyMade { key_id } => tracing::info!(%key_id, "host key made"),
         R::SnapshotRequested { .. }
         | R::SnapshotDeleted { .. }

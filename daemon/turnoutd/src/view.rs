@@ -11,7 +11,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 use turnout_engine::record::{Cause, End, Target};
 use turnout_engine::world::{Judged, Model};
-use turnout_engine::{Contexts, Figures, Progress, Release, Step, Verdict, World};
+use turnout_engine::{Figures, Progress, Release, Step, Verdict, World};
 use turnout_manifest::{Generation, ModelName, Percent};
 use turnout_protocol::control::{
     CellStatus, JournalHead, LiveVersion, ModelStatus, ReleaseState, ReleaseStatus, Role, SCHEMA, Seen,
@@ -122,7 +122,11 @@ impl View {
             started_ms: daemon.started_ms,
             read_only: self.read_only.clone(),
             degraded: self.degraded(daemon),
-            journal: JournalHead { size: self.journal_size, root: self.journal_root.clone() },
+            journal: JournalHead {
+                size: self.journal_size,
+                first: self.world.archive.log.minimum_index(),
+                root: self.journal_root.clone(),
+            },
             router: self.router,
             models: models.collect(),
             tenants: daemon.config.tenants.iter().map(|tenant| tenants::status(self, tenant)).collect(),
@@ -412,8 +416,8 @@ fn last_connection(release: &Release) -> Option<u64> {
     }
 }
 
-/// The report of one release, from what its records left in the state.
-pub fn report(release: &Release, contexts: &Contexts) -> Report {
+/// The report of one release, from what its records left in the state: also those that were pruned.
+pub fn report(release: &Release, world: &World) -> Report {
     let planned = &release.planned;
     let snapshots = release.log.iter().filter(|logged| matches!(logged.step, Step::Snapshot(_)));
     Report {
@@ -423,11 +427,12 @@ pub fn report(release: &Release, contexts: &Contexts) -> Report {
         to_digest: planned.to.digest,
         from_digest: planned.from.as_ref().map(|from| from.digest),
         signed_by: planned.to.signed_by.clone(),
-        audit_contexts: contexts.of_release(planned.release).to_vec(),
+        audit_contexts: world.contexts.of_release(planned.release).to_vec(),
         steps: release.log.iter().map(step_report).collect(),
         windows: release.windows.iter().map(window_status).collect(),
         snapshots: snapshots.filter_map(|logged| logged.outcome.clone()?.ok()).collect(),
         journal_range: (release.first_seq, release.last_seq),
+        pruned: world.archive.log.pruning_of(release.first_seq).map(crate::pruning::told),
     }
 }
 

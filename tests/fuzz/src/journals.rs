@@ -2,7 +2,8 @@
 
 use std::fs;
 use std::path::Path;
-use turnout_journal::{Journal, OpenOptions};
+use turnout_engine::{Base, Stamp, World};
+use turnout_journal::{Journal, OpenOptions, ReaderPlace};
 
 /// The first segment of a journal.
 const FIRST_SEGMENT: &str = "000000000000.seg";
@@ -19,6 +20,44 @@ pub fn segments() -> Vec<Vec<u8>> {
     let folder = folder();
     drop(journal_in(&folder));
     vec![fs::read(folder.path().join(FIRST_SEGMENT)).expect("the segment that was written")]
+}
+
+/// What stands for the records that were pruned: what is read of it is all that is in it.
+pub fn base(bytes: &[u8]) -> bool {
+    let Ok(base) = Base::parse(bytes) else { return false };
+    assert_eq!(base.to_bytes().expect("what was read can be written"), bytes, "more was read, or less");
+    true
+}
+
+/// The base of nothing, and of a journal with a release, a snapshot under a hold, and a pruning.
+pub fn bases() -> Vec<Vec<u8>> {
+    let mut world = World::default();
+    let records = [
+        r#"{"event":"daemon-started","version":"1"}"#,
+        r#"{"event":"snapshot-taken","reason":{"by":"a","for":"request","note":""},"snapshot":"1-a","uuid":"u"}"#,
+        r#"{"event":"snapshot-held","by":"a","reason":"r","snapshot":"1-a"}"#,
+        r#"{"event":"version-deleted","digest":"DIGEST","version":"m@1"}"#,
+        r#"{"event":"log-pruned","base":"DIGEST","by":"a","minimum_index":2,"why":"old"}"#,
+        r#"{"event":"root-accepted","by":"a","checks":[],"digest":"DIGEST","root":1}"#,
+    ];
+    let empty = Base { world: world.clone(), ..Base::default() };
+    for (seq, record) in (0..).zip(records) {
+        let record = record.replace("DIGEST", &format!("sha256:{}", "a".repeat(64)));
+        let record = serde_json::from_str(&record).expect("a record");
+        world.take(&record, Stamp { seq, at_ms: seq });
+    }
+    let base = Base { minimum_index: 6, root: "ab".repeat(32), world };
+    [empty, base].map(|base| base.to_bytes().expect("small numbers")).to_vec()
+}
+
+/// Where a reader of the journal is.
+pub fn cursor(bytes: &[u8]) -> bool {
+    std::str::from_utf8(bytes).is_ok_and(|text| text.parse::<ReaderPlace>().is_ok())
+}
+
+/// Places as this version and an earlier one write them.
+pub fn cursors() -> Vec<Vec<u8>> {
+    vec![b"42\n".to_vec(), b"42 7 0f8fad5b-d9cb-469f-a165-70867728950e\n".to_vec()]
 }
 
 /// A journal of six records.

@@ -27,10 +27,12 @@ pub struct Target {
 }
 
 /// Every target.
-pub const TARGETS: [Target; 20] = [
+pub const TARGETS: [Target; 22] = [
     Target { name: "audit_context", run: messages::audit_context, starts: messages::audit_contexts },
+    Target { name: "base", run: journals::base, starts: journals::bases },
     Target { name: "canonical_json", run: manifests::canonical_json, starts: manifests::documents },
     Target { name: "checkpoint", run: notes::checkpoint, starts: notes::checkpoints },
+    Target { name: "cursor", run: journals::cursor, starts: journals::cursors },
     Target { name: "description", run: manifests::description, starts: manifests::descriptions },
     Target { name: "envelope", run: manifests::envelope, starts: manifests::envelopes },
     Target { name: "expression", run: manifests::expression, starts: manifests::expressions },

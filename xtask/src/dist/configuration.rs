@@ -7,14 +7,16 @@ use std::path::Path;
 use syn::{Attribute, Expr, ExprLit, Field, Item, ItemStruct, Lit, Meta};
 
 /// Where the types are.
-const SOURCES: [&str; 4] = [
+const SOURCES: [&str; 5] = [
     "daemon/turnoutd/src/config.rs",
+    "daemon/turnoutd/src/config/journal.rs",
     "daemon/turnoutd/src/config/keep.rs",
     "daemon/turnoutd/src/config/trust.rs",
     "daemon/turnoutd/src/config/tenants.rs",
 ];
 /// The type of each table, and what the file calls it. The type's comment stands above the table.
-const TABLES: [(&str, &str); 6] = [
+const TABLES: [(&str, &str); 7] = [
+    ("RawJournal", "journal"),
     ("RawRetention", "retention"),
     ("RawStore", "store"),
     ("RawAuditHttp", "audit.http"),

@@ -32,18 +32,23 @@ pub enum SnapshotCommand {
         /// Where it is mounted
         dir: PathBuf,
     },
-    /// Keep a snapshot, and the versions in it, whatever the policy says (as root)
+    /// Keep a snapshot and the versions in it, or the journal's records, whatever the policy says (as root)
     Hold {
-        /// Its name
-        snapshot: String,
+        /// The snapshot's name, or `journal`
+        #[arg(value_name = "SNAPSHOT|journal")]
+        what: String,
         /// Why, kept in the journal
         #[arg(long, value_name = "TEXT")]
         reason: String,
+        /// Of the journal: the first record to keep; without it, all of them
+        #[arg(long, value_name = "SEQ")]
+        from: Option<u64>,
     },
     /// End a hold (as root)
     ReleaseHold {
-        /// The snapshot's name
-        snapshot: String,
+        /// The snapshot's name, or `journal`
+        #[arg(value_name = "SNAPSHOT|journal")]
+        what: String,
     },
     /// What changed between two snapshots: live versions, manifests, weights, trust, configuration, files
     Diff {
@@ -78,6 +83,10 @@ pub enum SnapshotCommand {
         /// Only say what would go
         #[arg(long)]
         dry_run: bool,
+        /// Of the journal alone: records from before a time ago (`400d`) or a date (`2026-01-31`), as far as the
+        /// configuration does not keep them; where it has no rule, those of the last 183 days stay
+        #[arg(long, value_name = "WHEN", value_parser = parse_since)]
+        before: Option<Since>,
     },
 }
 
@@ -90,7 +99,7 @@ pub struct SnapshotsArguments {
     /// Only those that show this version
     #[arg(long, value_name = "VERSION")]
     pub version: Option<Version>,
-    /// Only those made since: a time ago (`90m`, `48h`), or a date (`2026-11-26`, `2026-11-26T14:00:00Z`)
+    /// Only those made since: a time ago (`48h`, `30d`), or a date (`2026-11-26`, `2026-11-26T14:00:00Z`)
     #[arg(long, value_name = "WHEN", value_parser = parse_since)]
     pub since: Option<Since>,
 }
@@ -120,12 +129,14 @@ pub enum StoreCommand {
 }
 
 fn parse_since(text: &str) -> Result<Since, String> {
-    if let Ok(ago) = parse_time(text) {
+    let days = text.strip_suffix('d').and_then(|days| days.parse::<u32>().ok());
+    let days = days.map(|days| Duration::from_secs(u64::from(days) * 86_400));
+    if let Some(ago) = days.or_else(|| parse_time(text).ok()) {
         return Ok(Since::Ago(ago));
     }
     let whole = if text.contains('T') { text.to_owned() } else { format!("{text}T00:00:00Z") };
     let moment: jiff::Timestamp = whole.parse().map_err(|_| {
-        format!("`{text}` is neither a time ago such as `48h` nor a date such as `2026-11-26`")
+        format!("`{text}` is neither a time ago such as `48h` or `30d` nor a date such as `2026-11-26`")
     })?;
     u64::try_from(moment.as_millisecond()).map(Since::At).map_err(|_| format!("`{text}` is before 1970"))
 }
@@ -159,9 +170,10 @@ mod tests {
     #[test]
     fn a_moment_is_a_time_ago_or_a_date() {
         assert_eq!(parse_since("48h"), Ok(Since::Ago(Duration::from_secs(172_800))));
+        assert_eq!(parse_since("2d"), Ok(Since::Ago(Duration::from_secs(172_800))));
         assert_eq!(parse_since("1970-01-02"), Ok(Since::At(86_400_000)));
         assert_eq!(parse_since("1970-01-01T00:00:01Z"), Ok(Since::At(1000)));
-        for bad in ["", "yesterday", "1969-12-31", "2026-13-01", "48"] {
+        for bad in ["", "yesterday", "1969-12-31", "2026-13-01", "48", "d", "-1d", "1.5d", "4294967296d"] {
             assert!(parse_since(bad).is_err(), "{bad:?}");
         }
     }

@@ -3,6 +3,7 @@
 use crate::record::{Cause, End, Kind, Planned, Record};
 use crate::slo::{Verdict, Window};
 use crate::step::Step;
+use serde::{Deserialize, Serialize};
 use turnout_manifest::{Generation, Percent, Plan};
 
 /// Windows of one release kept in memory, the newest.
@@ -17,7 +18,8 @@ const WINDOWS_KEPT: usize = 1024;
 ///                                        ^   \--(an undo failed)--> Ended Stuck --(rollback again)--+
 ///                                        +------------------------------------------------------------+
 /// ```
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Progress {
     /// Steps before the point of no return.
     Forward,
@@ -30,7 +32,7 @@ pub enum Progress {
 }
 
 /// A step as it went.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Logged {
     /// The step.
     pub step: Step,
@@ -45,7 +47,7 @@ pub struct Logged {
 }
 
 /// A window as it was judged.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Judged {
     /// What was measured.
     pub window: Window,
@@ -54,7 +56,7 @@ pub struct Judged {
 }
 
 /// One release.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Release {
     /// What was planned.
     pub planned: Planned,

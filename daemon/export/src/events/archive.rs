@@ -4,7 +4,7 @@ use super::{DEBUG, ERROR, INFO, Kind, NOTICE, WARNING, word};
 use serde_json::Value;
 
 /// Every kind, in the engine's order.
-pub const KINDS: [Kind; 19] = [
+pub const KINDS: [Kind; 22] = [
     Kind {
         event: "snapshot-requested",
         id: "aac15b49b41b4469b23e0789c7970e35",
@@ -126,6 +126,35 @@ pub const KINDS: [Kind; 19] = [
         sentence: |body| format!("could not {}{}", word(body, "what"), because(body, "why")),
     },
     Kind {
+        event: "log-held",
+        id: "81ad0def537442518a6037c244eaf1d5",
+        priority: |_| NOTICE,
+        sentence: |body| {
+            let (by, from) = (word(body, "by"), &body["from"]);
+            format!("{by} holds the journal from record {from} on{}", because(body, "reason"))
+        },
+    },
+    Kind {
+        event: "log-hold-released",
+        id: "c5d6d550b87644f5a125ac004e18f971",
+        priority: |_| NOTICE,
+        sentence: |body| format!("{} no longer holds the journal", word(body, "by")),
+    },
+    Kind {
+        event: "log-pruned",
+        id: "07605e2e75324577bf25a32ed413d266",
+        priority: |_| NOTICE,
+        sentence: |body| {
+            let (by, first) = (word(body, "by"), &body["minimum_index"]);
+            let held = match &body["held_from"] {
+                Value::Null => String::new(),
+                from => format!("; it is held from record {from} on"),
+            };
+            let why = because(body, "why");
+            format!("{by} prunes the journal, record {first} is the first that stays{held}{why}")
+        },
+    },
+    Kind {
         event: "host-key-made",
         id: "b1dd5e7f8eb549ac855c23b3ec3e46ae",
         priority: |_| NOTICE,
@@ -196,6 +225,10 @@ mod tests {
 7 | ann makes the store larger: 9 bytes | {"event":"store-growing","by":"ann","bytes":9}
 5 | the store has 9 bytes | {"event":"store-grown","bytes":9}
 3 | could not scrub the store: busy | {"event":"archive-failed","what":"scrub the store","why":"busy"}
+5 | ann holds the journal from record 9 on: case 7 | {"event":"log-held","from":9,"by":"ann","reason":"case 7"}
+5 | ann no longer holds the journal | {"event":"log-hold-released","by":"ann"}
+5 | ann prunes the journal, record 9 is the first that stays: old | {"event":"log-pruned","minimum_index":9,"base":"DIGEST","by":"ann","why":"old"}
+5 | ann prunes the journal, record 9 is the first that stays; it is held from record 9 on | {"event":"log-pruned","minimum_index":9,"base":"DIGEST","by":"ann","why":"","held_from":9}
 5 | this host signs with the key sha256:ab from now on | {"event":"host-key-made","key_id":"sha256:ab"}
 "#;
 

@@ -124,7 +124,7 @@ fn removed_swapped_and_foreign_segments_are_found_by_verifying_and_by_opening() 
     let (first, second, third, last) = (&names[0], &names[1], &names[2], names.last().unwrap());
     let far = "000000009999.seg";
     let cases = [
-        (Alteration::Remove(first), second, Flaw::SegmentMissing),
+        (Alteration::Remove(first), second, Flaw::NoBase),
         (Alteration::Remove(second), first, Flaw::SegmentMissing),
         (Alteration::Rename(last, far), &names[names.len() - 2], Flaw::SegmentMissing),
         (Alteration::Swap(second, third), second, Flaw::Name),

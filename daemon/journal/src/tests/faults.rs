@@ -10,7 +10,7 @@ use crate::disk::{Disk, Point, SystemDisk};
 
 /// What goes wrong.
 #[derive(Clone, Copy, Debug)]
-enum Fault {
+pub(super) enum Fault {
     /// The call fails and changes nothing.
     Refused(i32),
     /// A write stops after this many bytes; other calls are refused.
@@ -23,7 +23,7 @@ const EIO: i32 = 5;
 const ENOSPC: i32 = 28;
 
 /// Works until a given call at a given point, fails there, and refuses everything after it.
-struct FaultyDisk {
+pub(super) struct FaultyDisk {
     point: Point,
     fault: Fault,
     /// Calls at the point that still succeed; below zero once it has failed.
@@ -32,11 +32,11 @@ struct FaultyDisk {
 }
 
 impl FaultyDisk {
-    fn new(point: Point, nth: i64, fault: Fault) -> Arc<FaultyDisk> {
+    pub(super) fn new(point: Point, nth: i64, fault: Fault) -> Arc<FaultyDisk> {
         Arc::new(FaultyDisk { point, fault, left: Mutex::new(nth), calls_after: Mutex::new(0) })
     }
 
-    fn failed(&self) -> bool {
+    pub(super) fn failed(&self) -> bool {
         *self.left.lock().unwrap() < 0
     }
 
@@ -85,6 +85,10 @@ impl Disk for FaultyDisk {
             if short.is_some() { Ok(()) } else { SystemDisk.truncate(point, file, length) }
         })
     }
+
+    fn remove(&self, point: Point, path: &Path) -> io::Result<()> {
+        self.call(point, &|short| if short.is_some() { Ok(()) } else { SystemDisk.remove(point, path) })
+    }
 }
 
 const POINTS: [Point; 15] = [
@@ -105,7 +109,7 @@ const POINTS: [Point; 15] = [
     Point::CutSync,
 ];
 
-const FAULTS: [Fault; 6] = [
+pub(super) const FAULTS: [Fault; 6] = [
     Fault::Refused(EIO),
     Fault::Refused(ENOSPC),
     Fault::Short(0),
@@ -116,8 +120,7 @@ const FAULTS: [Fault; 6] = [
 
 /// Writes until something fails or ten records are in; the number that were acknowledged in all.
 fn write_until_failure(disk: Arc<FaultyDisk>, dir: &Path, acknowledged: &Cell<u64>) {
-    let options = OpenOptions { segment_bytes: SMALL_SEGMENT, reserve_bytes: 0 };
-    let Ok((journal, recovered)) = Journal::open_on(Arc::clone(&disk) as Arc<dyn Disk>, dir, options) else {
+    let Ok((journal, recovered)) = Journal::open_on(Arc::clone(&disk) as Arc<dyn Disk>, dir, small()) else {
         return;
     };
     assert!(recovered.records >= acknowledged.get());
@@ -247,7 +250,7 @@ fn a_full_disk_costs_the_reserve_and_no_record_whatever_is_being_written() {
     for writes in 1..30 {
         let dir = tempfile::tempdir().unwrap();
         let disk = Arc::new(FullDisk { dir: dir.path().to_owned(), writes_left: Mutex::new(writes) });
-        let options = OpenOptions { segment_bytes: SMALL_SEGMENT, reserve_bytes: 4096 };
+        let options = OpenOptions { reserve_bytes: 4096, ..small() };
         let (journal, _) = Journal::open_on(disk, dir.path(), options).unwrap();
         assert!(!journal.is_on_reserve());
         for number in 0..20 {

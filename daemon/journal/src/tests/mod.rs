@@ -2,6 +2,7 @@
 
 mod damage;
 mod faults;
+mod pruning;
 mod signing;
 mod tears;
 mod writing;
@@ -14,8 +15,12 @@ use crate::{Journal, JournalError, OpenOptions, Reader, Record, Recovered, Tree,
 /// Small enough that a few records fill a segment.
 const SMALL_SEGMENT: u64 = 700;
 
+fn small() -> OpenOptions {
+    OpenOptions { segment_bytes: SMALL_SEGMENT, ..OpenOptions::default() }
+}
+
 fn open(dir: &Path) -> (Journal, Recovered) {
-    Journal::open(dir, OpenOptions { segment_bytes: SMALL_SEGMENT, reserve_bytes: 0 }).unwrap()
+    Journal::open(dir, small()).unwrap()
 }
 
 fn body(number: u64) -> Vec<u8> {

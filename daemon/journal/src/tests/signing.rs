@@ -13,15 +13,15 @@ use crate::{
 };
 
 /// A journal and its mark.
-struct Place(tempfile::TempDir);
+pub(super) struct Place(tempfile::TempDir);
 
 impl Place {
-    fn new() -> Place {
+    pub(super) fn new() -> Place {
         Place(tempfile::tempdir().unwrap())
     }
 
     /// With records, signed at each of these sizes.
-    fn signed_at(sizes: &[u64]) -> Place {
+    pub(super) fn signed_at(sizes: &[u64]) -> Place {
         let place = Place::new();
         let mut written = 0;
         for size in sizes {
@@ -32,23 +32,23 @@ impl Place {
         place
     }
 
-    fn journal(&self) -> PathBuf {
+    pub(super) fn journal(&self) -> PathBuf {
         self.0.path().join("journal")
     }
 
-    fn mark(&self) -> PathBuf {
+    pub(super) fn mark(&self) -> PathBuf {
         self.0.path().join("mark")
     }
 
-    fn write(&self, count: u64) {
+    pub(super) fn write(&self, count: u64) {
         write_records(&self.journal(), count);
     }
 
-    fn key(&self) -> NoteKey {
+    pub(super) fn key(&self) -> NoteKey {
         key(&log_origin(&self.journal()).unwrap())
     }
 
-    fn sign(&self) -> Result<Note, JournalError> {
+    pub(super) fn sign(&self) -> Result<Note, JournalError> {
         let (journal, _) = open(&self.journal());
         self.sign_head(journal.head())
     }
@@ -59,11 +59,11 @@ impl Place {
         checkpoints.sign(head, &Signer { key: &key, sign: &|message| mark(&key, message) })
     }
 
-    fn check(&self) -> Result<(), JournalError> {
+    pub(super) fn check(&self) -> Result<(), JournalError> {
         check_signed(&self.journal(), &self.mark())
     }
 
-    fn verify(&self) -> Result<Verified, JournalError> {
+    pub(super) fn verify(&self) -> Result<Verified, JournalError> {
         verify_signed(&self.journal(), &[self.key()], &holds)
     }
 

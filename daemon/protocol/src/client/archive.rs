@@ -5,6 +5,7 @@ use crate::archive::{
     GrowStore, HoldSnapshot, HostKey, MountSnapshot, Mounted, Prune, Pruned, Removed, Scrub, SignedDigests,
     Snapshot, SnapshotDiff, Snapshots, Store, TakeSnapshot, UnmountSnapshot, Unmounted,
 };
+use crate::journal::{HoldJournal, JournalState};
 use bytes::Bytes;
 use http_body_util::BodyExt;
 use hyper::Method;
@@ -140,6 +141,30 @@ impl Client {
     /// [`ClientError`].
     pub async fn prune(&self, request: &Prune) -> Result<Pruned, ClientError> {
         self.call(Call { deadline: None, ..Call::post("/v1/audit/prune").json(request) }).await
+    }
+
+    /// `GET /v1/audit/journal`.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn journal(&self) -> Result<JournalState, ClientError> {
+        self.call(Call::get("/v1/audit/journal")).await
+    }
+
+    /// `POST /v1/audit/journal/hold`.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn hold_journal(&self, request: &HoldJournal) -> Result<JournalState, ClientError> {
+        self.call(Call::post("/v1/audit/journal/hold").json(request)).await
+    }
+
+    /// `DELETE /v1/audit/journal/hold`.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn release_journal_hold(&self) -> Result<JournalState, ClientError> {
+        self.call(Call::new(Method::DELETE, "/v1/audit/journal/hold")).await
     }
 
     /// `DELETE /v1/versions/{version}`.

@@ -11,7 +11,7 @@ use turnout_host::volume::StoreKind;
 /// Days after which the store is read through again, unless told otherwise.
 const SCRUB_DAYS: u32 = 30;
 /// Most days that can be asked for: a hundred years.
-const DAYS_MAX: u32 = 36_525;
+pub(super) const DAYS_MAX: u32 = 36_525;
 const DAY: Duration = Duration::from_secs(86_400);
 
 /// How long snapshots and versions are kept. What one key keeps is kept; without any, everything is.

@@ -48,6 +48,12 @@ pub const METRICS: &[Metric] = &[
         samples: |scrape, out| out.sample(&[], scrape.view.journal_size),
     },
     Metric {
+        name: "turnout_journal_first_record",
+        kind: Kind::Gauge,
+        help: "Number of the first record that was not pruned.",
+        samples: |scrape, out| out.sample(&[], scrape.view.world.archive.log.minimum_index()),
+    },
+    Metric {
         name: "turnout_journal_size_bytes",
         kind: Kind::Gauge,
         help: "Bytes of the journal's files.",

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use tokio::runtime::Runtime;
 use tokio::sync::watch;
 use turnout_engine::{ArchiveRecord, Entry, Record};
-use turnout_journal::Reader;
+use turnout_journal::{Reader, first_record};
 use turnout_manifest::key::PrivateKey;
 use turnout_manifest::{Operator, Plan, canonical};
 use turnoutd::driver::Input;
@@ -34,6 +34,7 @@ pub const DEADLINE: Duration = Duration::from_secs(10);
 /// A daemon behind its door.
 pub struct Door {
     pub stage: Stage,
+    pub desk: Desk,
     socket: PathBuf,
     driver: Sender<Input>,
     looping: Option<JoinHandle<()>>,
@@ -56,10 +57,23 @@ impl Door {
         Self::on(Stage::bare())
     }
 
-    /// The same machine with another daemon, which finds these records in its journal too.
-    pub fn reopened(mut self, records: &[ArchiveRecord]) -> Self {
+    /// The machine alone, once its daemon is gone.
+    pub fn closed(mut self) -> Stage {
         let stage = std::mem::replace(&mut self.stage, Stage::bare());
         drop(self);
+        // The lock is free once everything of the daemon is gone.
+        drop(open_journal(&stage.folder.path().join("journal")));
+        stage
+    }
+
+    /// Runs something as the daemon would.
+    pub fn block_on<Done>(&self, work: impl Future<Output = Done>) -> Done {
+        self.runtime.as_ref().unwrap().block_on(work)
+    }
+
+    /// The same machine with another daemon, which finds these records in its journal too.
+    pub fn reopened(self, records: &[ArchiveRecord]) -> Self {
+        let stage = self.closed();
         let journal = open_journal(&stage.folder.path().join("journal"));
         for record in records {
             let record = Record::Archive(record.clone());
@@ -99,12 +113,14 @@ impl Door {
         let runtime =
             tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let (stop, stopped) = watch::channel(false);
+        let kept = desk.clone();
         runtime.spawn(async move {
             let listener = tokio::net::UnixListener::from_std(listener).unwrap();
             tokio::spawn(keeping::look_after(desk.clone(), stopped.clone()));
             api::serve(listener, desk, stopped).await;
         });
-        Self { stage, socket, driver: running.sender, looping: Some(looping), runtime: Some(runtime), stop }
+        let (looping, runtime) = (Some(looping), Some(runtime));
+        Self { stage, desk: kept, socket, driver: running.sender, looping, runtime, stop }
     }
 
     pub fn get(&self, path: &str) -> Reply {
@@ -172,7 +188,8 @@ impl Door {
     }
 
     pub fn entries(&self) -> Vec<Entry> {
-        let mut reader = Reader::open(&self.stage.folder.path().join("journal"), 0).unwrap();
+        let journal = self.stage.folder.path().join("journal");
+        let mut reader = Reader::open(&journal, first_record(&journal).unwrap()).unwrap();
         let mut records = Vec::new();
         while let Some(record) = reader.next_record().unwrap() {
             records.push(serde_json::from_slice(&record.body).unwrap());

@@ -15,6 +15,7 @@ mod liars;
 mod plans;
 mod power;
 mod profiles;
+mod pruned;
 mod read_only;
 mod rooted;
 mod router;

@@ -7,8 +7,10 @@ use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
-use turnout_engine::log::SignedLog;
+use std::time::Duration;
+use turnout_engine::log::{ClockReason, SignedLog};
 use turnout_engine::{LogRecord, Record};
+use turnout_host::clock::Reading;
 use turnout_journal::{
     Checkpoint, Journal, JournalError, Note, NoteKey, OpenOptions, ProofFile, Reader, verify_consistency,
 };
@@ -104,6 +106,46 @@ fn the_journal_is_signed_where_a_release_begins_is_promoted_and_ends() {
     stage.ask(Stage::start("1", turnout_manifest::Plan::all_at_once())).unwrap();
     stage.settle();
     assert_eq!(rung.load(Ordering::Relaxed), 3);
+}
+
+/// The notary by a clock that jumps.
+#[test]
+fn a_clock_that_jumps_forward_and_back_is_in_the_journal_by_how_much() {
+    let door = Door::open();
+    let looks = AtomicU32::new(0);
+    // An hour ahead at the third look, back at the fifth, and then right.
+    let read = || {
+        let look = looks.fetch_add(1, Ordering::Relaxed);
+        let ahead = if (2..4).contains(&look) { 3600 } else { 0 };
+        Some(Reading {
+            boot: "b".to_owned(),
+            since_boot: Duration::from_secs(u64::from(look)),
+            shown: Duration::from_secs(1_790_000_000 + u64::from(look) + ahead),
+            synchronized: true,
+            error_us: 9,
+        })
+    };
+    let folder = door.stage.folder.path().join("journal");
+    let notary = Arc::clone(&door.desk.notary);
+    std::thread::scope(|scope| {
+        let (notary, looks) = (&notary, &looks);
+        scope.spawn(move || {
+            while looks.load(Ordering::Relaxed) < 6 {
+                notary.ring();
+                std::thread::yield_now();
+            }
+            notary.stop();
+        });
+        let write = |record| door.block_on(door.desk.note(None, Record::Log(record))).unwrap();
+        notary.run(&folder, read, write);
+    });
+    let stepped = door.journaled().into_iter().filter_map(|record| match record {
+        Record::Log(LogRecord::ClockRead { reason, stepped_ms, .. }) => Some((reason, stepped_ms)),
+        _ => None,
+    });
+    let wanted =
+        [(ClockReason::Start, 0), (ClockReason::Stepped, 3_600_000), (ClockReason::Stepped, -3_600_000)];
+    assert_eq!(stepped.collect::<Vec<_>>(), wanted);
 }
 
 /// A state directory with a journal of so many records, signed.

@@ -118,6 +118,8 @@ pub struct Stage {
     pub turning_point: Arc<dyn Fn() + Send + Sync>,
     running: Option<Running>,
     pub cut: Arc<Cut>,
+    /// A segment of the journal is sealed before it gets longer.
+    segment_bytes: u64,
 }
 
 impl Stage {
@@ -126,6 +128,11 @@ impl Stage {
         let path = self.folder.path().display();
         let text = format!("state = \"{path}\"\nruntime = \"{path}\"\nready_seconds = 1\n{lines}");
         Self { config: Arc::new(Config::parse(&text).unwrap()), ..self }
+    }
+
+    /// The same machine, whose journal has short segments.
+    pub fn with_short_segments(self) -> Self {
+        Self { segment_bytes: 4096, ..self }
     }
 
     /// A machine with its versions in its store, and no daemon yet.
@@ -184,6 +191,7 @@ impl Stage {
             running: None,
             cut: Arc::default(),
             turning_point: Arc::new(|| ()),
+            segment_bytes: OpenOptions::default().segment_bytes,
             folder,
             host,
         }
@@ -192,7 +200,7 @@ impl Stage {
     /// Puts a daemon together as `serve` does, without running its loop.
     pub fn assemble(&self) -> Running {
         let journal_folder = self.folder.path().join("journal");
-        let journal = Arc::new(open_journal(&journal_folder));
+        let journal = Arc::new(open_journal_by(&journal_folder, self.segment_bytes));
         let world = replay(&journal_folder).unwrap();
         let host = Arc::clone(&self.host);
         let intake = Arc::new(Intake::open(host.clone(), &self.config, Arc::clone(&world.trust)).unwrap());
@@ -416,9 +424,13 @@ impl Stage {
 
 /// A process that another test starts has the lock too, from its fork until its exec.
 pub fn open_journal(folder: &Path) -> Journal {
+    open_journal_by(folder, OpenOptions::default().segment_bytes)
+}
+
+fn open_journal_by(folder: &Path, segment_bytes: u64) -> Journal {
     let deadline = Instant::now() + DEADLINE;
     let reserve_bytes = if std::env::var_os(SMALL_DISK).is_some() { SMALL_RESERVE } else { 0 };
-    let options = OpenOptions { reserve_bytes, ..OpenOptions::default() };
+    let options = OpenOptions { segment_bytes, reserve_bytes, ..OpenOptions::default() };
     loop {
         match Journal::open(folder, options.clone()) {
             Err(JournalError::Locked { .. }) if Instant::now() < deadline => std::thread::yield_now(),
