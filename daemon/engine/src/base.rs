@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 use turnout_manifest::canonical::{self, CanonicalError};
 use turnout_manifest::order::UsedOrder;
-use turnout_manifest::{AuditContext, Channel, ModelName, ReleaseId, Sha256, Version};
+use turnout_manifest::{AuditContext, Channel, ModelName, ReleaseId, SetName, Sha256, Version};
 
 /// Name and version of the form.
 pub const SCHEMA: &str = "turnout.base/v1";
@@ -57,6 +57,7 @@ enum Part {
     Tally { model: ModelName, tally: ModelTally },
     Version { model: ModelName, version: Version, stored: Stored },
     Release { state: Box<Release> },
+    Set { set: SetName, models: Vec<ModelName> },
     Snapshot { snapshot: String, taken: Taken },
     SnapshotHold { snapshot: String, hold: Hold },
     Mount { at: String, grant: Grant },
@@ -126,6 +127,7 @@ impl Base {
             archive,
             trust,
             contexts,
+            sets,
             last_generation,
             last_release,
         } = &self.world;
@@ -144,6 +146,7 @@ impl Base {
             stored: stored.clone(),
         }));
         parts.extend(releases.values().map(|state| Part::Release { state: Box::new((**state).clone()) }));
+        parts.extend(sets.iter().map(|(set, models)| Part::Set { set: set.clone(), models: models.clone() }));
         archive_parts(archive, &mut parts);
         trust_parts(trust, &mut parts);
         context_parts(contexts, &mut parts);
@@ -229,6 +232,7 @@ impl World {
             Part::Tally { model, tally } => drop(self.tally.models.insert(model, tally)),
             Part::Version { model, version, stored } => drop(self.versions.insert((model, version), stored)),
             Part::Release { state } => drop(self.releases.insert(state.planned.release, Arc::from(state))),
+            Part::Set { set, models } => drop(self.sets.insert(set, models)),
             Part::TrustRoot { .. } | Part::Order { .. } | Part::Exception { .. } | Part::FirstSeen { .. } => {
                 put_trust(Arc::make_mut(&mut self.trust), part);
             }

@@ -7,6 +7,7 @@ use proptest::prelude::*;
 use turnout_engine::archive::Scrubbed;
 use turnout_engine::base::BaseError;
 use turnout_engine::record::{End, Planned, Target};
+use turnout_engine::set::{Member, Set};
 use turnout_engine::trust::TrustRecord;
 use turnout_engine::{
     ArchiveRecord, Base, Cause, Entry, Figures, Kind, Moment, Reason, Record, Stamp, Step, Verdict, Window,
@@ -63,11 +64,22 @@ fn target() -> impl Strategy<Value = Target> {
     )
 }
 
+/// A set of two, of which any release of these tests may be one.
+fn set() -> impl Strategy<Value = Set> {
+    let member = (version(), release(), digest(), prop::option::of(digest()))
+        .prop_map(|(version, release, to, from)| Member { model: version.model, release, to, from });
+    let models = || prop::collection::vec(version().prop_map(|version| version.model), 0..3);
+    ("[ab]", prop::collection::vec(member, 2..3), models(), models()).prop_map(
+        |(name, members, shows, showed)| Set { name: name.parse().unwrap(), members, shows, showed },
+    )
+}
+
 fn planned() -> impl Strategy<Value = Record> {
     let kind = prop_oneof![Just(Kind::Release), Just(Kind::Return), Just(Kind::Restart)];
     let steps = prop::collection::vec(step(), 0..4);
-    (release(), version(), kind, prop::option::of(target()), target(), steps).prop_map(
-        |(release, version, kind, from, to, steps)| {
+    let set = prop::option::of(set());
+    (release(), version(), kind, prop::option::of(target()), target(), steps, set).prop_map(
+        |(release, version, kind, from, to, steps, set)| {
             Record::Planned(Box::new(Planned {
                 release,
                 model: version.model,
@@ -80,6 +92,7 @@ fn planned() -> impl Strategy<Value = Record> {
                 port: 8700,
                 salt: "00ff".to_owned(),
                 by: "uid 0".to_owned(),
+                set,
             }))
         },
     )
