@@ -52,8 +52,8 @@ impl LinuxTraffic {
     /// # Errors
     /// The kernel's own.
     pub fn open(config: &TrafficConfig, occupants: Arc<dyn Occupants>) -> Result<Self, HostError> {
-        let maps = Mutex::new(programs::open(&config.pin_directory, &config.cgroup)?);
         let place = AtomicU64::new(inode(&config.cgroup)?);
+        let maps = Mutex::new(programs::open(&config.pin_directory, &config.cgroup)?);
         Ok(Self { maps, config: config.clone(), place, occupants, claims: Mutex::default() })
     }
 
@@ -72,8 +72,8 @@ impl LinuxTraffic {
         Ok(())
     }
 
-    /// Lets the processes of a cgroup open these devices, and no others. What was allowed to
-    /// cgroups that are not alive any more is forgotten.
+    /// Lets the processes of a cgroup open these devices, and no others. What was allowed to cgroups that are not alive any
+    /// more is forgotten.
     pub(crate) fn allow(&self, cgroup: u64, devices: &[DeviceKey], alive: &[u64]) -> Result<(), HostError> {
         let mut maps = self.maps();
         let known = maps.devices.keys().collect::<Result<Vec<_>, _>>().map_err(refused("read devices"))?;

@@ -10,7 +10,8 @@ use turnout_manifest::{Generation, VerifiedManifest};
 use turnout_protocol::control::TenantStatus;
 use turnout_protocol::error::{ErrorCode, Problem};
 
-/// Keeps room for a version that comes in, before a byte of it is stored. A model of no tenant needs none.
+/// Keeps room for a version that comes in, before a byte of it is stored. A model of no tenant needs none, nor does what
+/// is stored already.
 ///
 /// # Errors
 /// 413 with the figures when the tenant has no room.
@@ -18,12 +19,14 @@ pub fn room_for(desk: &Desk, verified: &VerifiedManifest) -> Result<Option<Room>
     let manifest = verified.manifest();
     let tenants = &desk.daemon.config.tenants;
     let Some(tenant) = tenants.of(&manifest.model) else { return Ok(None) };
-    let view = desk.view();
-    let known = view.world.versions.contains_key(&(manifest.model.clone(), manifest.version.clone()));
-    let bytes = if known { 0 } else { manifest.files.iter().map(|file| file.size).sum() };
-    let stored = stored_bytes(&view.world, tenant);
+    let label = (manifest.model.clone(), manifest.version.clone());
+    if desk.view().world.versions.contains_key(&label) {
+        return Ok(None);
+    }
+    let bytes = manifest.files.iter().map(|file| file.size).sum();
+    let stored = || stored_bytes(&desk.view().world, tenant);
     tenants.room(tenant, bytes, stored).map(Some).map_err(|under_way| {
-        let most = tenant.store_bytes.unwrap_or(u64::MAX);
+        let (most, stored) = (tenant.store_bytes.unwrap_or(u64::MAX), stored());
         let under_way = if under_way == 0 { String::new() } else { format!(", {under_way} are being imported") };
         let free = most.saturating_sub(stored);
         problem(

@@ -144,14 +144,15 @@ impl Tenants {
         self.all.iter()
     }
 
-    /// Keeps room for an import beside those under way; `stored` is what the tenant has in the store.
+    /// Keeps room for an import beside those under way; `stored` tells what the tenant has in the store, asked while no
+    /// import can end: what has just been stored is counted in one place or the other.
     ///
     /// # Errors
     /// How many bytes are under way, where there is no room.
-    pub fn room(&self, tenant: &Tenant, bytes: u64, stored: u64) -> Result<Room, u64> {
+    pub fn room(&self, tenant: &Tenant, bytes: u64, stored: impl FnOnce() -> u64) -> Result<Room, u64> {
         let mut importing = self.importing.lock().unwrap_or_else(PoisonError::into_inner);
         let under_way = importing.entry(tenant.name.clone()).or_default();
-        let wanted = stored.saturating_add(*under_way).saturating_add(bytes);
+        let wanted = stored().saturating_add(*under_way).saturating_add(bytes);
         if tenant.store_bytes.is_some_and(|most| wanted > most) {
             return Err(*under_way);
         }
@@ -337,12 +338,12 @@ mod tests {
     fn two_imports_do_not_find_the_same_room() {
         let config = Config::parse(&format!("{RISK}store_bytes = 100\n")).unwrap();
         let tenant = config.tenants.iter().next().unwrap();
-        let first = config.tenants.room(tenant, 60, 30).unwrap();
-        assert_eq!(config.tenants.room(tenant, 11, 30).unwrap_err(), 60);
-        let second = config.tenants.room(tenant, 10, 30).unwrap();
+        let first = config.tenants.room(tenant, 60, || 30).unwrap();
+        assert_eq!(config.tenants.room(tenant, 11, || 30).unwrap_err(), 60);
+        let second = config.tenants.room(tenant, 10, || 30).unwrap();
         drop(first);
-        assert!(config.tenants.room(tenant, 60, 30).is_ok());
+        assert!(config.tenants.room(tenant, 60, || 30).is_ok());
         drop(second);
-        assert!(config.tenants.room(tenant, 71, 30).is_err(), "what is stored counts");
+        assert!(config.tenants.room(tenant, 71, || 30).is_err(), "what is stored counts");
     }
 }
