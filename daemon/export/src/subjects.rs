@@ -122,6 +122,7 @@ fn ordinal(release: &Value) -> Option<u64> {
 mod tests {
     use super::*;
     use serde_json::json;
+    use turnout_engine::{Base, Stamp, World};
     use turnout_journal::{Journal, OpenOptions};
 
     #[test]
@@ -170,6 +171,39 @@ mod tests {
                 );
             }
         }
+    }
+
+    #[test]
+    fn a_release_whose_records_were_pruned_is_known_from_the_base() {
+        let folder = tempfile::tempdir().unwrap();
+        let options = OpenOptions { segment_bytes: 512, ..OpenOptions::default() };
+        let (journal, _) = Journal::open(folder.path(), options).unwrap();
+        let target = json!({"version": "2.0", "digest": format!("sha256:{}", "a".repeat(64)), "signed_by": [],
+                            "generation": 9});
+        let plan = json!({"strategy": "weight", "steps": [100_000], "window_ms": 200, "objectives": {},
+                          "windows": {"look_back": 1, "consecutive": 1}, "minimum_requests": 0,
+                          "patience_ms": 0, "on_breach": "rollback"});
+        let planned = json!({"event": "planned", "release": "r-7", "model": "digits", "kind": "release",
+                             "to": target, "plan": plan, "steps": [], "commit": 0, "port": 1, "salt": "00",
+                             "by": "root"});
+        let mut world = World::default();
+        for seq in 0..9 {
+            let body =
+                if seq == 0 { planned.clone() } else { json!({"event": "promoted", "release": "r-7"}) };
+            journal.append(body.to_string().as_bytes()).unwrap();
+            if seq == 0 {
+                world.take(&serde_json::from_value(body).unwrap(), Stamp { seq, at_ms: 1 });
+            }
+        }
+        let first = turnout_journal::segment_infos(folder.path()).unwrap()[1].first;
+        let base = Base { minimum_index: first, world, ..Base::default() }.to_bytes().unwrap();
+        let written = journal.write_base(first, &base).unwrap();
+        journal.prune(first, written).unwrap();
+        let mut subjects = Subjects::new(folder.path(), first);
+        let record = Reader::open(folder.path(), first).unwrap().next_record().unwrap().unwrap();
+        let body = serde_json::from_slice(&record.body).unwrap();
+        let about = Subject { model: "digits".to_owned(), version: "2.0".to_owned() };
+        assert_eq!(subjects.of(&record, &body).unwrap(), about);
     }
 
     #[test]

@@ -113,11 +113,14 @@ impl Door {
         let runtime =
             tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let (stop, stopped) = watch::channel(false);
-        let kept = desk.clone();
+        let (kept, mut views) = (desk.clone(), desk.views.clone());
         runtime.spawn(async move {
             let listener = tokio::net::UnixListener::from_std(listener).unwrap();
-            tokio::spawn(keeping::look_after(desk.clone(), stopped.clone()));
-            api::serve(listener, desk, stopped).await;
+            // As in `serve`: before the loop has published for the first time, nothing is known to be open.
+            if views.changed().await.is_ok() {
+                tokio::spawn(keeping::look_after(desk.clone(), stopped.clone()));
+                api::serve(listener, desk, stopped).await;
+            }
         });
         let (looping, runtime) = (Some(looping), Some(runtime));
         Self { stage, desk: kept, socket, driver: running.sender, looping, runtime, stop }
