@@ -103,7 +103,7 @@ values() {
 }
 port() {
 	turnoutctl status --output json | tr -d ' \n' |
-		sed "s/.*\"model\":\"$1\",\"endpoints\":\[\"127.0.0.1:\([0-9]*\)\".*/\1/"
+		sed "s/.*\"model\":\"$1\",[^[]*\"endpoints\":\[\"127.0.0.1:\([0-9]*\)\".*/\1/"
 }
 # The first of the model's test requests, as a file.
 request() {
