@@ -56,31 +56,14 @@ pub(crate) enum Point {
     BaseRemove,
 }
 
-/// Changes files.
+/// Changes files. What an implementation does not say is done as [`SystemDisk`] does it.
 pub(crate) trait Disk: Send + Sync {
     /// Writes all these bytes at this offset.
-    fn write(&self, point: Point, file: &File, at: (u64, &[u8])) -> io::Result<()>;
-    /// Makes a file or directory durable.
-    fn sync(&self, point: Point, file: &File) -> io::Result<()>;
-    /// Renames within one directory.
-    fn rename(&self, point: Point, from: &Path, to: &Path) -> io::Result<()>;
-    /// Cuts a file to this length.
-    fn truncate(&self, point: Point, file: &File, length: u64) -> io::Result<()>;
-    /// Removes a file.
-    fn remove(&self, _: Point, path: &Path) -> io::Result<()> {
-        fs::remove_file(path)
-    }
-}
-
-/// The real one.
-#[derive(Debug)]
-pub(crate) struct SystemDisk;
-
-impl Disk for SystemDisk {
     fn write(&self, _: Point, file: &File, (offset, bytes): (u64, &[u8])) -> io::Result<()> {
         file.write_all_at(bytes, offset)
     }
 
+    /// Makes a file or directory durable.
     fn sync(&self, point: Point, file: &File) -> io::Result<()> {
         match point {
             // Data and length are all that an append changes.
@@ -91,11 +74,24 @@ impl Disk for SystemDisk {
         }
     }
 
+    /// Renames within one directory.
     fn rename(&self, _: Point, from: &Path, to: &Path) -> io::Result<()> {
         fs::rename(from, to)
     }
 
+    /// Cuts a file to this length.
     fn truncate(&self, _: Point, file: &File, length: u64) -> io::Result<()> {
         file.set_len(length)
     }
+
+    /// Removes a file.
+    fn remove(&self, _: Point, path: &Path) -> io::Result<()> {
+        fs::remove_file(path)
+    }
 }
+
+/// The real one.
+#[derive(Debug)]
+pub(crate) struct SystemDisk;
+
+impl Disk for SystemDisk {}

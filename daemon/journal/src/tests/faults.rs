@@ -190,18 +190,6 @@ impl Disk for PanickingDisk {
         assert_ne!(point, Point::BatchWrite, "the disk panics, as asked");
         SystemDisk.write(point, file, at)
     }
-
-    fn sync(&self, point: Point, file: &File) -> io::Result<()> {
-        SystemDisk.sync(point, file)
-    }
-
-    fn rename(&self, point: Point, from: &Path, to: &Path) -> io::Result<()> {
-        SystemDisk.rename(point, from, to)
-    }
-
-    fn truncate(&self, point: Point, file: &File, length: u64) -> io::Result<()> {
-        SystemDisk.truncate(point, file, length)
-    }
 }
 
 #[test]
@@ -230,18 +218,6 @@ impl Disk for FullDisk {
             return Err(io::Error::from_raw_os_error(ENOSPC));
         }
         SystemDisk.write(point, file, at)
-    }
-
-    fn sync(&self, point: Point, file: &File) -> io::Result<()> {
-        SystemDisk.sync(point, file)
-    }
-
-    fn rename(&self, point: Point, from: &Path, to: &Path) -> io::Result<()> {
-        SystemDisk.rename(point, from, to)
-    }
-
-    fn truncate(&self, point: Point, file: &File, length: u64) -> io::Result<()> {
-        SystemDisk.truncate(point, file, length)
     }
 }
 

@@ -141,24 +141,12 @@ impl Gate {
 }
 
 impl Disk for Gate {
-    fn write(&self, point: Point, file: &fs::File, at: (u64, &[u8])) -> io::Result<()> {
-        SystemDisk.write(point, file, at)
-    }
-
     fn sync(&self, point: Point, file: &fs::File) -> io::Result<()> {
         if point == Point::BatchSync {
             let mut state = self.opened.wait_while(self.state.lock().unwrap(), |state| !state.0).unwrap();
             state.1 += 1;
         }
         SystemDisk.sync(point, file)
-    }
-
-    fn rename(&self, point: Point, from: &Path, to: &Path) -> io::Result<()> {
-        SystemDisk.rename(point, from, to)
-    }
-
-    fn truncate(&self, point: Point, file: &fs::File, length: u64) -> io::Result<()> {
-        SystemDisk.truncate(point, file, length)
     }
 }
 
