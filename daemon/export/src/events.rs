@@ -275,12 +275,31 @@ fn cause(body: &Value) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde::Deserialize;
-    use serde::de::{Error, value::MapDeserializer};
+    use serde::de::{DeserializeOwned, Error, value::MapDeserializer};
+    use serde::{Deserialize, Serialize};
     use serde_json::json;
     use std::cell::RefCell;
     use std::collections::BTreeSet;
     use std::fmt;
+
+    /// Holds each line, `priority | sentence | record`, to what is told of the record, and the record to what the engine
+    /// writes; every kind has a line.
+    pub(super) fn told_as_written<R: DeserializeOwned + Serialize>(told: &str, kinds: &[Kind]) {
+        let mut seen = BTreeSet::new();
+        for line in told.lines().filter(|line| !line.is_empty()) {
+            let [priority, sentence, body] = line.splitn(3, " | ").collect::<Vec<_>>().try_into().unwrap();
+            let body: Value = serde_json::from_str(body).unwrap();
+            let written: R = serde_json::from_value(body.clone()).unwrap();
+            assert_eq!(serde_json::to_value(&written).unwrap(), body, "as the engine writes it");
+            let kind = kind(&body);
+            assert_eq!(
+                (kind.priority(&body).to_string().as_str(), kind.sentence(&body).as_str()),
+                (priority, sentence)
+            );
+            seen.insert(kind.event);
+        }
+        assert_eq!(seen, kinds.iter().map(|kind| kind.event).collect());
+    }
 
     const CATALOG: &str = include_str!("../../../systemd/turnout.catalog");
 

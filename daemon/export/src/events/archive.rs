@@ -195,9 +195,8 @@ fn scrub(body: &Value) -> (u8, String) {
 
 #[cfg(test)]
 mod tests {
-    use super::super::kind;
+    use super::super::tests::told_as_written;
     use super::*;
-    use std::collections::BTreeSet;
     use turnout_engine::ArchiveRecord;
 
     /// A record of each kind as the engine writes it, after its priority and sentence. `DIGEST` is one.
@@ -235,19 +234,6 @@ mod tests {
     #[test]
     fn each_kind_is_told_in_words_from_the_fields_that_the_engine_writes() {
         let told = TOLD.replace("DIGEST", &format!("sha256:{}", "a".repeat(64)));
-        let mut seen = BTreeSet::new();
-        for line in told.lines().filter(|line| !line.is_empty()) {
-            let [priority, sentence, body] = line.splitn(3, " | ").collect::<Vec<_>>().try_into().unwrap();
-            let body: Value = serde_json::from_str(body).unwrap();
-            let written: ArchiveRecord = serde_json::from_value(body.clone()).unwrap();
-            assert_eq!(serde_json::to_value(&written).unwrap(), body, "as the engine writes it");
-            let kind = kind(&body);
-            assert_eq!(
-                (kind.priority(&body).to_string().as_str(), kind.sentence(&body).as_str()),
-                (priority, sentence)
-            );
-            seen.insert(kind.event);
-        }
-        assert_eq!(seen, KINDS.iter().map(|kind| kind.event).collect());
+        told_as_written::<ArchiveRecord>(&told, &KINDS);
     }
 }

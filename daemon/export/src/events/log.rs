@@ -59,9 +59,8 @@ fn clock(body: &Value) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::kind;
+    use super::super::tests::told_as_written;
     use super::*;
-    use std::collections::BTreeSet;
     use turnout_engine::LogRecord;
 
     const TOLD: &str = r#"
@@ -77,19 +76,6 @@ mod tests {
 
     #[test]
     fn each_kind_is_told_in_words_from_the_fields_that_the_engine_writes() {
-        let mut seen = BTreeSet::new();
-        for line in TOLD.lines().filter(|line| !line.is_empty()) {
-            let [priority, sentence, body] = line.splitn(3, " | ").collect::<Vec<_>>().try_into().unwrap();
-            let body: Value = serde_json::from_str(body).unwrap();
-            let written: LogRecord = serde_json::from_value(body.clone()).unwrap();
-            assert_eq!(serde_json::to_value(&written).unwrap(), body, "as the engine writes it");
-            let kind = kind(&body);
-            assert_eq!(
-                (kind.priority(&body).to_string().as_str(), kind.sentence(&body).as_str()),
-                (priority, sentence)
-            );
-            seen.insert(kind.event);
-        }
-        assert_eq!(seen, KINDS.iter().map(|kind| kind.event).collect());
+        told_as_written::<LogRecord>(TOLD, &KINDS);
     }
 }
