@@ -4,15 +4,13 @@
 use super::apart::{PROFILE, Place, Worker};
 use super::client::{self, Ask, Manner};
 use super::figures::Line;
-use super::machine::Values;
-use super::pin::{FIRST_OF_ALL, mask, set};
+use super::machine::Pairs;
+use super::pin::{first_of_all_on, mask};
 use super::{Effort, Settings};
 use crate::cores::last_core;
 use crate::models;
 use crate::remains::Remains;
 use anyhow::{Context, Result};
-use rustix::process::setpriority_process;
-use rustix::thread::{sched_getaffinity, sched_setaffinity};
 use serde_json::json;
 use turnout_host::cells::{Class, Profile};
 use turnout_manifest::Generation;
@@ -38,25 +36,19 @@ pub fn measure(settings: &Settings, remains: &Remains, effort: &Effort) -> Resul
     let hostile = place.beside(&settings.programs.join("hostile"))?;
     let sharing = place.serve_in(SHARING, PROFILE)?;
     let owning = place.serve_in(OWNING, Profile { class: Class::Guaranteed, cpus: own, ..PROFILE })?;
-    let before = sched_getaffinity(None)?;
-    // The client's own waiting for a CPU is not what is asked about.
-    sched_setaffinity(None, &set(rest))?;
-    setpriority_process(None, FIRST_OF_ALL).context("the client needs priority (CAP_SYS_NICE)")?;
-    let measured = (|| -> Result<_> {
+    let measured = first_of_all_on(rest, || {
         // A burstable cell is kept off the cores that are given away, and on them where none is.
         let owned = Bench { victim: &owning, hostile: &hostile, cpus: rest }.rounds(effort)?;
         let shared = Bench { victim: &sharing, hostile: &hostile, cpus: own | rest }.rounds(effort)?;
         Ok((owned, shared))
-    })();
-    setpriority_process(None, 0)?;
-    sched_setaffinity(None, &before)?;
+    });
     place.end(SHARING)?;
     place.end(OWNING)?;
     let (owned, shared) = measured?;
     let judged = Line::judged(PART, "p99 on a core of its own", format!("at most {FLOOR:.2} x"));
     Ok(vec![
-        owned.told(judged).met(owned.ratio() <= FLOOR),
-        shared.told(Line::told(PART, "p99 sharing the CPUs")),
+        told(&owned, judged).met(owned.ratio() <= FLOOR),
+        told(&shared, Line::told(PART, "p99 sharing the CPUs")),
     ])
 }
 
@@ -66,25 +58,19 @@ struct Bench<'a> {
     cpus: u64,
 }
 
-/// p99 of each round, microseconds.
-struct Tails {
-    without: Vec<f64>,
-    under: Vec<f64>,
-}
-
 impl Bench<'_> {
-    fn rounds(&self, effort: &Effort) -> Result<Tails> {
-        let mut tails = Tails { without: Vec::new(), under: Vec::new() };
+    fn rounds(&self, effort: &Effort) -> Result<Pairs> {
+        let mut pairs = Pairs::default();
         for round in 0..effort.rounds {
-            for attacked in [round % 2 == 0, round % 2 == 1] {
-                if attacked {
-                    tails.under.push(self.attacked(effort)?);
-                } else {
-                    tails.without.push(self.p99(effort)?);
-                }
-            }
+            let (without, under) = if round % 2 == 0 {
+                let under = self.attacked(effort)?;
+                (self.p99(effort)?, under)
+            } else {
+                (self.p99(effort)?, self.attacked(effort)?)
+            };
+            pairs.push(without, under);
         }
-        Ok(tails)
+        Ok(pairs)
     }
 
     fn attacked(&self, effort: &Effort) -> Result<f64> {
@@ -109,21 +95,10 @@ impl Bench<'_> {
     }
 }
 
-impl Tails {
-    /// Median of the ratios within each round.
-    fn ratio(&self) -> f64 {
-        let pairs = self.under.iter().zip(&self.without);
-        pairs.map(|(under, without)| under / without.max(1e-9)).collect::<Values>().median()
-    }
-
-    fn told(&self, line: Line) -> Line {
-        let median = |values: &[f64]| values.iter().copied().collect::<Values>().median();
-        let (under, without) = (median(&self.under), median(&self.without));
-        let rounds = self.under.len();
-        let text = format!(
-            "{:.2} x: {under:.0} us under attack, {without:.0} us without, median of {rounds} rounds",
-            self.ratio()
-        );
-        line.found(text, json!({"ratio": self.ratio(), "under_us": under, "without_us": without}))
-    }
+fn told(pairs: &Pairs, line: Line) -> Line {
+    let (ratio, (without, under), rounds) = (pairs.ratio(), pairs.medians(), pairs.rounds());
+    let text = format!(
+        "{ratio:.2} x: {under:.0} us under attack, {without:.0} us without, median of {rounds} rounds"
+    );
+    line.found(text, json!({"ratio": ratio, "under_us": under, "without_us": without}))
 }

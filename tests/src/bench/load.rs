@@ -3,15 +3,13 @@
 
 use super::client::{self, Ask, Manner, Seen};
 use super::figures::Line;
-use super::machine::Values;
-use super::pin::{FIRST_OF_ALL, mask, set};
+use super::machine::{Pairs, Values};
+use super::pin::{first_of_all_on, mask};
 use super::stage::Stage;
 use super::{Effort, Settings};
 use crate::cores::last_core;
 use crate::models::{self, Source, text};
 use anyhow::{Context, Result, ensure};
-use rustix::process::setpriority_process;
-use rustix::thread::{sched_getaffinity, sched_setaffinity};
 use serde_json::json;
 use std::fs::{self, File};
 use std::io::{BufWriter, Write};
@@ -44,13 +42,8 @@ pub fn measure(settings: &Settings, effort: &Effort) -> Result<Vec<Line>> {
     let keys = [("store_image_bytes", STORE_BYTES), ("exclusive_cpus", &format!("{own:?}"))];
     let stage = Stage::configured(settings, &[models::FIRST], &keys)?;
     let large = Large::import(&stage, effort.load_side)?;
-    let before = sched_getaffinity(None)?;
-    // The client is not what is asked about: it goes before whatever loads, and never on the live version's own core.
-    sched_setaffinity(None, &set(mask(&rest)))?;
-    setpriority_process(None, FIRST_OF_ALL).context("the client needs priority (CAP_SYS_NICE)")?;
-    let measured = rounds(&stage, large, effort);
-    setpriority_process(None, 0)?;
-    sched_setaffinity(None, &before)?;
+    // Never on the live version's own core.
+    let measured = first_of_all_on(mask(&rest), || rounds(&stage, large, effort));
     measured.with_context(|| stage.instance.log_end())
 }
 
@@ -62,7 +55,7 @@ fn rounds(stage: &Stage, mut large: Large<'_>, effort: &Effort) -> Result<Vec<Li
     let part = part(effort.load_side);
     let floor = format!("at most {FLOOR:.2} x");
     Ok(vec![
-        own.told(Line::judged(part, "p99 on a core of its own", floor)).met(own.ratio() <= FLOOR),
+        own.told(Line::judged(part, "p99 on a core of its own", floor)).met(own.pairs.ratio() <= FLOOR),
         shared.told(Line::told(part, "p99 sharing the CPUs")),
     ])
 }
@@ -95,30 +88,21 @@ fn promote(stage: &Stage, version: &str) -> Result<()> {
     Ok(())
 }
 
-/// What one arrangement gave: p99 of each round at rest and beside the load, microseconds, and how long loads took.
+/// What one arrangement gave: p99 at rest and beside the load, and how long loads took, seconds.
 #[derive(Default)]
 struct Tails {
-    rest: Vec<f64>,
-    beside: Vec<f64>,
+    pairs: Pairs,
     took: Vec<f64>,
 }
 
 impl Tails {
-    /// Median of the ratios within each round.
-    fn ratio(&self) -> f64 {
-        let pairs = self.beside.iter().zip(&self.rest);
-        pairs.map(|(beside, rest)| beside / rest.max(1e-9)).collect::<Values>().median()
-    }
-
     fn told(&self, line: Line) -> Line {
-        let median = |values: &[f64]| values.iter().copied().collect::<Values>().median();
-        let (rest, beside, took) = (median(&self.rest), median(&self.beside), median(&self.took));
+        let (ratio, (rest, beside), rounds) = (self.pairs.ratio(), self.pairs.medians(), self.pairs.rounds());
+        let took = self.took.iter().copied().collect::<Values>().median();
         let text = format!(
-            "{:.2} x: {beside:.0} us beside it, {rest:.0} us at rest, median of {} rounds; it took {took:.1} s",
-            self.ratio(),
-            self.rest.len()
+            "{ratio:.2} x: {beside:.0} us beside it, {rest:.0} us at rest, median of {rounds} rounds; it took {took:.1} s"
         );
-        line.found(text, json!({"ratio": self.ratio(), "beside_us": beside, "rest_us": rest, "load_s": took}))
+        line.found(text, json!({"ratio": ratio, "beside_us": beside, "rest_us": rest, "load_s": took}))
     }
 }
 
@@ -138,8 +122,7 @@ fn beside(stage: &Stage, large: &mut Large<'_>, effort: &Effort) -> Result<Tails
     for _ in 0..effort.loads {
         let (rest, (), ()) = client::ask(&asked(first.elapsed), || Ok(()))?;
         let (loading, ()) = client::ask_during(&asked(Duration::ZERO), || large.load())?;
-        tails.rest.push(p99(&rest));
-        tails.beside.push(p99(&loading));
+        tails.pairs.push(p99(&rest), p99(&loading));
         tails.took.push(loading.elapsed.as_secs_f64());
     }
     Ok(tails)

@@ -80,6 +80,34 @@ impl Values {
     }
 }
 
+/// p99 without something and beside it, a pair from each round, microseconds.
+#[derive(Debug, Clone, Default)]
+pub struct Pairs(Vec<(f64, f64)>);
+
+impl Pairs {
+    /// Takes in what a round gave: without, beside.
+    pub fn push(&mut self, without: f64, beside: f64) {
+        self.0.push((without, beside));
+    }
+
+    /// Median of the ratios within each round.
+    pub fn ratio(&self) -> f64 {
+        self.0.iter().map(|(without, beside)| beside / without.max(1e-9)).collect::<Values>().median()
+    }
+
+    /// The median without, and the median beside.
+    pub fn medians(&self) -> (f64, f64) {
+        let without: Values = self.0.iter().map(|pair| pair.0).collect();
+        let beside: Values = self.0.iter().map(|pair| pair.1).collect();
+        (without.median(), beside.median())
+    }
+
+    /// How many rounds there were.
+    pub fn rounds(&self) -> usize {
+        self.0.len()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -22,7 +22,7 @@ const PART: &str = "a core of its own beside a noisy neighbour (one spinning pro
 const SHARING: Generation = Generation(200);
 const OWNING: Generation = Generation(201);
 /// Before every process of ordinary priority.
-pub(super) const FIRST_OF_ALL: i32 = -20;
+const FIRST_OF_ALL: i32 = -20;
 /// Open at one time: enough that a request may wait behind another, as in use.
 const CONNECTIONS: usize = 4;
 
@@ -56,19 +56,29 @@ pub fn measure(place: &Place<'_>, effort: &Effort) -> Result<Vec<Line>> {
         all: own | rest,
         rest,
     };
-    let before = sched_getaffinity(None)?;
-    sched_setaffinity(None, &set(bench.rest))?;
-    setpriority_process(None, FIRST_OF_ALL).context("the client needs priority (CAP_SYS_NICE)")?;
-    let measured = bench.rounds(effort);
-    setpriority_process(None, 0)?;
-    sched_setaffinity(None, &before)?;
+    let measured = first_of_all_on(bench.rest, || bench.rounds(effort));
     place.end(SHARING)?;
     place.end(OWNING)?;
     measured.map(|tails| lines(&tails))
 }
 
+/// Does the client's part on these CPUs, before every process of ordinary priority: its own waiting for a CPU is nobody's
+/// latency. Afterwards this thread is as it was.
+///
+/// # Errors
+/// Without CAP_SYS_NICE, and those of the work.
+pub fn first_of_all_on<T>(cpus: u64, work: impl FnOnce() -> Result<T>) -> Result<T> {
+    let before = sched_getaffinity(None)?;
+    sched_setaffinity(None, &set(cpus))?;
+    setpriority_process(None, FIRST_OF_ALL).context("the client needs priority (CAP_SYS_NICE)")?;
+    let done = work();
+    setpriority_process(None, 0)?;
+    sched_setaffinity(None, &before)?;
+    done
+}
+
 /// CPUs beyond the first 64 are nobody's here.
-pub(super) fn mask(cpus: &[u32]) -> u64 {
+pub fn mask(cpus: &[u32]) -> u64 {
     cpus.iter().filter(|cpu| **cpu < 64).fold(0, |mask, cpu| mask | 1 << cpu)
 }
 
@@ -169,7 +179,7 @@ fn lines(tails: &Tails) -> Vec<Line> {
     lines
 }
 
-pub(super) fn set(cpus: u64) -> CpuSet {
+fn set(cpus: u64) -> CpuSet {
     let mut set = CpuSet::new();
     (0..64).filter(|cpu| cpus & (1 << cpu) != 0).for_each(|cpu| set.set(cpu));
     set
