@@ -7,6 +7,7 @@ use std::fs;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::PathBuf;
 use std::process::Command;
+use turnout_protocol::control::ReleaseState;
 use turnout_scenarios::scenario::{LIMIT, Scene, play, until};
 
 const AT_ONCE: &str =
@@ -42,17 +43,9 @@ fn a_journal_whose_disk_fails_refuses_changes_and_leaves_traffic_as_it_is() {
         ensure!(scene.status()?.read_only.is_none(), "changes are refused on a disk that works");
         let verified = scene.ctl.ok(&["audit", "verify"])?;
         ensure!(verified.number("/size") >= Some(before), "{}", verified.value);
-        let plan = scene.plan(AT_ONCE)?;
-        scene.ctl.ok(&[
-            "release",
-            "start",
-            "digits@better",
-            "--wait",
-            "--timeout",
-            "30s",
-            "--plan",
-            &plan,
-        ])?;
+        scene.release("better", AT_ONCE)?;
+        let release = scene.ended()?;
+        ensure!(release.state == ReleaseState::Promoted, "{release:?}");
         scene.finish_whole(traffic).map(drop)
     });
 }

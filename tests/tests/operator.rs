@@ -4,7 +4,7 @@
 use anyhow::{Context, Result, ensure};
 use turnout_protocol::control::{ReleaseState, ReleaseStatus};
 use turnout_scenarios::models::FIRST;
-use turnout_scenarios::scenario::{LIMIT, Scene, play, until};
+use turnout_scenarios::scenario::{CANARY, LIMIT, Scene, play, until};
 
 /// A canary that waits for an operator at each share.
 const PATIENT: &str = "\
@@ -13,17 +13,6 @@ steps: [{percent: 20}, {percent: 60}, {percent: 100}]
 window: 1h
 patience: 2h
 ";
-/// A canary that every window decides on.
-const QUICK: &str = "\
-strategy: {kind: weight}
-steps: [{percent: 50}, {percent: 100}]
-window: 200ms
-windows: {look_back: 1, consecutive: 1}
-objectives: {p95_ms: 2000, error_rate: 0.05}
-minimum_requests: 5
-patience: 20s
-";
-
 #[test]
 fn a_canary_obeys_pause_resume_promote_and_rollback() {
     play("operator", |scene| {
@@ -66,7 +55,7 @@ fn a_canary_obeys_pause_resume_promote_and_rollback() {
 fn a_held_release_stays_until_it_is_resumed() {
     play("held", |scene| {
         scene.open_with(&["better"])?;
-        scene.release("better", QUICK)?;
+        scene.release("better", CANARY)?;
         // Without traffic every window is insufficient: there is time to hold it.
         scene.at_step("observe at 50 %")?;
         scene.ctl.ok(&["release", "pause", "digits"])?;
