@@ -7,12 +7,15 @@ pub mod proofs;
 mod snapshots;
 #[path = "args/trust.rs"]
 mod trust;
+#[path = "args/window.rs"]
+mod window;
 
 pub use snapshots::{Since, SnapshotCommand, SnapshotsArguments, StoreCommand};
 pub use trust::{
     AddArguments, DraftArguments, DraftCommand, KeyArguments, KeyCommand, NewOrderArguments, OrderCommand,
     OwnedKey, SecretSource, TrustCommand,
 };
+pub use window::{Moment, WindowArguments, WindowBounds};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
@@ -424,6 +427,13 @@ fn parse_time(text: &str) -> Result<Duration, String> {
         _ => None,
     };
     milliseconds.map(Duration::from_millis).ok_or_else(refused)
+}
+
+/// A date or a moment of it, in milliseconds since the epoch; nothing where the text is neither.
+fn parse_date(text: &str) -> Option<Result<u64, String>> {
+    let whole = if text.contains('T') { text.to_owned() } else { format!("{text}T00:00:00Z") };
+    let moment: jiff::Timestamp = whole.parse().ok()?;
+    Some(u64::try_from(moment.as_millisecond()).map_err(|_| format!("`{text}` is before 1970")))
 }
 
 #[cfg(test)]

@@ -60,6 +60,7 @@ pub async fn run(client: &Client, screen: &mut Screen, command: TrustCommand) ->
         TrustCommand::Except { dir, reason, time, draft } => {
             return except(screen, (&dir, reason), (time, &draft));
         }
+        TrustCommand::Window(arguments) => return draft::window(client, screen, arguments).await,
         TrustCommand::Draft(command) => return draft::change(client, screen, command).await,
     };
     screen.show(&store, &text(&store))?;

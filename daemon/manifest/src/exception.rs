@@ -50,15 +50,16 @@ impl TrustException {
     }
 }
 
-/// Verifies a signed exception against the root in force. Expiry counts for new work alone.
+/// Verifies a signed exception against the root in force. Its expiry and its keys' windows count for new work alone.
 pub fn verify(bytes: &[u8], root: &TrustRoot, (now_ms, purpose): (u64, Purpose)) -> Examined<TrustException> {
     Examined::of(&CHECKS, |checks| {
         let envelope: Envelope = quorum::open(checks, bytes, (EXCEPTION_TYPE, SIGNED_EXCEPTION_MAX))?;
         let Some(policy) = &root.exceptions else {
             return Err(untrusted("threshold", "the trust root lets nobody sign exceptions"));
         };
+        let at_ms = (purpose == Purpose::NewWork).then_some(now_ms);
         let (exception, _): (TrustException, _) =
-            quorum::signed(checks, &envelope, (&root.keys, &policy.signers))?;
+            quorum::signed(checks, &envelope, (&root.keys, &policy.signers), at_ms)?;
         if exception.schema != EXCEPTION_SCHEMA {
             return Err(rejected("document", format!("schema is not `{EXCEPTION_SCHEMA}`")));
         }

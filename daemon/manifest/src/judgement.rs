@@ -5,6 +5,7 @@ use crate::digest::Sha256;
 use crate::exception::{self, TrustException};
 use crate::ids::Channel;
 use crate::key::{KeyId, PublicKey};
+use crate::key_window::utc;
 use crate::manifest::Manifest;
 use crate::root::{Issuer, KeyState, RootKey, TrustRoot};
 use crate::root_chain::check_clock;
@@ -180,7 +181,8 @@ fn by_root(root: &TrustRoot, case: &Case<'_>, occasion: &Occasion<'_>) -> Judgem
         None => rows.pass("deny-list", format!("trust root {} does not deny it", root.version)),
     }
     let signers: Vec<&RootKey> = case.signers.iter().filter_map(|key| root.find(*key)).collect();
-    let counting = rows.key_states(&signers, occasion.history.first_seen_ms(case.digest));
+    let moments = (occasion.now_ms, occasion.history.first_seen_ms(case.digest));
+    let counting = rows.key_states(&signers, moments);
     let counted = rows.issuer(root, case.manifest, &counting);
     match served(case.manifest, occasion) {
         Ok(detail) => rows.pass("channel", detail),
@@ -238,6 +240,17 @@ fn fits(exception: TrustException, manifest: &Manifest) -> Result<TrustException
     Err(format!("it is for `{}` on channel `{}`", exception.model, exception.channel))
 }
 
+/// What a key that counts owes to the time at which the manifest was first seen.
+fn seen_in_time(key: &RootKey, now_ms: u64) -> Option<String> {
+    match (key.state, key.window.outside(now_ms)) {
+        (KeyState::Active, None) => None,
+        (KeyState::Active, Some(outside)) => {
+            Some(format!("{} is {outside}, but this was seen within its window", key.owner))
+        }
+        (state, _) => Some(format!("{} is {state}, but this was seen before", key.owner)),
+    }
+}
+
 /// Checks as they are made, and the worst of them so far.
 #[derive(Default)]
 struct Rows(Vec<Row>);
@@ -270,30 +283,39 @@ impl Rows {
     }
 
     /// The signers whose key counts for this manifest.
-    fn key_states<'a>(&mut self, signers: &[&'a RootKey], first_seen_ms: Option<u64>) -> Vec<&'a RootKey> {
+    fn key_states<'a>(
+        &mut self,
+        signers: &[&'a RootKey],
+        (now_ms, first_seen_ms): (u64, Option<u64>),
+    ) -> Vec<&'a RootKey> {
         if signers.is_empty() {
             self.skip("key-state");
             return Vec::new();
         }
         let before = |since_ms| first_seen_ms.is_some_and(|seen| seen < since_ms);
+        let of = first_seen_ms.map(|seen| format!(" for what was first seen {}", utc(seen)));
+        let moment = (first_seen_ms.unwrap_or(now_ms), of.as_deref().unwrap_or_default());
         let (mut counting, mut short, mut told) = (Vec::new(), Vec::new(), Vec::new());
         for key in signers {
             let state = format!("{} is {}", key.owner, key.state);
             match key.state {
-                KeyState::Active => counting.push(*key),
-                KeyState::Retired { since_ms } if before(since_ms) => {
-                    told.push(format!("{state}, but this was seen before"));
-                    counting.push(*key);
-                }
                 KeyState::Revoked { since_ms, reason } if reason.voids_everything() && !before(since_ms) => {
                     return self.void(&state);
                 }
                 KeyState::Revoked { reason, .. } if reason.voids_everything() => {
                     short.push(format!("{state}; this was valid when it was seen, before that"));
                 }
-                KeyState::Retired { .. } | KeyState::Revoked { .. } => {
-                    told.push(format!("{state}: does not count"))
+                KeyState::Retired { since_ms } if !before(since_ms) => {
+                    told.push(format!("{state}: does not count"));
                 }
+                KeyState::Revoked { .. } => told.push(format!("{state}: does not count")),
+                KeyState::Active | KeyState::Retired { .. } => match key.outside(moment) {
+                    Some(why) => told.push(why),
+                    None => {
+                        counting.push(*key);
+                        told.extend(seen_in_time(key, now_ms));
+                    }
+                },
             }
         }
         let detail = |words: Vec<String>| words.join("; ");

@@ -19,6 +19,7 @@ pub mod expression;
 pub mod ids;
 pub mod judgement;
 pub mod key;
+mod key_window;
 pub mod manifest;
 pub mod oms;
 pub mod order;

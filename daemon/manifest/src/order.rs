@@ -161,7 +161,7 @@ pub fn verify(bytes: &[u8], root: &TrustRoot, occasion: &OrderOccasion<'_>) -> E
             return Err(untrusted("threshold", "the trust root lets nobody sign orders"));
         };
         let (order, digest): (ReleaseOrder, _) =
-            quorum::signed(checks, &envelope, (&root.keys, &policy.signers))?;
+            quorum::signed(checks, &envelope, (&root.keys, &policy.signers), Some(occasion.now_ms))?;
         if order.schema != ORDER_SCHEMA || order.expires_ms <= order.created_ms {
             return Err(rejected("document", format!("schema is not `{ORDER_SCHEMA}`, or it lasts no time")));
         }

@@ -32,7 +32,26 @@ impl Quorum {
         counted
     }
 
-    /// Notes whether enough signers count.
+    /// Whether enough signers count, each only at a moment within its window. Without a moment, windows are not asked about.
+    fn demand_at(
+        &self,
+        check: &'static str,
+        signers: &[&RootKey],
+        at_ms: Option<u64>,
+    ) -> Result<String, Refusal> {
+        let why = |key: &&RootKey| at_ms.and_then(|at_ms| key.outside((at_ms, "")));
+        let (within, outside): (Vec<&RootKey>, Vec<&RootKey>) =
+            self.counted(signers).into_iter().partition(|key| why(key).is_none());
+        let told = |found: String| {
+            [found].into_iter().chain(outside.iter().filter_map(why)).collect::<Vec<_>>().join("; ")
+        };
+        match self.demand(check, &within) {
+            Ok(found) => Ok(told(found)),
+            Err(refusal) => Err(Refusal { detail: told(refusal.detail), ..refusal }),
+        }
+    }
+
+    /// Whether enough signers count, whatever their windows say.
     pub(crate) fn demand(&self, check: &'static str, signers: &[&RootKey]) -> Result<String, Refusal> {
         let counted = self.counted(signers);
         let found = format!("{} of {} needed: {}", counted.len(), self.threshold, named(&counted));
@@ -137,15 +156,17 @@ pub(crate) fn open(
     Ok(envelope)
 }
 
-/// A document whose signatures meet a quorum of the root: signatures first, then the parse.
+/// A document whose signatures meet a quorum of the root: signatures first, then the parse. The windows of keys are asked
+/// about a moment, if there is one.
 pub(crate) fn signed<T: serde::de::DeserializeOwned>(
     checks: &mut Checks,
     envelope: &Envelope,
     (keys, quorum): (&[RootKey], &Quorum),
+    at_ms: Option<u64>,
 ) -> Result<(T, Sha256), Refusal> {
     let signers = signers(envelope, keys)?;
     checks.pass("signature", format!("ECDSA P-256 of {}", named(&signers)));
-    let found = quorum.demand("threshold", &signers)?;
+    let found = quorum.demand_at("threshold", &signers, at_ms)?;
     checks.pass("threshold", found);
     let document = canonical_document(checks, envelope.payload())?;
     Ok((document, Sha256::of(envelope.payload())))

@@ -7,6 +7,7 @@ use crate::digest::Sha256;
 use crate::document::{deceptive, printable};
 use crate::ids::{Channel, ModelName};
 use crate::key::KeyId;
+pub use crate::key_window::{EmptyWindow, KeyWindow, Outside};
 use crate::quorum::Quorum;
 pub use crate::root_key::{KeyState, RevocationReason, RootKey};
 use crate::trust_store::{GLOBS_MAX, KEYS_MAX, ModelGlob, check_owner};
@@ -210,6 +211,17 @@ pub enum RootError {
         /// How many keys there are; of `root`, how many are active.
         keys: usize,
     },
+    /// A key that may replace the document, and counts for a time only.
+    #[error(
+        "`root` has key `{key_id}` of `{owner}`, which has a window: the expiry alone bounds who may change the root; \
+         take the window away, or the key out of `root`"
+    )]
+    RootWindow {
+        /// Whose it is.
+        owner: String,
+        /// The key.
+        key_id: KeyId,
+    },
     /// Roles are required that no two keys can fill.
     #[error("issuer `{0}` requires roles that its keys cannot fill: give the roles to two keys")]
     Roles(String),
@@ -291,6 +303,7 @@ impl TrustRoot {
             let (role, threshold) = ("`root`".to_owned(), self.root.threshold);
             return Err(RootError::Threshold { role, threshold, keys: able });
         }
+        self.check_root_windows()?;
         count("issuers", self.issuers.len(), (0, ISSUERS_MAX))?;
         once("issuer", self.issuers.iter().map(|issuer| issuer.name.clone()))?;
         self.issuers.iter().try_for_each(|issuer| self.check_issuer(issuer))?;
@@ -304,6 +317,15 @@ impl TrustRoot {
             check_channels("`exceptions.channels`", &exceptions.channels, 1)?;
         }
         self.check_deny()
+    }
+
+    /// A chain of roots must replay to the same answer at any time, so none of its keys depends on one.
+    fn check_root_windows(&self) -> Result<(), RootError> {
+        let mut keys = self.root.keys.iter().filter_map(|key| self.find(*key));
+        match keys.find(|key| key.window.is_bounded()) {
+            Some(key) => Err(RootError::RootWindow { owner: key.owner.clone(), key_id: key.key_id }),
+            None => Ok(()),
+        }
     }
 
     fn check_quorum(&self, role: &str, quorum: &Quorum) -> Result<(), RootError> {

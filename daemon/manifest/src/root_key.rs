@@ -1,7 +1,8 @@
-//! The keys that a trust root knows: whose each is, and whether it still counts.
+//! The keys that a trust root knows: whose each is, whether it still counts, and when.
 
 use crate::document::printable;
 use crate::key::{KeyId, PublicKey};
+use crate::key_window::KeyWindow;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
@@ -17,6 +18,21 @@ pub struct RootKey {
     pub public_key: PublicKey,
     /// Whether it still counts.
     pub state: KeyState,
+    /// When it counts. The keys of the root's own quorum always do.
+    pub window: KeyWindow,
+}
+
+impl RootKey {
+    /// Why its window keeps it from counting at this moment, and what to do about it. `of` says what the moment is, where
+    /// it is not now.
+    pub(crate) fn outside(&self, (at_ms, of): (u64, &str)) -> Option<String> {
+        let outside = self.window.outside(at_ms)?;
+        Some(format!(
+            "{} is {outside}{of}: {}; have another key sign, or change its window with `turnoutctl trust window`",
+            self.owner,
+            outside.bound()
+        ))
+    }
 }
 
 /// Whether a key still counts.
@@ -82,6 +98,10 @@ impl fmt::Display for KeyState {
 #[serde(deny_unknown_fields)]
 struct WireKey {
     key_id: KeyId,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    not_after_ms: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    not_before_ms: Option<u64>,
     owner: String,
     public_key: PublicKey,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -102,7 +122,8 @@ enum WireState {
 impl TryFrom<WireKey> for RootKey {
     type Error = String;
     fn try_from(wire: WireKey) -> Result<Self, String> {
-        let WireKey { key_id, owner, public_key, reason, since_ms, state } = wire;
+        let WireKey { key_id, not_after_ms, not_before_ms, owner, public_key, reason, since_ms, state } =
+            wire;
         if public_key.id() != key_id {
             return Err(format!(
                 "key of `{}` has the id `{}`, but `{key_id}` stands beside it",
@@ -120,18 +141,21 @@ impl TryFrom<WireKey> for RootKey {
                 ));
             }
         };
-        Ok(Self { owner, key_id, public_key, state })
+        let window = KeyWindow::new(not_before_ms, not_after_ms)
+            .map_err(|error| format!("key `{key_id}` of `{}`: {error}", printable(&owner)))?;
+        Ok(Self { owner, key_id, public_key, state, window })
     }
 }
 
 impl From<RootKey> for WireKey {
     fn from(key: RootKey) -> Self {
-        let RootKey { owner, key_id, public_key, state } = key;
+        let RootKey { owner, key_id, public_key, state, window } = key;
+        let (not_before_ms, not_after_ms) = (window.not_before_ms(), window.not_after_ms());
         let (state, since_ms, reason) = match state {
             KeyState::Active => (WireState::Active, None, None),
             KeyState::Retired { since_ms } => (WireState::Retired, Some(since_ms), None),
             KeyState::Revoked { since_ms, reason } => (WireState::Revoked, Some(since_ms), Some(reason)),
         };
-        Self { key_id, owner, public_key, reason, since_ms, state }
+        Self { key_id, not_after_ms, not_before_ms, owner, public_key, reason, since_ms, state }
     }
 }

@@ -1,6 +1,6 @@
 //! The commands about snapshots and the store. The doc comments here are the help.
 
-use super::parse_time;
+use super::{parse_date, parse_time};
 use clap::{Args, Subcommand};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -134,11 +134,9 @@ fn parse_since(text: &str) -> Result<Since, String> {
     if let Some(ago) = days.or_else(|| parse_time(text).ok()) {
         return Ok(Since::Ago(ago));
     }
-    let whole = if text.contains('T') { text.to_owned() } else { format!("{text}T00:00:00Z") };
-    let moment: jiff::Timestamp = whole.parse().map_err(|_| {
-        format!("`{text}` is neither a time ago such as `48h` or `30d` nor a date such as `2026-11-26`")
-    })?;
-    u64::try_from(moment.as_millisecond()).map(Since::At).map_err(|_| format!("`{text}` is before 1970"))
+    let refused =
+        || format!("`{text}` is neither a time ago such as `48h` or `30d` nor a date such as `2026-11-26`");
+    parse_date(text).ok_or_else(refused)?.map(Since::At)
 }
 
 /// A size in binary units: `16GiB`, `512 MiB`.

@@ -1,5 +1,6 @@
 //! The commands about keys, trust, exceptions and orders. The doc comments here are the help.
 
+use super::window::{WindowArguments, WindowBounds};
 use clap::{Args, Subcommand, ValueEnum};
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -132,6 +133,8 @@ pub struct AddArguments {
     /// In a draft: a role that must be filled, by keys that differ; may be repeated
     #[arg(long, value_enum, value_name = "ROLE", requires = "draft")]
     pub require: Vec<Role>,
+    #[command(flatten)]
+    pub window: WindowBounds,
 }
 
 /// What a signer is in a release.
@@ -215,6 +218,8 @@ pub enum DraftCommand {
         /// The new public key (PEM)
         file: PathBuf,
         #[command(flatten)]
+        window: WindowBounds,
+        #[command(flatten)]
         draft: DraftArguments,
     },
     /// In a draft: revoke a key; it counts nowhere any more
@@ -289,6 +294,8 @@ pub enum TrustCommand {
     },
     #[command(flatten)]
     Draft(DraftCommand),
+    /// In a draft: say from when on and until when a key counts
+    Window(WindowArguments),
     /// Sign a draft of a trust root or an exception; one person after another, on one file
     Sign {
         /// The draft
@@ -379,7 +386,7 @@ pub struct NewOrderArguments {
 }
 
 /// A number of days or hours.
-fn parse_days(text: &str) -> Result<Duration, String> {
+pub(super) fn parse_days(text: &str) -> Result<Duration, String> {
     let refused = || format!("`{text}` is not a time such as `12h` or `365d`");
     let digits = text.find(|c: char| !c.is_ascii_digit()).ok_or_else(refused)?;
     let (number, unit) = text.split_at(digits);

@@ -2,7 +2,9 @@
 //! command after another, and is then signed. Nothing here reaches the daemon but the question what is in force.
 
 use super::{after_ms, find, now_ms, public_text, show};
-use crate::args::{AddArguments, DraftArguments, DraftCommand, OwnedKey};
+use crate::args::{
+    AddArguments, DraftArguments, DraftCommand, Moment, OwnedKey, WindowArguments, WindowBounds,
+};
 use crate::error::{Exit, Failure, chain};
 use crate::render::{Screen, safe};
 use crate::signed;
@@ -10,8 +12,8 @@ use std::path::{Path, PathBuf};
 use turnout_manifest::key::{KeyId, PublicKey};
 use turnout_manifest::quorum::Quorum;
 use turnout_manifest::root::{
-    Denied, ExceptionPolicy, Issuer, KeyState, Member, OrderPolicy, ROOT_SCHEMA, ROOT_TYPE, RevocationReason,
-    RootKey, SignerRole, TrustRoot,
+    Denied, ExceptionPolicy, Issuer, KeyState, KeyWindow, Member, OrderPolicy, ROOT_SCHEMA, ROOT_TYPE,
+    RevocationReason, RootKey, SignerRole, TrustRoot,
 };
 use turnout_manifest::trust::TrustError;
 use turnout_manifest::{Channel, Sha256};
@@ -33,9 +35,9 @@ pub async fn change(client: &Client, screen: &mut Screen, command: DraftCommand)
             draft.root_keys(&add, &remove, threshold)?;
             draft
         }
-        DraftCommand::Rotate { key_id, file, draft } => {
+        DraftCommand::Rotate { key_id, file, window, draft } => {
             let mut draft = Draft::open(client, &draft).await?;
-            draft.rotate(&key_id, &file)?;
+            draft.rotate(&key_id, &file, window)?;
             draft
         }
         DraftCommand::Revoke { key_id, reason, draft } => {
@@ -72,6 +74,22 @@ pub async fn add(client: &Client, screen: &mut Screen, arguments: AddArguments) 
     let file = arguments.draft.clone().unwrap_or_default();
     let mut draft = Draft::open(client, &DraftArguments { draft: file, expires: None }).await?;
     draft.add(arguments)?;
+    draft.save(screen)
+}
+
+/// Runs `turnoutctl trust window`.
+pub async fn window(
+    client: &Client,
+    screen: &mut Screen,
+    arguments: WindowArguments,
+) -> Result<Exit, Failure> {
+    let mut draft = Draft::open(client, &arguments.draft).await?;
+    let key_id = draft.find(&arguments.key_id)?;
+    if arguments.none {
+        draft.set_window(key_id, KeyWindow::default());
+    } else {
+        draft.bound(key_id, arguments.bounds)?;
+    }
     draft.save(screen)
 }
 
@@ -156,8 +174,10 @@ impl Draft {
     }
 
     fn add(&mut self, arguments: AddArguments) -> Result<(), Failure> {
-        let AddArguments { file, issuer, models, owner, channel, threshold, role, require, .. } = arguments;
+        let AddArguments { file, issuer, models, owner, channel, threshold, role, require, window, .. } =
+            arguments;
         let key_id = self.know_all(&[OwnedKey { owner, file }])?[0];
+        self.bound(key_id, window)?;
         let models = models.iter().map(|glob| glob.parse()).collect::<Result<Vec<_>, _>>();
         let models = models.map_err(|error: TrustError| Failure::from_error(Exit::Usage, &error))?;
         let member = Member { key_id, roles: role.into_iter().map(SignerRole::from).collect() };
@@ -208,11 +228,12 @@ impl Draft {
     }
 
     /// The old key is retired, and the new one stands wherever it stood to sign something new. Issuers keep the old one
-    /// beside it, for what it signed before.
-    fn rotate(&mut self, wanted: &str, file: &Path) -> Result<(), Failure> {
+    /// beside it, for what it signed before. Its window was for it alone.
+    fn rotate(&mut self, wanted: &str, file: &Path, window: WindowBounds) -> Result<(), Failure> {
         let old = self.find(wanted)?;
         let owner = self.root.find(old).map(|key| key.owner.clone());
         let new = self.know_all(&[OwnedKey { owner, file: file.to_owned() }])?[0];
+        self.bound(new, window)?;
         self.set_state(old, KeyState::Retired { since_ms: now_ms() });
         for issuer in &mut self.root.issuers {
             if let Some(member) = issuer.keys.iter().find(|member| member.key_id == old).cloned() {
@@ -234,6 +255,25 @@ impl Draft {
     fn set_state(&mut self, key_id: KeyId, state: KeyState) {
         for key in self.root.keys.iter_mut().filter(|key| key.key_id == key_id) {
             key.state = state;
+        }
+    }
+
+    /// Gives a key the bounds that are said; a bound that is not said stays as it is.
+    fn bound(&mut self, key_id: KeyId, bounds: WindowBounds) -> Result<(), Failure> {
+        let Some(key) = self.root.find(key_id) else { return Ok(()) };
+        let begin_ms = bounds.not_before.map(moment_ms).or(key.window.not_before_ms());
+        let end_ms = bounds.not_after.map(moment_ms).or(key.window.not_after_ms());
+        let window = KeyWindow::new(begin_ms, end_ms).map_err(|error| {
+            Failure::new(Exit::Refused, format!("key of {}: {error}", safe(&key.owner)))
+                .hint("a bound that is not given stays as it is; `turnoutctl trust window KEY_ID --none` takes both away")
+        })?;
+        self.set_window(key_id, window);
+        Ok(())
+    }
+
+    fn set_window(&mut self, key_id: KeyId, window: KeyWindow) {
+        for key in self.root.keys.iter_mut().filter(|key| key.key_id == key_id) {
+            key.window = window;
         }
     }
 
@@ -320,7 +360,8 @@ impl Draft {
             );
         }
         let owner = owner.to_owned();
-        self.root.keys.push(RootKey { owner, key_id, public_key, state: KeyState::Active });
+        let (state, window) = (KeyState::Active, KeyWindow::default());
+        self.root.keys.push(RootKey { owner, key_id, public_key, state, window });
         Ok(key_id)
     }
 
@@ -329,6 +370,13 @@ impl Draft {
         let hint = "`turnoutctl trust show FILE` shows the ids of the draft";
         let found = find(ids.iter().map(String::as_str), wanted, hint)?;
         found.parse().map_err(|_| Failure::new(Exit::Failed, "a key id that was printed cannot be read"))
+    }
+}
+
+fn moment_ms(moment: Moment) -> u64 {
+    match moment {
+        Moment::In(time) => after_ms(time),
+        Moment::At(ms) => ms,
     }
 }
 

@@ -3,7 +3,9 @@
 use super::{now_ms, short};
 use crate::error::{Exit, Failure, chain};
 use crate::manifest::check_rows;
-use crate::render::{BAD, DIM, GOOD, STRONG, Screen, Table, WARN, count, figure, safe, styled, time, words};
+use crate::render::{
+    BAD, Cell, DIM, GOOD, STRONG, Screen, Table, WARN, count, figure, safe, styled, time, words,
+};
 use crate::{files, signed};
 use serde::Serialize;
 use std::path::Path;
@@ -12,7 +14,7 @@ use turnout_manifest::envelope::Envelope;
 use turnout_manifest::exception::{EXCEPTION_TYPE, TrustException};
 use turnout_manifest::key::KeyId;
 use turnout_manifest::quorum::Quorum;
-use turnout_manifest::root::{Issuer, KeyState, ROOT_TYPE, TrustRoot};
+use turnout_manifest::root::{Issuer, KeyState, KeyWindow, Outside, ROOT_TYPE, TrustRoot};
 use turnout_manifest::root_chain::ROOT_FILE_SUFFIX;
 use turnout_manifest::trust::CheckResult;
 use turnout_manifest::{Sha256, SignedRoot};
@@ -179,29 +181,49 @@ fn quorum(root: &TrustRoot, quorum: &Quorum) -> String {
 
 fn owners(root: &TrustRoot, keys: impl Iterator<Item = KeyId>) -> String {
     let owner = |key: KeyId| match root.find(key) {
-        Some(key) if key.state == KeyState::Active => safe(&key.owner),
-        Some(key) => format!("{} ({})", safe(&key.owner), key.state),
+        Some(key) => match (key.state, key.window.outside(now_ms())) {
+            (KeyState::Active, None) => safe(&key.owner),
+            (KeyState::Active, Some(outside)) => format!("{} ({outside})", safe(&key.owner)),
+            (state, _) => format!("{} ({state})", safe(&key.owner)),
+        },
         None => key.to_string(),
     };
     keys.map(owner).collect::<Vec<_>>().join(", ")
 }
 
 fn keys(root: &TrustRoot) -> String {
-    let mut table = Table::new(&["KEY OF", "STATE", "SINCE", "KEY ID"]);
+    let windows = root.keys.iter().any(|key| key.window.is_bounded());
+    let mut table = if windows {
+        Table::new(&["KEY OF", "STATE", "SINCE", "WINDOW", "KEY ID"])
+    } else {
+        Table::new(&["KEY OF", "STATE", "SINCE", "KEY ID"])
+    };
     for key in &root.keys {
         let (style, since) = match key.state {
             KeyState::Active => (GOOD, "-".to_owned()),
             KeyState::Retired { since_ms } => (WARN, time(since_ms)),
             KeyState::Revoked { since_ms, .. } => (BAD, time(since_ms)),
         };
-        table.row(vec![
-            styled(STRONG, safe(&key.owner)),
-            styled(style, key.state.to_string()),
-            words(since),
-            words(short(&key.key_id.to_string())),
-        ]);
+        let mut row =
+            vec![styled(STRONG, safe(&key.owner)), styled(style, key.state.to_string()), words(since)];
+        row.extend(windows.then(|| window(key.window)));
+        row.push(words(short(&key.key_id.to_string())));
+        table.row(row);
     }
     table.text()
+}
+
+/// `from 2027-01-01 00:00:00 UTC until 2028-01-01 00:00:00 UTC`.
+fn window(window: KeyWindow) -> Cell {
+    let from = window.not_before_ms().map(|ms| format!("from {}", time(ms)));
+    let until = window.not_after_ms().map(|ms| format!("until {}", time(ms)));
+    let bounds: Vec<String> = from.into_iter().chain(until).collect();
+    match window.outside(now_ms()) {
+        _ if bounds.is_empty() => words("-".to_owned()),
+        None => words(bounds.join(" ")),
+        Some(Outside::NotYet(_)) => styled(WARN, bounds.join(" ")),
+        Some(Outside::NoLonger(_)) => styled(BAD, bounds.join(" ")),
+    }
 }
 
 fn issuers(root: &TrustRoot) -> String {

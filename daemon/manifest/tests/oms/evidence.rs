@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use turnout_manifest::key::PublicKey;
 use turnout_manifest::oms::Evidence;
 use turnout_manifest::quorum::Quorum;
-use turnout_manifest::root::{Issuer, KeyState, Member, ROOT_SCHEMA, RootKey};
+use turnout_manifest::root::{Issuer, KeyState, KeyWindow, Member, ROOT_SCHEMA, RootKey};
 use turnout_manifest::trust::{Authority, Occasion, TrustedKey, Verdict, verify, verify_by};
 use turnout_manifest::{Manifest, Sha256, TrustRoot, TrustStore, canonical};
 
@@ -84,6 +84,7 @@ fn a_signed_root_judges_it_as_it_does_every_version() {
         key_id: key.id(),
         public_key: key.clone(),
         state: KeyState::Active,
+        window: KeyWindow::default(),
     };
     let root = |threshold: u32, channel: &str| TrustRoot {
         schema: ROOT_SCHEMA.to_owned(),

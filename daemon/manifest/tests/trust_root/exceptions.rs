@@ -7,7 +7,7 @@ use turnout_manifest::exception::{self, EXCEPTION_SCHEMA, EXCEPTION_TYPE, TrustE
 use turnout_manifest::root::{Denied, KeyState, RevocationReason, TrustRoot};
 use turnout_manifest::trust::{Purpose, Verdict};
 
-fn excepted(of: &str, change: &dyn Fn(&mut TrustException), keys: &[usize]) -> Vec<u8> {
+pub fn excepted(of: &str, change: &dyn Fn(&mut TrustException), keys: &[usize]) -> Vec<u8> {
     let mut exception = TrustException {
         schema: EXCEPTION_SCHEMA.to_owned(),
         manifest: digest(of),

@@ -8,8 +8,8 @@ use turnout_manifest::key::{KeyId, PrivateKey};
 use turnout_manifest::manifest::FileEntry;
 use turnout_manifest::quorum::{Examined, Quorum};
 use turnout_manifest::root::{
-    ExceptionPolicy, Issuer, KeyState, Member, OrderPolicy, ROOT_SCHEMA, ROOT_TYPE, RootKey, SignerRole,
-    TrustRoot,
+    ExceptionPolicy, Issuer, KeyState, KeyWindow, Member, OrderPolicy, ROOT_SCHEMA, ROOT_TYPE, RootKey,
+    SignerRole, TrustRoot,
 };
 use turnout_manifest::trust::{
     Authority, History, Occasion, Outcome, Purpose, Verdict, Verification, verify_by,
@@ -36,7 +36,13 @@ pub fn id(key: usize) -> KeyId {
 
 pub fn known(key: usize) -> RootKey {
     let public_key = KEYS[key].public_key();
-    RootKey { owner: format!("owner-{key}"), key_id: public_key.id(), public_key, state: KeyState::Active }
+    RootKey {
+        owner: format!("owner-{key}"),
+        key_id: public_key.id(),
+        public_key,
+        state: KeyState::Active,
+        window: KeyWindow::default(),
+    }
 }
 
 pub fn channel(name: &str) -> Channel {

@@ -9,3 +9,4 @@ mod manifests;
 mod orders;
 mod properties;
 mod roots;
+mod windows;

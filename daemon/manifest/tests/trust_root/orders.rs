@@ -4,12 +4,14 @@ use crate::ground::*;
 use turnout_manifest::Sha256;
 use turnout_manifest::canonical::{INTEGER_MAX, to_canonical};
 use turnout_manifest::order::{
-    self, ORDER_SCHEMA, ORDER_TYPE, OrderOccasion, OrderTarget, ReleaseOrder, UsedOrder, Whereabouts,
+    self, ORDER_SCHEMA, ORDER_TYPE, OrderOccasion, OrderTarget, ReleaseOrder, UsedOrder, VerifiedOrder,
+    Whereabouts,
 };
+use turnout_manifest::quorum::Examined;
 use turnout_manifest::root::{ROOT_TYPE, TrustRoot};
 use turnout_manifest::trust::Verdict;
 
-fn order(change: &dyn Fn(&mut ReleaseOrder)) -> ReleaseOrder {
+pub fn order(change: &dyn Fn(&mut ReleaseOrder)) -> ReleaseOrder {
     let mut order = ReleaseOrder {
         schema: ORDER_SCHEMA.to_owned(),
         target: OrderTarget::Host("web-1".parse().unwrap()),
@@ -26,6 +28,10 @@ fn order(change: &dyn Fn(&mut ReleaseOrder)) -> ReleaseOrder {
 }
 
 pub fn ordered(bytes: &[u8], root: &TrustRoot, used: Option<UsedOrder>) -> (Verdict, String) {
+    found(&examined(bytes, root, used))
+}
+
+pub fn examined(bytes: &[u8], root: &TrustRoot, used: Option<UsedOrder>) -> Examined<VerifiedOrder> {
     let here = Whereabouts { host: "web-1".parse().unwrap(), groups: vec!["web".parse().unwrap()] };
     let used = used.map(|used| (channel("prod"), used)).into_iter().collect();
     let occasion = OrderOccasion {
@@ -36,10 +42,10 @@ pub fn ordered(bytes: &[u8], root: &TrustRoot, used: Option<UsedOrder>) -> (Verd
         channel: &channel("prod"),
         used: &used,
     };
-    found(&order::verify(bytes, root, &occasion))
+    order::verify(bytes, root, &occasion)
 }
 
-fn signed_order(order: &ReleaseOrder, keys: &[usize]) -> Vec<u8> {
+pub fn signed_order(order: &ReleaseOrder, keys: &[usize]) -> Vec<u8> {
     sealed(ORDER_TYPE, to_canonical(order).unwrap(), keys)
 }
 

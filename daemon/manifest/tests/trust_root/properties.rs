@@ -3,10 +3,11 @@
 use crate::ground::*;
 use crate::orders::ordered;
 use proptest::prelude::*;
+use turnout_manifest::canonical::INTEGER_MAX;
 use turnout_manifest::exception;
 use turnout_manifest::order::UsedOrder;
 use turnout_manifest::quorum::Quorum;
-use turnout_manifest::root::{KeyState, Member, TrustRoot};
+use turnout_manifest::root::{KeyState, KeyWindow, Member, RootKey, TrustRoot};
 use turnout_manifest::trust::{Purpose, Verdict};
 use turnout_manifest::{Sha256, SignedRoot};
 
@@ -31,6 +32,13 @@ fn documents_survive_their_json_and_large_ones_are_refused_before_they_are_read(
         assert_ne!(bad, text, "{what}");
         assert!(TrustRoot::from_json(bad.as_bytes()).is_err(), "{what}");
     }
+}
+
+/// Windows around a moment, and the lack of one.
+fn windows_around(at_ms: u64) -> impl Strategy<Value = KeyWindow> {
+    let bound = || prop::option::of(at_ms - 2..at_ms + 3);
+    let bounds = (bound(), bound());
+    bounds.prop_filter_map("an empty window", |(begin, end)| KeyWindow::new(begin, end).ok())
 }
 
 proptest! {
@@ -65,12 +73,13 @@ proptest! {
         prop_assert_eq!(replayed, head);
     }
 
-    /// A threshold counts distinct active keys of its own, whatever else has signed.
+    /// A threshold counts distinct active keys of its own within their windows, whatever else has signed.
     #[test]
     fn a_threshold_counts_distinct_keys(
         signers in prop::collection::btree_set(0usize..7, 1..7),
         threshold in 1u32..=4,
         retired in prop::collection::btree_set(0usize..4, 0..3),
+        windows in prop::collection::vec(windows_around(NOW), 4),
     ) {
         let mut of = root(1);
         of.issuers[0].keys = (0..4).map(|key| Member { key_id: id(key), roles: Vec::new() }).collect();
@@ -79,11 +88,39 @@ proptest! {
         for key in &retired {
             of.keys[*key].state = KeyState::Retired { since_ms: 1 };
         }
+        for (key, window) in of.keys.iter_mut().zip(&windows) {
+            key.window = *window;
+        }
         prop_assert!(of.check().is_ok());
         let keys: Vec<usize> = signers.iter().copied().collect();
         let found = judged(&signed_manifest("prod", &keys), &of, &Known::default());
-        let counting = signers.iter().filter(|key| **key < 4 && !retired.contains(key)).count();
+        let within = |key: usize| {
+            windows[key].not_before_ms().is_none_or(|begin| begin <= NOW)
+                && windows[key].not_after_ms().is_none_or(|end| NOW < end)
+        };
+        let counting = signers.iter().filter(|key| **key < 4 && !retired.contains(key) && within(**key)).count();
         prop_assert_eq!(found.verdict == Verdict::Valid, counting >= threshold as usize);
+    }
+
+    /// Whatever windows its keys have, a root survives its JSON, and its chain follows as without them.
+    #[test]
+    fn windows_survive_the_wire_and_leave_the_chain_alone(
+        windows in prop::collection::vec(windows_around(NOW), 4),
+        early in windows_around(2),
+        late in windows_around(INTEGER_MAX.unsigned_abs() - 2),
+    ) {
+        let mut next = root(2);
+        // The keys that change the root come first, and have none.
+        for (key, window) in next.keys[ROOT.len()..].iter_mut().zip(&windows) {
+            key.window = *window;
+        }
+        for window in [early, late] {
+            next.keys.truncate(6);
+            next.keys.push(RootKey { window, ..known(SPARE) });
+            prop_assert_eq!(&TrustRoot::from_json(&next.to_json().unwrap()).unwrap(), &next);
+            let followed = first().next(&signed_root(&next, &ROOT)).into_accepted();
+            prop_assert_eq!(followed.as_ref().map(SignedRoot::root), Some(&next));
+        }
     }
 
     /// Orders that were used never go back, in whatever order they are brought.

@@ -16,8 +16,8 @@ use turnout_manifest::manifest::FileEntry;
 use turnout_manifest::order::{ORDER_SCHEMA, ORDER_TYPE, OrderTarget, ReleaseOrder};
 use turnout_manifest::quorum::Quorum;
 use turnout_manifest::root::{
-    Denied, ExceptionPolicy, Issuer, KeyState, Member, OrderPolicy, ROOT_SCHEMA, ROOT_TYPE, RootKey,
-    TrustRoot,
+    Denied, ExceptionPolicy, Issuer, KeyState, KeyWindow, Member, OrderPolicy, ROOT_SCHEMA, ROOT_TYPE,
+    RootKey, TrustRoot,
 };
 use turnout_manifest::{Channel, Description, Manifest, Plan, Sha256};
 use turnoutd::now_ms;
@@ -43,6 +43,7 @@ fn root(version: u64, expires_ms: u64) -> TrustRoot {
             key_id: public_key.id(),
             public_key,
             state: KeyState::Active,
+            window: KeyWindow::default(),
         }
     };
     let members = BY_ISSUER.map(|key| Member { key_id: id(key), roles: Vec::new() });
