@@ -16,7 +16,7 @@ use crate::slo::{Decision, Verdict, Window, decide as weigh, judge};
 use crate::step::Step;
 use crate::trust::{Order, TrustRecord};
 use crate::world::{Progress, Release, World};
-use losses::{died, router_died, silenced};
+use losses::{died, lost, router_died, silenced};
 use retreat::{interrupt, replaced, rolling_back};
 use std::sync::Arc;
 use turnout_manifest::plan::{OnBreach, Strategy};
@@ -69,6 +69,13 @@ pub enum Event {
         /// Which start.
         generation: Generation,
         /// How it ended.
+        why: String,
+    },
+    /// A worker was not there when the daemon began, which executes no step yet.
+    Lost {
+        /// Which start.
+        generation: Generation,
+        /// What was found instead.
         why: String,
     },
     /// A worker broke the rules of its link and is not listened to any more.
@@ -210,6 +217,7 @@ pub fn decide(world: &World, event: &Event) -> Result<Vec<Record>, Refusal> {
         Event::Ready { generation, outcome } => Ok(ready(world, *generation, outcome)),
         Event::Loaded { generation, digest, outcome } => Ok(loaded(world, *generation, *digest, outcome)),
         Event::Died { generation, why } => Ok(died(world, *generation, why)),
+        Event::Lost { generation, why } => Ok(lost(world, *generation, why)),
         Event::Silenced { generation, why } => Ok(silenced(world, *generation, why)),
         Event::RouterDied { why } => Ok(router_died(world, why)),
         Event::Measured { release, window } => Ok(measured(world, *release, window)),
@@ -438,8 +446,7 @@ fn measured(world: &World, id: ReleaseId, window: &Window) -> Vec<Record> {
     if release.progress != Progress::Forward {
         return Vec::new();
     }
-    let waits = release.held.is_some() || step == Step::AwaitSet;
-    let plan = release.plan();
+    let (plan, waits) = (release.plan(), release.held.is_some() || step == Step::AwaitSet);
     let verdict = judge(window, plan);
     if waits && matches!(verdict, Verdict::Insufficient(_)) {
         // Nobody waits for it, and a release may be held for weeks.

@@ -21,6 +21,7 @@ pub fn may_grant(wish: &Event) -> bool {
         | Event::Ready { .. }
         | Event::Loaded { .. }
         | Event::Died { .. }
+        | Event::Lost { .. }
         | Event::Silenced { .. }
         | Event::RouterDied { .. }
         | Event::Measured { .. } => true,

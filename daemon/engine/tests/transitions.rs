@@ -9,14 +9,14 @@ use turnout_manifest::{Generation, ModelName, Percent, Plan, Sha256};
 
 /// What each event gives in each state; rows are states, see [`states`].
 const TABLE: &str = "\
-executing | done: done | failed: failed+rolling-back | ready: - | died: worker-died+interrupted | stable died: worker-died+interrupted | silenced: worker-silenced+interrupted | good: - | bad: - | start: refused | rollback: interrupted | cancel: interrupted | promote: refused | pause: held | resume: -
-loading | done: done | failed: failed+rolling-back | ready: done | died: worker-died+done+rolling-back | stable died: worker-died+done+rolling-back | silenced: worker-silenced+done+rolling-back | good: - | bad: - | start: refused | rollback: done+rolling-back | cancel: done+rolling-back | promote: refused | pause: held | resume: -
-observing | done: done | failed: failed+rolling-back | ready: - | died: worker-died+done+rolling-back | stable died: worker-died+done+rolling-back | silenced: worker-silenced+done+rolling-back | good: observed+done | bad: observed+done+rolling-back | start: refused | rollback: done+rolling-back | cancel: done+rolling-back | promote: done | pause: held | resume: -
-held | done: done | failed: failed+rolling-back | ready: - | died: worker-died+done+rolling-back | stable died: worker-died+done+rolling-back | silenced: worker-silenced+done+rolling-back | good: observed | bad: observed+done+rolling-back | start: refused | rollback: done+rolling-back | cancel: done+rolling-back | promote: resumed+done | pause: - | resume: resumed
-undoing | done: done | failed: failed | ready: - | died: worker-died | stable died: worker-died | silenced: worker-silenced | good: - | bad: - | start: refused | rollback: - | cancel: - | promote: refused | pause: refused | resume: refused
-tidying | done: done | failed: failed | ready: - | died: worker-died | stable died: - | silenced: worker-silenced | good: - | bad: - | start: refused | rollback: refused | cancel: refused | promote: refused | pause: refused | resume: refused
-stuck | done: - | failed: - | ready: - | died: worker-died | stable died: worker-died | silenced: worker-silenced | good: - | bad: - | start: refused | rollback: rolling-back | cancel: rolling-back | promote: refused | pause: refused | resume: refused
-over | done: - | failed: - | ready: - | died: worker-died | stable died: - | silenced: worker-silenced | good: - | bad: - | start: planned | rollback: refused | cancel: refused | promote: refused | pause: refused | resume: refused
+executing | done: done | failed: failed+rolling-back | ready: - | died: worker-died+interrupted | stable died: worker-died+interrupted | stable lost: worker-died+interrupted | silenced: worker-silenced+interrupted | good: - | bad: - | start: refused | rollback: interrupted | cancel: interrupted | promote: refused | pause: held | resume: -
+loading | done: done | failed: failed+rolling-back | ready: done | died: worker-died+done+rolling-back | stable died: worker-died+done+rolling-back | stable lost: worker-died+done+rolling-back | silenced: worker-silenced+done+rolling-back | good: - | bad: - | start: refused | rollback: done+rolling-back | cancel: done+rolling-back | promote: refused | pause: held | resume: -
+observing | done: done | failed: failed+rolling-back | ready: - | died: worker-died+done+rolling-back | stable died: worker-died+done+rolling-back | stable lost: worker-died+done+rolling-back | silenced: worker-silenced+done+rolling-back | good: observed+done | bad: observed+done+rolling-back | start: refused | rollback: done+rolling-back | cancel: done+rolling-back | promote: done | pause: held | resume: -
+held | done: done | failed: failed+rolling-back | ready: - | died: worker-died+done+rolling-back | stable died: worker-died+done+rolling-back | stable lost: worker-died+done+rolling-back | silenced: worker-silenced+done+rolling-back | good: observed | bad: observed+done+rolling-back | start: refused | rollback: done+rolling-back | cancel: done+rolling-back | promote: resumed+done | pause: - | resume: resumed
+undoing | done: done | failed: failed | ready: - | died: worker-died | stable died: worker-died | stable lost: worker-died+rolling-back | silenced: worker-silenced | good: - | bad: - | start: refused | rollback: - | cancel: - | promote: refused | pause: refused | resume: refused
+tidying | done: done | failed: failed | ready: - | died: worker-died | stable died: - | stable lost: - | silenced: worker-silenced | good: - | bad: - | start: refused | rollback: refused | cancel: refused | promote: refused | pause: refused | resume: refused
+stuck | done: - | failed: - | ready: - | died: worker-died | stable died: worker-died | stable lost: worker-died+rolling-back | silenced: worker-silenced | good: - | bad: - | start: refused | rollback: rolling-back | cancel: rolling-back | promote: refused | pause: refused | resume: refused
+over | done: - | failed: - | ready: - | died: worker-died | stable died: - | stable lost: - | silenced: worker-silenced | good: - | bad: - | start: planned | rollback: refused | cancel: refused | promote: refused | pause: refused | resume: refused
 ";
 
 struct Run {
@@ -149,6 +149,7 @@ fn events(world: &World) -> Vec<(&'static str, Event)> {
         ("ready", Event::Ready { generation: Generation(2), outcome: Ok(String::new()) }),
         ("died", died(2)),
         ("stable died", died(1)),
+        ("stable lost", Event::Lost { generation: Generation(1), why: "no such cell".into() }),
         ("silenced", silenced(2)),
         ("good", measured(world, true)),
         ("bad", measured(world, false)),

@@ -1,9 +1,10 @@
 //! What the end of a process changes, or a worker that is no longer heard: the release that needed it is undone.
 
+use super::retreat::replaced;
 use super::{interrupt, outcome_of, under_way};
-use crate::record::{Cause, Record};
+use crate::record::{Cause, End, Record};
 use crate::step::Step;
-use crate::world::{Progress, Release, World};
+use crate::world::{Model, Progress, Release, World};
 use std::sync::Arc;
 use turnout_manifest::{Generation, Percent};
 
@@ -34,6 +35,31 @@ pub(super) fn died(world: &World, generation: Generation, why: &str) -> Vec<Reco
         }
     }
     records
+}
+
+/// A release that was on its way back to a worker that is gone as well goes back to a new start of the old version, which
+/// comes first. So does one that was stuck: whoever looks into it finds a version that serves.
+pub(super) fn lost(world: &World, generation: Generation, why: &str) -> Vec<Record> {
+    let is_live = |model: &&Model| model.live.as_ref().is_some_and(|live| live.generation == generation);
+    let Some(model) = world.models.values().find(is_live) else { return died(world, generation, why) };
+    let homeward = |release: &&Arc<Release>| match release.progress {
+        Progress::Backward => !is_home(release),
+        Progress::Ended(end) => end == End::Stuck,
+        Progress::Forward | Progress::Tidying => false,
+    };
+    let release = model.current.and_then(|id| world.releases.get(&id));
+    let turned = release.filter(homeward).map(|release| replaced(world, release));
+    let death = if model.live_died { Vec::new() } else { died(world, generation, why) };
+    // Where the list begins anew, what a death says to the step that waits for this worker is of no use.
+    let counts = |record: &Record| turned.is_none() || matches!(record, Record::WorkerDied { .. });
+    death.into_iter().filter(counts).chain(turned.clone()).collect()
+}
+
+/// Whether the undo has brought traffic home.
+fn is_home(release: &Release) -> bool {
+    let done = release.list.iter().take(release.cursor);
+    done.filter(|step| matches!(step, Step::Home | Step::SwitchHome(_)))
+        .any(|step| release.failures.iter().all(|(failed, _)| failed != step))
 }
 
 /// A new version that breaks the rules of its link is undone as any other failure is, traffic home first. The version

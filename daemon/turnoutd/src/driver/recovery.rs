@@ -45,9 +45,13 @@ impl Driver {
         };
         let candidate = release.as_ref().filter(|r| r.progress == Progress::Forward).and_then(started);
         let live = model.live.as_ref().filter(|_| !model.live_died).map(|live| live.generation);
+        if let (true, Some(dead), Some(_)) = (model.live_died, &model.live, &release) {
+            let why = "it had died before".to_owned();
+            let _ = self.decide(&Event::Lost { generation: dead.generation, why }, None);
+        }
         for generation in live.into_iter().chain(candidate) {
             if let Err(why) = self.workers().supervise(generation) {
-                let _ = self.decide(&Event::Died { generation, why }, None);
+                let _ = self.decide(&Event::Lost { generation, why }, None);
             }
         }
         self.restore_route(name, live);

@@ -6,8 +6,8 @@ use crate::stage::{GOOD, Load, Stage, V1, V2, asked, in_place, model, plan, stor
 use crate::workers::Models;
 use std::ops::Range;
 use std::path::Path;
-use turnout_engine::Entry;
 use turnout_engine::record::{End, Kind};
+use turnout_engine::{Entry, Progress};
 use turnout_host::cells::{Cells, WorkerState};
 use turnout_journal::Reader;
 use turnout_manifest::Percent;
@@ -140,7 +140,16 @@ fn check_contexts(journal: &Path, context: &str) {
     }
 }
 
-fn crash_at_every_record(run: Run) {
+/// What is lost with the daemon.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Lost {
+    /// Nothing: cells, routes and mounts stay.
+    Daemon,
+    /// All but the disk.
+    Machine,
+}
+
+fn crash_at_every_record(run: Run, lost: Lost) {
     let records = run.records();
     let mut crashed = 0;
     for seq in records.clone() {
@@ -148,46 +157,92 @@ fn crash_at_every_record(run: Run) {
             let mut stage = run.stage();
             if stage.cut_at((seq, moment), |stage| run.perform(stage)) && !run.is_cut_short(&stage) {
                 crashed += 1;
-                come_back(&mut stage, run, &format!("{run:?} cut at {seq} {moment:?}"));
+                let context = format!("{run:?} {lost:?} cut at {seq} {moment:?}");
+                match lost {
+                    Lost::Daemon => come_back(&mut stage, run, &context),
+                    Lost::Machine => boot_again(&mut stage, run, &context),
+                }
             }
         }
     }
     assert!(crashed > 20, "{crashed} times in {records:?}");
 }
 
+/// Starts machine and daemon again: the version that was live when the power went answers first, and whatever was under way
+/// ends with one version that serves.
+fn boot_again(stage: &mut Stage, run: Run, context: &str) {
+    stage.mourning = true;
+    stage.host.reboot();
+    stage.open();
+    stage.settle();
+    // What is found dead once the release is over is brought up by one of its own, after a pause.
+    stage.until(|_, model, _| (!model.live_died && model.current.is_none()).then_some(()));
+    let (live, release) = (stage.known().live.unwrap(), stage.release());
+    let end = release.progress;
+    assert!(!matches!(end, Progress::Ended(End::Stuck)), "{context}: {:?}", release.causes);
+    let promoted = live.version.as_str() == "2";
+    assert!(!promoted || matches!(run, Run::Good | Run::InPlace), "{context}: {end:?} {:?}", release.causes);
+    assert_eq!(stage.arms(), [(live.generation, Percent::ALL)], "{context}");
+    assert_eq!(stage.host.cells().unwrap(), [(live.generation, WorkerState::Running)], "{context}");
+    assert_eq!(stage.host.current(&model()).map(|name| name.digest), Some(live.digest), "{context}");
+}
+
 #[test]
 fn a_good_release_survives_a_crash_at_every_record() {
-    crash_at_every_record(Run::Good);
+    crash_at_every_record(Run::Good, Lost::Daemon);
 }
 
 #[test]
 fn a_bad_release_is_rolled_back_across_a_crash_at_every_record() {
-    crash_at_every_record(Run::Bad);
+    crash_at_every_record(Run::Bad, Lost::Daemon);
 }
 
 #[test]
 fn a_release_in_place_survives_a_crash_at_every_record() {
-    crash_at_every_record(Run::InPlace);
+    crash_at_every_record(Run::InPlace, Lost::Daemon);
 }
 
 #[test]
 fn a_bad_release_in_place_is_switched_back_across_a_crash_at_every_record() {
-    crash_at_every_record(Run::InPlaceBad);
+    crash_at_every_record(Run::InPlaceBad, Lost::Daemon);
 }
 
 #[test]
 fn a_worker_that_stays_with_the_new_version_is_replaced_across_a_crash_at_every_record() {
-    crash_at_every_record(Run::InPlaceStays);
+    crash_at_every_record(Run::InPlaceStays, Lost::Daemon);
 }
 
 #[test]
 fn a_stable_version_that_dies_is_back_after_a_crash_at_every_record() {
-    crash_at_every_record(Run::StableDies);
+    crash_at_every_record(Run::StableDies, Lost::Daemon);
 }
 
 #[test]
 fn a_live_version_that_dies_is_back_after_a_crash_at_every_record() {
-    crash_at_every_record(Run::LiveDies);
+    crash_at_every_record(Run::LiveDies, Lost::Daemon);
+}
+
+#[test]
+fn a_version_serves_after_the_power_goes_at_every_record_of_a_good_release() {
+    crash_at_every_record(Run::Good, Lost::Machine);
+}
+
+#[test]
+fn a_version_serves_after_the_power_goes_at_every_record_of_a_bad_release() {
+    crash_at_every_record(Run::Bad, Lost::Machine);
+}
+
+#[test]
+fn a_version_serves_after_the_power_goes_at_every_record_of_a_release_in_place() {
+    crash_at_every_record(Run::InPlace, Lost::Machine);
+    crash_at_every_record(Run::InPlaceBad, Lost::Machine);
+    crash_at_every_record(Run::InPlaceStays, Lost::Machine);
+}
+
+#[test]
+fn a_version_serves_after_the_power_goes_at_every_record_of_a_restart() {
+    crash_at_every_record(Run::LiveDies, Lost::Machine);
+    crash_at_every_record(Run::StableDies, Lost::Machine);
 }
 
 #[test]
