@@ -3,6 +3,7 @@
 use crate::HostError;
 use crate::store::StoredName;
 use std::os::fd::OwnedFd;
+use std::time::Duration;
 use turnout_manifest::Generation;
 
 pub use turnout_launcher_wire::{Class, Enforcement, Profile, SLOTS, Shortfall, Tenant, TenantName};
@@ -58,6 +59,13 @@ pub trait Cells {
     /// [`HostError::Launcher`], [`HostError::Missing`] for an unknown version.
     fn start_worker(&self, generation: Generation, version: &StoredName) -> Result<StartedWorker, HostError>;
 
+    /// For so long, the cell gets CPU time only where no cell beside it wants any; zero ends it. No error where nothing can
+    /// hold it to that: the cgroup controller is not delegated, or the launcher that runs is too old.
+    ///
+    /// # Errors
+    /// [`HostError::Launcher`].
+    fn background(&self, generation: Generation, time: Duration) -> Result<(), HostError>;
+
     /// Mounts another version's files where a running worker has its model; it reads them when it is told to. Repeating
     /// it is no error.
     ///
@@ -105,11 +113,11 @@ pub trait Cells {
 
 /// The router, one for all models: it has a cell of its own kind.
 pub trait Router {
-    /// Makes the router's cell and starts it there. Repeating it for a running router is no error.
+    /// Makes the router's cell, on these CPUs (0 is all), and starts it there. Repeating it for a running router is no error.
     ///
     /// # Errors
     /// [`HostError::Launcher`].
-    fn start_router(&self) -> Result<StartedWorker, HostError>;
+    fn start_router(&self, cpus: u64) -> Result<StartedWorker, HostError>;
 
     /// The link and pidfd of the running router, `None` when it runs no more.
     ///

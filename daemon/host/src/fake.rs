@@ -21,6 +21,7 @@ use std::io::{self, Read};
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 use turnout_manifest::manifest::FileEntry;
 use turnout_manifest::{Generation, Sha256};
 
@@ -131,6 +132,11 @@ impl FakeHost {
     /// What a cell may open besides what every cell may. As [`FakeHost::worker`], not a call of the daemon.
     pub fn devices(&self, generation: Generation) -> Vec<DevicePath> {
         self.inner().machine.cells.get(&generation).map(|cell| cell.devices.clone()).unwrap_or_default()
+    }
+
+    /// For how long a cell was put behind the others, each time. As [`FakeHost::worker`], not a call of the daemon.
+    pub fn behind(&self, generation: Generation) -> Vec<Duration> {
+        self.inner().machine.cells.get(&generation).map(|cell| cell.behind.clone()).unwrap_or_default()
     }
 
     /// Restarts the machine: all is gone but the store.
@@ -278,6 +284,11 @@ impl Cells for FakeHost {
         self.call(("start_worker", object), |machine| machine.start_worker(generation, version))
     }
 
+    fn background(&self, generation: Generation, time: Duration) -> Result<(), HostError> {
+        let object = generation.to_string();
+        self.call(("background", object), |machine| machine.background(generation, time))
+    }
+
     fn swap_model(&self, generation: Generation, version: &StoredName) -> Result<(), HostError> {
         self.call(("swap_model", generation.to_string()), |machine| machine.swap_model(generation, version))
     }
@@ -330,8 +341,8 @@ impl Devices for FakeHost {
 }
 
 impl Router for FakeHost {
-    fn start_router(&self) -> Result<StartedWorker, HostError> {
-        self.call(("start_router", String::new()), |machine| {
+    fn start_router(&self, cpus: u64) -> Result<StartedWorker, HostError> {
+        self.call(("start_router", format!("{cpus:b}")), |machine| {
             machine.router = true;
             Ok(StartedWorker { pid: 999, enforcement: machine.enforcement })
         })

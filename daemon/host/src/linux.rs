@@ -20,6 +20,7 @@ use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 use turnout_manifest::manifest::FileEntry;
 use turnout_manifest::{Generation, ModelName, SetName, Sha256};
 
@@ -245,6 +246,10 @@ impl Cells for LinuxHost {
         self.cells.start_worker(generation, version)
     }
 
+    fn background(&self, generation: Generation, time: Duration) -> Result<(), HostError> {
+        self.cells.background(generation, time)
+    }
+
     fn swap_model(&self, generation: Generation, version: &StoredName) -> Result<(), HostError> {
         self.cells.swap_model(generation, version)
     }
@@ -277,10 +282,10 @@ impl Devices for LinuxHost {
 }
 
 impl Router for LinuxHost {
-    fn start_router(&self) -> Result<StartedWorker, HostError> {
+    fn start_router(&self, cpus: u64) -> Result<StartedWorker, HostError> {
         self.cells.enforcement()?;
         self.traffic.follow()?;
-        self.cells.start_router()
+        self.cells.start_router(cpus)
     }
 
     fn router_link(&self) -> Result<Option<WorkerLink>, HostError> {

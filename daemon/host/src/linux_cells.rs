@@ -9,6 +9,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::collections::HashMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 use turnout_launcher_wire::{
     Cell, DevicePath, Failure, ROUTER_CELL, Reply, Request, SLOTS, Tenant, WorkerState as WireState,
 };
@@ -238,6 +239,16 @@ impl Cells for LinuxCells {
         Ok(StartedWorker { pid, enforcement })
     }
 
+    fn background(&self, generation: Generation, time: Duration) -> Result<(), HostError> {
+        let milliseconds = u32::try_from(time.as_millis()).unwrap_or(u32::MAX);
+        let request = Request::Background { generation: generation.0, milliseconds };
+        match self.client.ask(request, &[]) {
+            // Its cells never were behind others.
+            Err(Refusal::Unknown) => Ok(()),
+            answer => done(answer.map_err(|refusal| refused(refusal, request))?.reply, request),
+        }
+    }
+
     fn swap_model(&self, generation: Generation, version: &StoredName) -> Result<(), HostError> {
         let model = (self.model_mount)(version)?;
         let request = Request::SwapModel { generation: generation.0 };
@@ -286,8 +297,8 @@ impl Cells for LinuxCells {
 }
 
 impl Router for LinuxCells {
-    fn start_router(&self) -> Result<StartedWorker, HostError> {
-        self.create_cell(ROUTER, ROUTER_LIMITS)?;
+    fn start_router(&self, cpus: u64) -> Result<StartedWorker, HostError> {
+        self.create_cell(ROUTER, Profile { cpus, ..ROUTER_LIMITS })?;
         let request = Request::StartRouter;
         let answer = self.ask(request)?;
         let Reply::Started { cell, pid, enforcement } = answer.reply else {

@@ -191,7 +191,7 @@ pub fn become_worker(recipe: &Recipe, worker: &Worker<'_>) -> StepError {
         }
         // 11. Read and execute what is in the root; no write, no connection, no signal outwards, whatever else fails.
         if has(Protection::Landlock) {
-            restrict_files(recipe.landlock_abi, worker.devices)?;
+            restrict(recipe.landlock_abi, AccessNet::from_all(ABI::V4), worker.devices)?;
         }
         sys::reset_signals();
         // 12. Last, because the steps above need calls that a worker may not make.
@@ -257,7 +257,8 @@ pub fn place_descriptors(listener: OwnedFd, link: BorrowedFd<'_>) -> Result<(), 
     Ok(())
 }
 
-fn pin(cpus: u64) -> Result<(), Errno> {
+/// Keeps the calling process on these CPUs, 0 for all that it has.
+pub fn pin(cpus: u64) -> Result<(), Errno> {
     if cpus == 0 {
         return Ok(());
     }
@@ -291,20 +292,24 @@ pub fn take_identity(id: u32, groups: &[u32]) -> Result<(), Errno> {
     rustix::thread::set_thread_res_uid(uid, uid, uid)
 }
 
-/// From ABI 4 on all of it is demanded; below, what the kernel has is taken, and the launcher reports the shortfall.
-/// A device that was given can be read, written and, where the kernel tells such calls apart, controlled.
-fn restrict_files(abi: u32, devices: &[Device]) -> Result<(), StepError> {
+/// Leaves reading and executing what is in the root, and takes these rights to the network. From ABI 4 on all of it is
+/// demanded; below, what the kernel has is taken, and the launcher reports the shortfall. A device that was given can be
+/// read, written and, where the kernel tells such calls apart, controlled.
+///
+/// # Errors
+/// [`StepError::Root`], [`StepError::Landlock`].
+pub fn restrict(abi: u32, network: BitFlags<AccessNet>, devices: &[Device]) -> Result<(), StepError> {
     if abi == 0 {
         return Ok(());
     }
-    let root = whole_root()?;
+    let root = existing("/")?;
     let nodes = devices.iter().map(|device| existing(device.path.as_str())).collect::<Result<Vec<_>, _>>()?;
     let level = if abi >= 4 { CompatLevel::HardRequirement } else { CompatLevel::BestEffort };
     let restrict = || -> Result<(), RulesetError> {
         Ruleset::default()
             .set_compatibility(level)
             .handle_access(AccessFs::from_all(ABI::V4))?
-            .handle_access(AccessNet::from_all(ABI::V4))?
+            .handle_access(network)?
             .set_compatibility(CompatLevel::BestEffort)
             .handle_access(AccessFs::from_all(ABI::V5))?
             .scope(Scope::from_all(ABI::V6))?
@@ -317,14 +322,6 @@ fn restrict_files(abi: u32, devices: &[Device]) -> Result<(), StepError> {
             .map(drop)
     };
     restrict().map_err(StepError::Landlock)
-}
-
-/// The cell's root, to give rights on.
-///
-/// # Errors
-/// [`StepError::Root`].
-pub fn whole_root() -> Result<OwnedFd, StepError> {
-    existing("/")
 }
 
 fn existing(path: &str) -> Result<OwnedFd, StepError> {

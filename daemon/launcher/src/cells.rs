@@ -1,6 +1,7 @@
 //! Every cell with its slot, cgroup and worker, and what may be done with it. The table dies with the launcher: nothing
 //! of it is on disk, and the kernel's own state is the cgroups.
 
+mod background;
 mod given;
 
 use crate::cell::{self, PARKED, Recipe, StepError, Worker, become_worker, first_namespaces};
@@ -19,7 +20,7 @@ use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{Signal, WaitId, WaitIdOptions, pidfd_send_signal, waitid};
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use turnout_launcher_wire::{
     Cell, Class, DEVICES_MAX, Enforcement, Failure, MESSAGE_SIZE, Profile, ROUTER_CELL, Reply, SLOTS,
     Shortfall, WorkerState,
@@ -111,6 +112,8 @@ struct Entry {
     group: CellGroup,
     /// What its worker is to be given.
     devices: Vec<Device>,
+    /// How long it gets only the CPU time that no other cell wants, if it does.
+    behind_until: Option<Instant>,
     process: Process,
 }
 
@@ -150,7 +153,8 @@ impl Cells {
             let slot = (0..SLOTS).find(|slot| !taken(slot)).ok_or(CellsError::Slots)?;
             let group = self.hierarchy.create_cell(generation, profile, tenant)?;
             let process = Process::Not(WorkerState::None);
-            self.cells.insert(generation, Entry { slot, profile, group, devices: Vec::new(), process });
+            let (devices, behind_until) = (Vec::new(), None);
+            self.cells.insert(generation, Entry { slot, profile, group, devices, behind_until, process });
         }
         self.described(generation)
     }

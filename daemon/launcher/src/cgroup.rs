@@ -259,6 +259,14 @@ impl CellGroup {
         Ok(())
     }
 
+    /// Whether it gets CPU time only where no cgroup beside it wants any. Its weight is the kernel's default afterwards.
+    ///
+    /// # Errors
+    /// [`CgroupError`].
+    pub fn set_idle(&self, is_idle: bool) -> Result<(), CgroupError> {
+        write(&self.path.join("cpu.idle"), if is_idle { "1" } else { "0" })
+    }
+
     /// Removes it. It must be empty.
     ///
     /// # Errors

@@ -2,16 +2,13 @@
 //! listeners, without a model, and with the right to connect. Where it may connect to is the kernel's fence: an eBPF
 //! program at the instance's cgroup lets it reach loopback alone.
 
-use crate::cell::{Recipe, StepError, listener, place_descriptors, set_limits, take_identity, whole_root};
+use crate::cell::{Recipe, StepError, listener, pin, place_descriptors, restrict, set_limits, take_identity};
 use crate::profile::{Allowed, Rule};
 use crate::root::{Contents, Layout, ROUTER};
 use crate::seccomp::Filters;
 use crate::sys;
 use caps::CapSet;
-use landlock::{
-    ABI, Access, AccessFs, AccessNet, CompatLevel, Compatible, PathBeneath, Ruleset, RulesetAttr,
-    RulesetCreatedAttr, RulesetError, Scope,
-};
+use landlock::AccessNet;
 use rustix::thread::UnshareFlags;
 use seccompiler::BackendError;
 use std::ffi::CStr;
@@ -58,6 +55,7 @@ pub fn become_router(
         sys::unshare(UnshareFlags::NEWCGROUP).map_err(StepError::Namespaces)?;
         layout.enter(&Contents::default(), &recipe.protections).map_err(StepError::Root)?;
         place_descriptors(listener, link).map_err(StepError::Descriptors)?;
+        pin(profile.cpus).map_err(StepError::Affinity)?;
         set_limits(recipe, profile).map_err(StepError::Limit)?;
         caps::clear(None, CapSet::Bounding).map_err(StepError::Capabilities)?;
         take_identity(uid, &[]).map_err(StepError::Identity)?;
@@ -65,7 +63,8 @@ pub fn become_router(
             caps::clear(None, set).map_err(StepError::Capabilities)?;
         }
         rustix::thread::set_no_new_privs(true).map_err(StepError::NoNewPrivileges)?;
-        restrict(recipe.landlock_abi)?;
+        // Connecting stays allowed: workers' ports are the kernel's choice, and Landlock knows no addresses.
+        restrict(recipe.landlock_abi, AccessNet::BindTcp.into(), &[])?;
         sys::reset_signals();
         router.filters.apply().map_err(StepError::Seccomp)
     };
@@ -73,29 +72,6 @@ pub fn become_router(
         Err(error) => error,
         Ok(()) => StepError::Exec(sys::execute(ROUTER, NAME, &[])),
     }
-}
-
-/// As a worker's, but connecting stays allowed: workers' ports are the kernel's choice, and Landlock knows no addresses.
-fn restrict(abi: u32) -> Result<(), StepError> {
-    if abi == 0 {
-        return Ok(());
-    }
-    let root = whole_root()?;
-    let level = if abi >= 4 { CompatLevel::HardRequirement } else { CompatLevel::BestEffort };
-    let restrict = || -> Result<(), RulesetError> {
-        Ruleset::default()
-            .set_compatibility(level)
-            .handle_access(AccessFs::from_all(ABI::V4))?
-            .handle_access(AccessNet::BindTcp)?
-            .set_compatibility(CompatLevel::BestEffort)
-            .handle_access(AccessFs::from_all(ABI::V5))?
-            .scope(Scope::from_all(ABI::V6))?
-            .create()?
-            .add_rule(PathBeneath::new(root, AccessFs::from_read(ABI::V4)))?
-            .restrict_self()
-            .map(drop)
-    };
-    restrict().map_err(StepError::Landlock)
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 //! or the order is answered once and the connection closed.
 
 use crate::cells::{Cells, CellsError, Started};
+use crate::wait::timespec;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::Mode;
 use rustix::io::Errno;
@@ -11,6 +12,7 @@ use rustix::net::{
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 use turnout_launcher_wire::{
     Failure, Received, Reply, Request, TransportError, UNKNOWN, WIRE_VERSION, receive, send,
 };
@@ -94,6 +96,7 @@ impl Server {
         loop {
             let ready = self.wait().map_err(ServeError::Poll)?;
             self.cells.reap();
+            self.cells.end_backgrounds();
             if ready.signal {
                 self.cells.end().map_err(ServeError::End)?;
                 break;
@@ -117,7 +120,8 @@ impl Server {
         let all = fixed.into_iter().chain(connections).chain(self.cells.pidfds());
         let mut polled: Vec<_> =
             all.map(|descriptor| PollFd::from_borrowed_fd(descriptor, PollFlags::IN)).collect();
-        rustix::io::retry_on_intr(|| poll(&mut polled, None))?;
+        let until = self.cells.background_left();
+        rustix::io::retry_on_intr(|| poll(&mut polled, until.map(timespec).as_ref()))?;
         let ready: Vec<bool> = polled.iter().map(|entry| !entry.revents().is_empty()).collect();
         let connections = ready[2..2 + self.connections.len()].to_vec();
         Ok(Ready { listener: ready[0], signal: ready[1], connections })
@@ -248,6 +252,9 @@ fn perform(request: Request, mut descriptors: Vec<OwnedFd>, cells: &mut Cells) -
             None => Answer::refused("descriptors"),
         },
         Request::SetTenant(tenant) => Answer::of(cells.set_tenant(&tenant)),
+        Request::Background { generation, milliseconds } => {
+            Answer::of(cells.background(generation, Duration::from_millis(milliseconds.into())))
+        }
         Request::StartRouter => Answer::started(cells.start_router()),
         Request::Adopt { generation } => match cells.adopt(generation) {
             Ok(Some(started)) => Answer::started(Ok(started)),

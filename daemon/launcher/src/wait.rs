@@ -10,11 +10,15 @@ use std::time::Duration;
 /// # Errors
 /// The kernel's own.
 pub fn wait(descriptor: impl AsFd, events: PollFlags, time: Duration) -> Result<bool, Errno> {
-    let time = Timespec { tv_sec: time.as_secs() as i64, tv_nsec: time.subsec_nanos().into() };
     let mut polled = [PollFd::new(&descriptor, events)];
-    match poll(&mut polled, Some(&time)) {
+    match poll(&mut polled, Some(&timespec(time))) {
         Ok(ready) => Ok(ready > 0),
         Err(Errno::INTR) => Ok(true),
         Err(errno) => Err(errno),
     }
+}
+
+/// A time as poll(2) takes it.
+pub fn timespec(time: Duration) -> Timespec {
+    Timespec { tv_sec: time.as_secs() as i64, tv_nsec: time.subsec_nanos().into() }
 }

@@ -119,6 +119,8 @@ fn a_router_may_connect_in_the_hosts_network_and_has_no_other_right() {
     {
         assert_ne!(found[attempt], "allowed", "{attempt} in\n{seen}");
     }
+    let status = fs::read_to_string(format!("/proc/{}/status", router.pid)).unwrap();
+    assert!(status.lines().any(|line| line == "Cpus_allowed_list:\t0"), "{status}");
     let again = client.start_router().unwrap_or_else(|reply| panic!("{reply:?}"));
     assert_eq!(again.pid, router.pid, "there is one router");
 }

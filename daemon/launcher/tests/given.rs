@@ -6,6 +6,7 @@ mod fixture;
 use fixture::{Client, Launcher, limits};
 use std::fs;
 use std::os::unix::fs::MetadataExt;
+use std::time::{Duration, Instant};
 use turnout_launcher_wire::{
     Class, DEVICES_MAX, Failure, Profile, ROUTER_CELL, Reply, Request, Shortfall, Tenant, TenantName,
     detail_text,
@@ -207,6 +208,46 @@ fn cpu_time_beyond_the_limit_is_not_given() {
     let stat = fs::read_to_string(cell.join("cpu.stat")).unwrap();
     let throttled = stat.lines().find_map(|line| line.strip_prefix("nr_throttled "));
     assert!(throttled.is_some_and(|periods| periods != "0"), "{stat}");
+}
+
+/// Where the controller is: elsewhere the request changes nothing.
+#[test]
+fn a_cell_is_behind_the_others_for_as_long_as_was_asked_and_no_longer() {
+    let launcher = Launcher::start();
+    let mut client = launcher.client();
+    let behind = |generation, milliseconds| Request::Background { generation, milliseconds };
+    refused(&client.ask(behind(GENERATION, 60_000)), Failure::NoCell, "no such cell");
+    let worker = client.started(GENERATION, &launcher.model());
+    let can_hold = worker.enforcement.shortfall & Shortfall::CgroupCpu as u32 == 0;
+    let cell = launcher.cgroup.join(format!("cell-{GENERATION}"));
+    let is_behind = || fs::read_to_string(cell.join("cpu.idle")).is_ok_and(|idle| idle == "1\n");
+    for _ in 0..2 {
+        client.done(behind(GENERATION, 60_000));
+        assert_eq!(is_behind(), can_hold, "repeating is no error");
+    }
+    assert_eq!(worker.ask("spin"), "spun", "what nobody else wants it gets");
+    client.done(behind(GENERATION, 0));
+    assert!(!is_behind());
+    // One whose daemon asks for nothing more.
+    client.done(behind(GENERATION, 50));
+    drop(client);
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while is_behind() {
+        assert!(Instant::now() < deadline, "it stays behind");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    // Its weight is what puts a guaranteed cell before the host's own processes.
+    let mut client = launcher.client();
+    let (memory_bytes, pids_max) = limits();
+    let profile = Client::profile(Class::Guaranteed, memory_bytes, pids_max);
+    let made = client.ask(Request::CreateCell { generation: GENERATION + 1, profile });
+    assert!(matches!(made, Reply::Cell(_)), "{made:?}");
+    client.done(behind(GENERATION + 1, 60_000));
+    if can_hold {
+        let own = launcher.cgroup.join(format!("cell-{}", GENERATION + 1));
+        assert_eq!(fs::read_to_string(own.join("cpu.weight")).unwrap(), "1000\n");
+        assert_eq!(fs::read_to_string(own.join("cpu.idle")).unwrap(), "0\n");
+    }
 }
 
 fn tenant(name: &str, uid_base: u32) -> Request {

@@ -13,7 +13,7 @@ use crate::router_link::RouterLink;
 use crate::supervise::Workers;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use turnout_engine::record::Target;
+use turnout_engine::record::{Kind, Target};
 use turnout_engine::{Progress, Release, Step};
 use turnout_host::Host;
 use turnout_host::store::{Held, StoredName};
@@ -82,11 +82,7 @@ impl Executor {
             | Step::SwitchHome(_)
             | Step::UnloadModel(_)
             | Step::SwapHome(_) => self.in_place(release, job.step),
-            Step::Admit(generation) => self
-                .host
-                .admit(generation, release.planned.port)
-                .map_err(|e| chain(&e))
-                .map(|()| String::new()),
+            Step::Admit(generation) => self.admit(release, generation),
             Step::StartRouter => self.start_router(),
             Step::Shift(percent) => self.shift(release, percent),
             Step::Observe(_) | Step::AwaitSet => Ok(String::new()),
@@ -158,6 +154,11 @@ impl Executor {
         let started =
             self.host.start_worker(generation, &stored(model, target)).map_err(|error| chain(&error))?;
         self.workers.supervise(generation)?;
+        if comes_up(release, generation) {
+            // Half of what it has to become ready: where the others leave it nothing, it gets its share for the rest.
+            let time = self.config.live.get().ready / 2;
+            self.host.background(generation, time).map_err(|error| chain(&error))?;
+        }
         Ok(format!("pid {}; {files}; {}", started.pid, profile::enforced(started.enforcement)))
     }
 
@@ -211,8 +212,19 @@ impl Executor {
         })
     }
 
+    /// Lets traffic reach a version, which is behind no other from now on.
+    fn admit(&self, release: &Release, generation: Generation) -> Result<String, String> {
+        if comes_up(release, generation) {
+            self.host.background(generation, Duration::ZERO).map_err(|error| chain(&error))?;
+        }
+        self.host.admit(generation, release.planned.port).map_err(|error| chain(&error))?;
+        Ok(String::new())
+    }
+
     fn start_router(&self) -> Result<String, String> {
-        let started = self.host.start_router().map_err(|error| chain(&error))?;
+        // Where every CPU is set aside it has to share them, as the daemon does.
+        let cpus = profile::shared(&self.config).unwrap_or_default();
+        let started = self.host.start_router(cpus).map_err(|error| chain(&error))?;
         self.router.supervise()?;
         Ok(format!("pid {}; {}", started.pid, profile::enforced(started.enforcement)))
     }
@@ -376,6 +388,14 @@ fn port_route(release: &Release, split: Split) -> PortRoute {
 /// The stored version behind a target.
 pub fn stored(model: &ModelName, target: &Target) -> StoredName {
     StoredName { model: model.clone(), digest: target.digest }
+}
+
+/// Whether a generation is a new version's, which comes up behind those that serve. One that is gone back to is not, nor one
+/// that serves again: they are waited for.
+fn comes_up(release: &Release, generation: Generation) -> bool {
+    release.planned.kind == Kind::Release
+        && release.progress != Progress::Backward
+        && release.planned.to.generation == generation
 }
 
 /// The version a generation of this release is a start of: the new one, or a new start of the old one.

@@ -29,6 +29,7 @@ pub mod metrics;
 pub mod new_log;
 pub mod notary;
 pub mod notify;
+pub mod own_cpus;
 pub mod pace;
 pub mod ports;
 pub mod profile;

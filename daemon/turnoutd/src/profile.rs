@@ -131,8 +131,11 @@ fn lack(requirement: Requirement, enforcement: Enforcement) -> Option<String> {
     }
 }
 
-/// The CPUs of burstable cells: those that are configured, or all that are not set aside; 0 is all.
-fn shared(config: &Config) -> Result<u64, String> {
+/// The CPUs of burstable cells, and of the router's: those that are configured, or all that are not set aside; 0 is all.
+///
+/// # Errors
+/// When all are set aside, or the kernel does not say what there are, for people.
+pub fn shared(config: &Config) -> Result<u64, String> {
     let chosen = config.live.get().worker_cpus;
     if chosen != 0 || config.exclusive_cpus == 0 {
         return Ok(chosen);

@@ -13,7 +13,9 @@ use crate::recover::{RecoverError, replay};
 use crate::router_link::LinkedRouter;
 use crate::supervise::{LinkedWorkers, Sink};
 use crate::view::{Daemon, Publisher};
-use crate::{api, audit_http, evidence, examine, host_key, keeping, notify, now_ms, settings, telemetry};
+use crate::{
+    api, audit_http, evidence, examine, host_key, keeping, notify, now_ms, own_cpus, settings, telemetry,
+};
 use std::io;
 use std::net::TcpListener;
 use std::os::unix::net::UnixListener;
@@ -113,6 +115,7 @@ impl ServeError {
 pub fn run(config: Config) -> Result<(), ServeError> {
     let given = notify::inherited_socket().map_err(|source| control_socket(&config, source))?;
     telemetry::init(config.live.get().log);
+    own_cpus::keep_off(&config);
     let config = Arc::new(config);
     folder(&config.state, 0o700)?;
     folder(&config.runtime, 0o755)?;

@@ -15,6 +15,7 @@ use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 use turnout_manifest::manifest::FileEntry;
 use turnout_manifest::{Generation, ModelName, Percent, SetName, Sha256};
 
@@ -39,6 +40,8 @@ pub(super) struct Cell {
     pub(super) model: Option<StoredName>,
     /// What it may open.
     pub(super) devices: Vec<DevicePath>,
+    /// For how long it was put behind the others, each time.
+    pub(super) behind: Vec<Duration>,
 }
 
 impl Cell {
@@ -238,7 +241,7 @@ impl Machine {
         }
         self.cells.insert(
             generation,
-            Cell { worker: WorkerState::None, profile, model: None, devices: Vec::new() },
+            Cell { worker: WorkerState::None, profile, model: None, devices: Vec::new(), behind: Vec::new() },
         );
         Ok(())
     }
@@ -291,6 +294,11 @@ impl Machine {
             cell.model = Some(version.clone());
         }
         Ok(StartedWorker { pid: 1000 + generation.0, enforcement: self.enforcement })
+    }
+
+    pub(super) fn background(&mut self, generation: Generation, time: Duration) -> Result<(), HostError> {
+        let known = self.cells.get_mut(&generation).map(|cell| cell.behind.push(time));
+        known.ok_or_else(|| launcher("no such cell", generation))
     }
 
     pub(super) fn swap_model(

@@ -49,6 +49,7 @@ impl Request {
                 out.u32(13).u32(uid_base).u64(memory_bytes).u32(pids_max).u32(cpu_thousandths);
                 out.u32(cells_max).take(name.bytes())
             }
+            Self::Background { generation, milliseconds } => out.u32(14).u32(generation).u32(milliseconds),
         };
         out.bytes
     }
@@ -86,6 +87,7 @@ impl Request {
                 cells_max: fields.u32(),
                 name: TenantName::read(fields.take())?,
             }),
+            14 => Self::Background { generation: fields.u32(), milliseconds: fields.u32() },
             kind => return Err(WireError::Kind(kind)),
         };
         fields.end()?;
@@ -286,6 +288,8 @@ mod tests {
             Just(Request::Enforcement),
             Just(Request::StartRouter),
             any::<u32>().prop_map(|generation| Request::SwapModel { generation }),
+            any::<(u32, u32)>()
+                .prop_map(|(generation, milliseconds)| Request::Background { generation, milliseconds }),
         ]
     }
 

@@ -94,6 +94,15 @@ pub enum Request {
     },
     /// Makes a tenant's cgroup, or changes its limits. Answer: [`Reply::Done`]. Repeating it is no error.
     SetTenant(Tenant),
+    /// For so long, a burstable cell gets CPU time only where no cell beside it wants any (`cpu.idle`, the kernel's
+    /// cgroup-v2 documentation). It ends by itself, so that a daemon which dies leaves nobody behind. Answer: [`Reply::Done`],
+    /// also where the controller `cpu` is not delegated, or the cell has CPUs of its own, and nothing changes.
+    Background {
+        /// The cell.
+        generation: u32,
+        /// How long from now on; 0 ends it.
+        milliseconds: u32,
+    },
 }
 
 /// Who shares the instance with others: a range of users and a cgroup of its own, around those of its cells.

@@ -2,6 +2,7 @@
 //! once, and both the asking and the holding are on record.
 
 use crate::stage::{Stage, V1, V2, model};
+use std::time::Duration;
 use turnout_engine::Step;
 use turnout_engine::record::End;
 use turnout_host::cells::{Class, Enforcement};
@@ -110,4 +111,26 @@ fn a_guaranteed_version_gets_its_core_and_a_second_one_is_refused_while_it_serve
     assert_eq!(stage.settle(), End::Promoted);
     assert_eq!(stage.host.profile(Generation(3)).unwrap().cpus, 1 << last);
     assert_eq!(stage.known().live.unwrap().generation, Generation(3), "{}", model());
+}
+
+#[test]
+fn a_new_version_comes_up_behind_the_others_until_it_is_admitted_and_one_that_serves_again_does_not() {
+    let mut stage = Stage::fresh();
+    stage.open();
+    stage.ask(Stage::start("1", Plan::all_at_once())).unwrap();
+    assert_eq!(stage.settle(), End::Promoted);
+    let first: Vec<_> = stage.host.trace().into_iter().filter(|call| call.object == "g1").collect();
+    let order: Vec<_> = first
+        .iter()
+        .map(|call| call.method)
+        .filter(|method| ["start_worker", "background", "admit"].contains(method))
+        .collect();
+    assert_eq!(order[..4], ["start_worker", "background", "background", "admit"]);
+    assert_eq!(stage.host.behind(V1), [Duration::from_millis(500), Duration::ZERO]);
+    stage.mourning = true;
+    stage.host.end_worker(V1, turnout_host::cells::WorkerState::Killed(9));
+    stage.until(|_, model, _| model.live_died.then_some(()));
+    assert_eq!(stage.settle(), End::Promoted);
+    assert_eq!(stage.known().live.unwrap().generation, V2);
+    assert_eq!(stage.host.behind(V2), []);
 }
