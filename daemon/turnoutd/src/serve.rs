@@ -23,6 +23,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::{Arc, OnceLock, mpsc};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{oneshot, watch};
 use turnout_engine::{ArchiveRecord, Entry, Record, World};
@@ -30,10 +31,14 @@ use turnout_host::linux_cells::CellsConfig;
 use turnout_host::mounts::cgroup2_root;
 use turnout_host::volume::VolumeConfig;
 use turnout_host::{Host, HostConfig, HostError, LinuxHost, clock};
-use turnout_journal::{Journal, JournalError, OpenOptions};
+use turnout_journal::{Journal, JournalError, OpenOptions, Recovered};
 
 /// Space kept for the journal's last records: some ten thousand, many times what a release that is undone takes.
 const RESERVE_BYTES: u64 = 16 << 20;
+/// How long what a daemon that has just ended had started may still hold the journal's lock: it examines the host in
+/// processes of its own, which end by themselves.
+const LOCK_PATIENCE: Duration = Duration::from_secs(2);
+const LOCK_RETRY: Duration = Duration::from_millis(20);
 
 /// Why the daemon did not start.
 #[derive(Debug, thiserror::Error)]
@@ -180,12 +185,23 @@ fn open_journal(config: &Config) -> Result<(Arc<Journal>, World), ServeError> {
     // Before anything is changed: a journal that is not what was signed is evidence.
     notary::check(&config.state).map_err(ServeError::Journal)?;
     let dir = config.state.join(evidence::JOURNAL_DIR);
-    let (journal, recovered) = Journal::open(&dir, journal_options()).map_err(ServeError::Journal)?;
+    let (journal, recovered) = open_free(&dir).map_err(ServeError::Journal)?;
     if let Some(cut) = recovered.cut {
         tracing::warn!(bytes = cut.bytes, kept_in = %cut.kept_in.display(), "cut a torn end off the journal");
     }
     let world = replay(&dir).map_err(ServeError::Recover)?;
     Ok((Arc::new(journal), world))
+}
+
+/// Opens the journal as soon as nobody else has it.
+fn open_free(dir: &Path) -> Result<(Journal, Recovered), JournalError> {
+    let until = Instant::now() + LOCK_PATIENCE;
+    loop {
+        match Journal::open(dir, journal_options()) {
+            Err(JournalError::Locked { .. }) if Instant::now() < until => std::thread::sleep(LOCK_RETRY),
+            opened => return opened,
+        }
+    }
 }
 
 /// Signs the journal's checkpoints on a thread of its own: the loop does not wait for the disk twice.
