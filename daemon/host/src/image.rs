@@ -18,6 +18,9 @@ pub const IMAGE_DEFAULT_MAX: u64 = 8 << 30;
 /// Other processes may take a free loop device first, this many times.
 const LOOP_ATTEMPTS: u32 = 32;
 const MKFS_PLACES: [&str; 3] = ["/usr/sbin/mkfs.btrfs", "/sbin/mkfs.btrfs", "/usr/bin/mkfs.btrfs"];
+const BTRFS_PLACES: [&str; 3] = ["/usr/bin/btrfs", "/usr/sbin/btrfs", "/sbin/btrfs"];
+/// What `btrfs rescue super-recover` exits with when it has written a superblock again.
+const SUPERBLOCK_RESTORED: i32 = 2;
 const LOOP_CONTROL: &str = "/dev/loop-control";
 
 /// Makes the image. It gets its name when it is whole: what a killed run left is made anew.
@@ -40,17 +43,45 @@ pub fn create(image: &Path, bytes: Option<u64>) -> Result<(), HostError> {
     made
 }
 
-/// Mounts the image: on the loop device that has it already, or on a new one.
+/// How an image was found when it was mounted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Found {
+    /// As it was left.
+    Whole,
+    /// With a torn superblock, which was restored from a copy.
+    Torn,
+}
+
+/// Mounts the image: on the loop device that has it already, or on a new one. Where a power cut has torn the superblock's
+/// 4 KiB, because the disk writes less than that as one, no kernel mounts it: it is restored from one of its copies, which
+/// the same commit has written or the one before.
 ///
 /// # Errors
 /// [`HostError::Unsupported`] without loop devices or Btrfs, or the kernel's own.
-pub fn mount_image(image: &Path, point: &Path) -> Result<(), HostError> {
-    if let Some((device, _open)) = attached(image) {
-        return mount_device(&device, point);
-    }
+pub fn mount_image(image: &Path, point: &Path) -> Result<Found, HostError> {
     // The descriptor keeps the device bound until the mount does.
-    let (device, _open) = attach(image)?;
-    mount_device(&device, point)
+    let (device, _open) = match attached(image) {
+        Some(attached) => attached,
+        None => attach(image)?,
+    };
+    let Err(refused) = mount_device(&device, point) else { return Ok(Found::Whole) };
+    let is_invalid = matches!(&refused, HostError::Os { call: "mount", source, .. }
+        if source.kind() == ErrorKind::InvalidInput);
+    if !is_invalid || !restore_superblock(&device) {
+        return Err(refused);
+    }
+    mount_device(&device, point).map(|()| Found::Torn)
+}
+
+/// Whether a superblock of this device was written again from a copy, by the program of btrfs-progs (btrfs-rescue(8)). It
+/// writes nothing where all are whole, or no copy is.
+fn restore_superblock(device: &Path) -> bool {
+    let program = BTRFS_PLACES.into_iter().find(|place| Path::new(place).exists());
+    let done = program.map(|program| {
+        let mut command = Command::new(program);
+        command.args(["rescue", "super-recover", "-y"]).arg(device).env_clear().stdin(Stdio::null()).output()
+    });
+    done.is_some_and(|done| done.is_ok_and(|done| done.status.code() == Some(SUPERBLOCK_RESTORED)))
 }
 
 /// Makes an image and the file system in it larger: file, loop device, Btrfs, in this order, so that a run that was

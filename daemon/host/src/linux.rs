@@ -71,6 +71,11 @@ impl LinuxHost {
         Ok(Self { volume, pointer, cells, traffic, cgroup, pins: config.pins })
     }
 
+    /// Whether the store could be mounted only after its superblock was restored from a copy, as after a power cut.
+    pub fn store_was_torn(&self) -> bool {
+        self.volume.was_torn()
+    }
+
     /// Ends every worker and the launcher, takes programs, pins and mounts away. Versions and evidence stay.
     ///
     /// # Errors

@@ -2,7 +2,7 @@
 //! killed run. What lies in the folders is left to the store and its snapshots.
 
 use crate::HostError;
-use crate::image;
+use crate::image::{self, Found};
 use crate::mounts::{detached_tree, is_btrfs, mounts_at};
 use crate::store::{Held, StoredName};
 use crate::verity;
@@ -64,6 +64,8 @@ pub struct Volume {
     kind: StoreKind,
     /// The image that is mounted there, where it is a mount of ours.
     image: Option<PathBuf>,
+    /// The image's superblock was restored from a copy.
+    was_torn: bool,
     staged: AtomicU64,
     /// The kernel can be made to hold its files to their content (fs-verity).
     verity: bool,
@@ -78,6 +80,11 @@ pub struct Volume {
 }
 
 impl Volume {
+    /// Whether the image could be mounted only after its superblock was restored from a copy.
+    pub fn was_torn(&self) -> bool {
+        self.was_torn
+    }
+
     /// Opens the volume, making or mounting it where needed. What a killed import left is removed. Repeating it is
     /// no error; one process may have it open at a time.
     ///
@@ -91,12 +98,13 @@ impl Volume {
         let image = real_path(&config.image)?;
         let mounted = match config.kind {
             StoreKind::Btrfs => prepare(&root, &image, config.image_bytes)?,
-            StoreKind::Folder => prepare_folder(&root, &image).map(|()| false)?,
+            StoreKind::Folder => prepare_folder(&root, &image).map(|()| None)?,
         };
         let mut volume = Self {
             root,
             kind: config.kind,
-            image: mounted.then_some(image),
+            image: mounted.map(|_| image),
+            was_torn: mounted == Some(Found::Torn),
             staged: AtomicU64::new(0),
             verity: false,
             checked: Mutex::default(),
@@ -321,10 +329,10 @@ pub(crate) fn set_mode(path: &Path, mode: u32) -> Result<(), HostError> {
     fs::set_permissions(path, Permissions::from_mode(mode)).map_err(HostError::os("chmod", path.display()))
 }
 
-/// Makes `root` a folder on Btrfs. Says whether it is a mount of ours.
-fn prepare(root: &Path, image: &Path, image_bytes: Option<u64>) -> Result<bool, HostError> {
+/// Makes `root` a folder on Btrfs. Says how the image was found, where it is a mount of ours.
+fn prepare(root: &Path, image: &Path, image_bytes: Option<u64>) -> Result<Option<Found>, HostError> {
     if taken_over(root)? {
-        return Ok(true);
+        return Ok(Some(Found::Whole));
     }
     let above = root.parent().unwrap_or(Path::new("/"));
     let have_image = image.exists();
@@ -338,14 +346,13 @@ fn prepare(root: &Path, image: &Path, image_bytes: Option<u64>) -> Result<bool, 
         if !root.exists() {
             btrfs("subvolume create", root, Subvolume::create(root, None))?;
         }
-        return Ok(false);
+        return Ok(None);
     }
     make_folder(root, 0o755)?;
     if !have_image {
         image::create(image, image_bytes)?;
     }
-    image::mount_image(image, root)?;
-    Ok(true)
+    image::mount_image(image, root).map(Some)
 }
 
 /// Makes `root` a plain folder. One that has been Btrfs would hide its versions and its evidence.

@@ -39,6 +39,9 @@ const RESERVE_BYTES: u64 = 16 << 20;
 /// processes of its own, which end by themselves.
 const LOCK_PATIENCE: Duration = Duration::from_secs(2);
 const LOCK_RETRY: Duration = Duration::from_millis(20);
+/// Told once, by the daemon that found it so.
+const TORN: &str = "store: the superblock of its image was torn, as by a power cut, and was restored from a copy: \
+                    `turnoutctl store scrub` reads everything else";
 
 /// Why the daemon did not start.
 #[derive(Debug, thiserror::Error)]
@@ -126,7 +129,9 @@ pub fn run(config: Config) -> Result<(), ServeError> {
     folder(&config.runtime, 0o755)?;
     // The journal's lock comes first: a second daemon on the same state must change nothing.
     let (journal, world) = open_journal(&config)?;
-    let host: Arc<dyn Host> = Arc::new(LinuxHost::open(host_config(&config)?).map_err(ServeError::Host)?);
+    let host = LinuxHost::open(host_config(&config)?).map_err(ServeError::Host)?;
+    let torn = host.store_was_torn().then_some(TORN);
+    let host: Arc<dyn Host> = Arc::new(host);
     let socket = open_door(&config, given)?;
     let view = config.audit_http.map(open_view).transpose()?;
     let intake = Intake::open(Arc::clone(&host), &config, Arc::clone(&world.trust));
@@ -170,7 +175,7 @@ pub fn run(config: Config) -> Result<(), ServeError> {
     let looping = thread("driver", move || driver.run(|| heart.beat()))?;
     tell_key(&desk, known_key.as_deref());
     let signing = sign_beside(&desk)?;
-    examine_beside(&desk);
+    examine_beside(&desk, torn);
     serve((socket, view), desk)?;
     // The loop has written everything that it decided; steps under way are found open at the next start.
     looping.join().unwrap_or_else(|_| tracing::error!("the loop ended with a panic"));
@@ -238,9 +243,9 @@ fn tell_key(desk: &Desk, known: Option<&str>) {
 }
 
 /// Examines the host on a thread of its own: it takes half a second, and traffic is not to wait for it.
-fn examine_beside(desk: &Desk) {
+fn examine_beside(desk: &Desk, torn: Option<&str>) {
     let (daemon, driver) = (Arc::clone(&desk.daemon), desk.driver.clone());
-    let concerns = desk.intake.concerns();
+    let concerns: Vec<_> = desk.intake.concerns().into_iter().chain(torn.map(str::to_owned)).collect();
     std::thread::spawn(move || {
         let mut degraded = examine::degraded(&daemon.config);
         degraded.extend(concerns);

@@ -13,6 +13,7 @@ use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::FileExt;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -440,9 +441,20 @@ fn a_volume_is_taken_over_mounted_again_and_cleaned() {
         drop(tree);
         volume.unmount().unwrap();
 
+        // A power cut within the write of the superblock: 4 KiB at 64 KiB (Btrfs's documentation, "On-disk format").
+        let file = fs::OpenOptions::new().write(true).open(&image).unwrap();
+        file.write_all_at(&[0xff; 512], (64 << 10) + 512).unwrap();
+        file.sync_all().unwrap();
+        drop(file);
+        let volume = Volume::open(&place.config()).unwrap();
+        assert!(volume.was_torn());
+        volume.verify(&sample.name, &sample.files).unwrap();
+        volume.unmount().unwrap();
+
         // A killed creation, and an image that was deleted under its mount.
         fs::write(place.path("store.img.new"), "half").unwrap();
         let volume = Volume::open(&place.config()).unwrap();
+        assert!(!volume.was_torn());
         volume.verify(&sample.name, &sample.files).unwrap();
         fs::remove_file(place.path("store.img")).unwrap();
         let volume = Volume::open(&place.config()).unwrap();
