@@ -5,7 +5,9 @@ use crate::HostError;
 use crate::beneath::{Folder, Kind, walk};
 use crate::image::sync_directory;
 use crate::snapshots;
-use crate::store::{CHECK_HOLDS, Evidence, Held, ImportOutcome, Incoming, SnapshotInfo, Store, StoredName};
+use crate::store::{
+    CHECK_HOLDS, ENVELOPE_MAX, Evidence, Held, ImportOutcome, Incoming, SnapshotInfo, Store, StoredName,
+};
 use crate::verity::{self, Measurer};
 use crate::volume::{
     Checked, StoreKind, Volume, btrfs, delete_subvolume, make_folder, remove_folder, set_mode,
@@ -24,8 +26,6 @@ use turnout_manifest::Sha256;
 use turnout_manifest::digest::Hasher;
 use turnout_manifest::manifest::FileEntry;
 
-/// Longest signed manifest that is kept or read, bytes.
-pub const ENVELOPE_MAX: u64 = 8 << 20;
 /// The signed manifest's name, beside `files/`.
 pub const ENVELOPE: &str = "manifest.dsse.json";
 /// Bytes read from the stream at a time.

@@ -16,7 +16,7 @@ use tokio::io::AsyncReadExt;
 use tokio_util::io::{StreamReader, SyncIoBridge};
 use turnout_engine::{Reason, Record};
 use turnout_host::HostError;
-use turnout_host::store::{ImportOutcome, Incoming, StoredName};
+use turnout_host::store::{ENVELOPE_MAX, ImportOutcome, Incoming, StoredName};
 use turnout_host::volume::StoreKind;
 use turnout_manifest::trust::{Outcome, Purpose};
 use turnout_manifest::{AuditContext, VersionRef};
@@ -24,8 +24,6 @@ use turnout_manifest::{CheckResult, Sha256, VerifiedManifest};
 use turnout_protocol::control::{Imported, SCHEMA};
 use turnout_protocol::error::{ErrorCode, Problem};
 
-/// Largest envelope: a manifest of 16 MiB as base64, and its signatures.
-const ENVELOPE_MAX: u32 = 24 * 1024 * 1024;
 /// How long the rest of a refused bundle is read and thrown away.
 const LINGER: Duration = Duration::from_secs(10);
 
@@ -117,14 +115,14 @@ fn content(body: Body) -> Content {
 async fn read_envelope(content: &mut Content) -> Result<Vec<u8>, Problem> {
     let broken =
         |error: io::Error| problem(ErrorCode::BadRequest, format!("the bundle ended early: {error}"));
-    let length = content.read_u32().await.map_err(broken)?;
+    let length = u64::from(content.read_u32().await.map_err(broken)?);
     if length == 0 || length > ENVELOPE_MAX {
         let message = format!("a bundle's envelope has 1 to {ENVELOPE_MAX} bytes, not {length}");
         return Err(problem(ErrorCode::Limit, message));
     }
     let mut envelope = Vec::new();
-    content.take(u64::from(length)).read_to_end(&mut envelope).await.map_err(broken)?;
-    if envelope.len() != length as usize {
+    content.take(length).read_to_end(&mut envelope).await.map_err(broken)?;
+    if envelope.len() as u64 != length {
         return Err(problem(ErrorCode::BadRequest, "the bundle ended within its envelope"));
     }
     Ok(envelope)

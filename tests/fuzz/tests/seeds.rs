@@ -106,6 +106,25 @@ fn no_changed_seed_breaks_a_parser_or_takes_its_memory() {
     }
 }
 
+/// As large as the largest that is taken in from outside, each built to blow up in memory.
+#[test]
+fn no_parser_takes_more_than_its_memory_for_the_largest_documents() {
+    const LARGEST: usize = 8 << 20;
+    let _alone = alone();
+    let filled = |item: &str| format!("[{}0]", item.repeat((LARGEST - 2) / item.len())).into_bytes();
+    // As many values as a document may have, in the shape that takes the most for each.
+    let chain = format!("{}0{},", "{\"\":".repeat(29), "}".repeat(29));
+    let full = format!("[{}0]", chain.repeat(79_000 / 30)).into_bytes();
+    let text = format!("{{\"a\":\"{}\"}}", "x".repeat(LARGEST - 8)).into_bytes();
+    let documents = [filled("[],"), filled("{\"\":0},"), filled("\"\","), filled(&chain), full, text];
+    // That one reads what it has written once more, beside the first.
+    for target in TARGETS.iter().filter(|target| target.name != "canonical_json") {
+        for document in &documents {
+            hold(target, document);
+        }
+    }
+}
+
 #[test]
 fn memory_beyond_the_limit_is_noticed() {
     let _alone = alone();
