@@ -1,8 +1,7 @@
 //! The link to the router: what it says becomes counts and events, what the daemon has to say goes out and is waited for.
 //! One thread waits on its link and its pidfd, as for each worker.
 
-use crate::supervise::Sink;
-use rustix::event::{PollFd, PollFlags, poll};
+use crate::supervise::{Sink, attend};
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -152,24 +151,9 @@ struct Listener {
 
 impl Listener {
     fn run(self) {
-        let mut linked = true;
-        loop {
-            let mut waited = vec![PollFd::new(&self.pidfd, PollFlags::IN)];
-            if linked {
-                waited.push(PollFd::new(&self.link, PollFlags::IN));
-            }
-            if poll(&mut waited, None).is_err() {
-                continue;
-            }
-            let ended = !waited[0].revents().is_empty();
-            let spoke = waited.get(1).is_some_and(|link| !link.revents().is_empty());
-            if spoke {
-                linked = self.hear();
-            } else if ended {
-                self.shared.update(|known| known.link = None);
-                return (self.events)(Event::RouterDied { why: "its process ended".to_owned() });
-            }
-        }
+        attend(&self.link, &self.pidfd, || self.hear());
+        self.shared.update(|known| known.link = None);
+        (self.events)(Event::RouterDied { why: "its process ended".to_owned() });
     }
 
     /// Takes one message. False when the link says nothing more.

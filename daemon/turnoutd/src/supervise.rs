@@ -140,7 +140,6 @@ impl Workers for LinkedWorkers {
             host: Arc::clone(&self.host),
             events: Arc::clone(&self.events),
             shared: Arc::clone(&self.shared),
-            pace: Pace::default(),
         };
         let spawned =
             std::thread::Builder::new().name(format!("link-{generation}")).spawn(move || listener.run());
@@ -217,6 +216,28 @@ impl Workers for LinkedWorkers {
     }
 }
 
+/// Hears a process until it has ended, and all that it had sent before. `hear` takes one message; it answers false when the
+/// link says nothing more, or nothing that is listened to.
+pub(crate) fn attend(link: &OwnedFd, pidfd: &OwnedFd, mut hear: impl FnMut() -> bool) {
+    let mut linked = true;
+    loop {
+        let mut waited = vec![PollFd::new(pidfd, PollFlags::IN)];
+        if linked {
+            waited.push(PollFd::new(link, PollFlags::IN));
+        }
+        if poll(&mut waited, None).is_err() {
+            continue;
+        }
+        let ended = !waited[0].revents().is_empty();
+        let spoke = waited.get(1).is_some_and(|link| !link.revents().is_empty());
+        if spoke {
+            linked = hear();
+        } else if ended {
+            return;
+        }
+    }
+}
+
 /// The thread behind one link.
 struct Listener {
     generation: Generation,
@@ -225,28 +246,16 @@ struct Listener {
     host: Arc<dyn Host>,
     events: Sink,
     shared: Arc<Shared>,
-    pace: Pace,
 }
 
 impl Listener {
-    fn run(mut self) {
-        let mut linked = true;
-        loop {
-            let mut waited = vec![PollFd::new(&self.pidfd, PollFlags::IN)];
-            if linked {
-                waited.push(PollFd::new(&self.link, PollFlags::IN));
-            }
-            if poll(&mut waited, None).is_err() {
-                continue;
-            }
-            let ended = !waited[0].revents().is_empty();
-            let spoke = waited.get(1).is_some_and(|link| !link.revents().is_empty());
-            if spoke {
-                linked = if self.pace.allows(Instant::now()) { self.hear() } else { self.silence() };
-            } else if ended {
-                return self.end();
-            }
-        }
+    fn run(self) {
+        let mut pace = Pace::default();
+        attend(&self.link, &self.pidfd, || match pace.allows(Instant::now()) {
+            true => self.hear(),
+            false => self.silence(),
+        });
+        self.end();
     }
 
     /// Takes one message. False when the link says nothing more.
