@@ -9,9 +9,9 @@ use super::figures::Line;
 use super::machine::Values;
 use crate::cores::last_core;
 use crate::models;
-use anyhow::{Context, Result};
-use rustix::process::{Pid, setpriority_process};
-use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
+use anyhow::{Context, Result, ensure};
+use rustix::process::Pid;
+use rustix::thread::{CpuSet, gettid, sched_getaffinity, sched_setaffinity};
 use serde_json::json;
 use std::process::{Child, Command, Stdio};
 use turnout_host::cells::{Class, Profile};
@@ -21,8 +21,10 @@ const PART: &str = "a core of its own beside a noisy neighbour (one spinning pro
 /// Generations of these workers: no other part uses them.
 const SHARING: Generation = Generation(200);
 const OWNING: Generation = Generation(201);
-/// Before every process of ordinary priority.
-const FIRST_OF_ALL: i32 = -20;
+/// chrt(1)'s words for going before every ordinary process, whatever group of the scheduler it is in, and for being one
+/// again. A nice value would only count within the client's own session (sched(7), the autogroup feature).
+const FIRST_OF_ALL: [&str; 4] = ["--fifo", "--reset-on-fork", "--pid", "1"];
+const ORDINARY: [&str; 3] = ["--other", "--pid", "0"];
 /// Open at one time: enough that a request may wait behind another, as in use.
 const CONNECTIONS: usize = 4;
 
@@ -62,19 +64,29 @@ pub fn measure(place: &Place<'_>, effort: &Effort) -> Result<Vec<Line>> {
     measured.map(|tails| lines(&tails))
 }
 
-/// Does the client's part on these CPUs, before every process of ordinary priority: its own waiting for a CPU is nobody's
-/// latency. Afterwards this thread is as it was.
+/// Does the client's part on these CPUs, before every ordinary process: its own waiting for a CPU is nobody's latency.
+/// What it starts meanwhile is ordinary. Afterwards this thread is as it was.
 ///
 /// # Errors
 /// Without CAP_SYS_NICE, and those of the work.
 pub fn first_of_all_on<T>(cpus: u64, work: impl FnOnce() -> Result<T>) -> Result<T> {
     let before = sched_getaffinity(None)?;
     sched_setaffinity(None, &set(cpus))?;
-    setpriority_process(None, FIRST_OF_ALL).context("the client needs priority (CAP_SYS_NICE)")?;
+    schedule(&FIRST_OF_ALL)?;
     let done = work();
-    setpriority_process(None, 0)?;
+    schedule(&ORDINARY)?;
     sched_setaffinity(None, &before)?;
     done
+}
+
+/// Has chrt(1), of util-linux, change how this thread is scheduled.
+fn schedule(how: &[&str]) -> Result<()> {
+    let thread = gettid().as_raw_nonzero().to_string();
+    let done = Command::new("chrt").args(how).arg(thread).stdin(Stdio::null()).output();
+    let done = done.context("the client's priority is set by `chrt`")?;
+    let said = String::from_utf8_lossy(&done.stderr);
+    ensure!(done.status.success(), "the client needs priority (CAP_SYS_NICE): {}", said.trim());
+    Ok(())
 }
 
 /// CPUs beyond the first 64 are nobody's here.
@@ -134,12 +146,11 @@ impl Neighbour {
         let mut all = Self(Vec::new());
         for _ in 0..count {
             let mut shell = Command::new("sh");
-            // It inherits the client's priority and CPUs, and must have neither.
+            // It inherits the client's CPUs, and must not have them.
             shell.args(["-c", "while :; do :; done"]).stdin(Stdio::null());
             let child = shell.spawn().context("cannot start a neighbour")?;
             let pid = Pid::from_child(&child);
             all.0.push(child);
-            setpriority_process(Some(pid), 0)?;
             sched_setaffinity(Some(pid), &set(cpus))?;
         }
         Ok(all)
