@@ -121,7 +121,7 @@ impl Effort {
         spawns: 20,
         rollbacks: 5,
         starts: 5,
-        loads: 7,
+        loads: 5,
         load_side: 16_384,
         journal_records: 10_000_000,
     };

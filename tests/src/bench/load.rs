@@ -4,7 +4,7 @@
 use super::client::{self, Ask, Manner, Seen};
 use super::figures::Line;
 use super::machine::{Pairs, Values};
-use super::pin::{first_of_all_on, mask};
+use super::pin::{Neighbour, first_of_all_on, mask};
 use super::stage::Stage;
 use super::{Effort, Settings};
 use crate::cores::last_core;
@@ -43,15 +43,15 @@ pub fn measure(settings: &Settings, effort: &Effort) -> Result<Vec<Line>> {
     let stage = Stage::configured(settings, &[models::FIRST], &keys)?;
     let large = Large::import(&stage, effort.load_side)?;
     // Never on the live version's own core.
-    let measured = first_of_all_on(mask(&rest), || rounds(&stage, large, effort));
+    let measured = first_of_all_on(mask(&rest), || rounds(&stage, large, effort, mask(&rest)));
     measured.with_context(|| stage.instance.log_end())
 }
 
-fn rounds(stage: &Stage, mut large: Large<'_>, effort: &Effort) -> Result<Vec<Line>> {
+fn rounds(stage: &Stage, mut large: Large<'_>, effort: &Effort, rest: u64) -> Result<Vec<Line>> {
     stage.go_live()?;
-    let shared = beside(stage, &mut large, effort)?;
+    let shared = beside(stage, &mut large, effort, 0)?;
     go_live_on_its_own(stage)?;
-    let own = beside(stage, &mut large, effort)?;
+    let own = beside(stage, &mut large, effort, rest)?;
     let part = part(effort.load_side);
     let floor = format!("at most {FLOOR:.2} x");
     Ok(vec![
@@ -106,7 +106,9 @@ impl Tails {
     }
 }
 
-fn beside(stage: &Stage, large: &mut Large<'_>, effort: &Effort) -> Result<Tails> {
+/// Both in turn. At rest, something spins on these CPUs, where the client is and the load will be: a client that wakes on a
+/// CPU which is never idle takes longer to come to it, and that is no latency of the version's.
+fn beside(stage: &Stage, large: &mut Large<'_>, effort: &Effort, busy: u64) -> Result<Tails> {
     let requests = client::requests("digits", &models::bodies("digits")?, Manner::KeepAlive);
     let asked = |duration: Duration| Ask {
         address: stage.address,
@@ -120,7 +122,9 @@ fn beside(stage: &Stage, large: &mut Large<'_>, effort: &Effort) -> Result<Tails
     // The first finds nothing in the page cache's books and is thrown away; it also says how long to ask at rest.
     let (first, ()) = client::ask_during(&asked(Duration::ZERO), || large.load())?;
     for _ in 0..effort.loads {
+        let spinning = Neighbour::on(busy, busy.count_ones())?;
         let (rest, (), ()) = client::ask(&asked(first.elapsed), || Ok(()))?;
+        drop(spinning);
         let (loading, ()) = client::ask_during(&asked(Duration::ZERO), || large.load())?;
         tails.pairs.push(p99(&rest), p99(&loading));
         tails.took.push(loading.elapsed.as_secs_f64());

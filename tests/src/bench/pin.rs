@@ -139,10 +139,14 @@ impl Bench {
 }
 
 /// Processes that take all of a CPU's time that they get, until dropped.
-struct Neighbour(Vec<Child>);
+pub struct Neighbour(Vec<Child>);
 
 impl Neighbour {
-    fn on(cpus: u64, count: u32) -> Result<Self> {
+    /// As many, on these CPUs.
+    ///
+    /// # Errors
+    /// When one cannot be started or moved.
+    pub fn on(cpus: u64, count: u32) -> Result<Self> {
         let mut all = Self(Vec::new());
         for _ in 0..count {
             let mut shell = Command::new("sh");
