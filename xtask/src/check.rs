@@ -23,10 +23,14 @@ enum Verdict {
 
 type Check = fn(&Path) -> Result<Verdict>;
 
-const CHECKS: [(&str, Check); 8] = [
+/// Workspaces of their own, which no build of this one looks at.
+const APART: [&str; 2] = ["ebpf/Cargo.toml", "tests/fuzz/engine/Cargo.toml"];
+
+const CHECKS: [(&str, Check); 9] = [
     ("format", format),
     ("layers", layers),
     ("sources", sources),
+    ("lock files", lock_files),
     ("licences", licences),
     ("advisories", advisories),
     ("clippy", clippy),
@@ -105,6 +109,20 @@ fn layers(root: &Path) -> Result<Verdict> {
 fn sources(root: &Path) -> Result<Verdict> {
     let (count, found) = sources::findings(root)?;
     Ok(if found.is_empty() { Verdict::Good(format!("{count} files")) } else { Verdict::Bad(found) })
+}
+
+/// A crate of this workspace that gets a dependency changes the lock files of others that use it.
+fn lock_files(root: &Path) -> Result<Verdict> {
+    let mut behind = Vec::new();
+    for manifest in APART {
+        let mut cargo = command::cargo(root);
+        cargo.args(["metadata", "--locked", "--format-version", "1", "--manifest-path", manifest]);
+        if !command::capture(&mut cargo)?.success {
+            let remedy = format!("`cargo update --workspace --manifest-path {manifest}`");
+            behind.push(format!("{manifest}: its Cargo.lock is behind, or cannot be read: run {remedy}"));
+        }
+    }
+    Ok(if behind.is_empty() { Verdict::Good("none behind".into()) } else { Verdict::Bad(behind) })
 }
 
 fn clippy(root: &Path) -> Result<Verdict> {
