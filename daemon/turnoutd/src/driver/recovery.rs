@@ -45,6 +45,7 @@ impl Driver {
         };
         let candidate = release.as_ref().filter(|r| r.progress == Progress::Forward).and_then(started);
         let live = model.live.as_ref().filter(|_| !model.live_died).map(|live| live.generation);
+        // An undo that was on its way to one that had died already needs another, too.
         if let (true, Some(dead), Some(_)) = (model.live_died, &model.live, &release) {
             let why = "it had died before".to_owned();
             let _ = self.decide(&Event::Lost { generation: dead.generation, why }, None);
