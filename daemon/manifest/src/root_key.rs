@@ -23,6 +23,12 @@ pub struct RootKey {
 }
 
 impl RootKey {
+    /// A key that counts, at any time.
+    pub fn active(owner: String, public_key: PublicKey) -> Self {
+        let (key_id, state, window) = (public_key.id(), KeyState::Active, KeyWindow::default());
+        Self { owner, key_id, public_key, state, window }
+    }
+
     /// Why its window keeps it from counting at this moment, and what to do about it. `of` says what the moment is, where
     /// it is not now.
     pub(crate) fn outside(&self, (at_ms, of): (u64, &str)) -> Option<String> {

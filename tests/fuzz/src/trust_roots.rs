@@ -9,7 +9,7 @@ use turnout_manifest::order::{
     self, ORDER_SCHEMA, ORDER_TYPE, OrderOccasion, OrderTarget, ReleaseOrder, Whereabouts,
 };
 use turnout_manifest::quorum::Quorum;
-use turnout_manifest::root::{KeyState, KeyWindow, ROOT_SCHEMA, ROOT_TYPE, RootKey, TrustRoot};
+use turnout_manifest::root::{ROOT_SCHEMA, ROOT_TYPE, RootKey, TrustRoot};
 use turnout_manifest::trust::{Purpose, Verdict};
 use turnout_manifest::{Channel, Sha256, SignedRoot, canonical};
 
@@ -19,13 +19,7 @@ static FIRST: LazyLock<(Vec<u8>, SignedRoot)> = LazyLock::new(|| {
     let public_key = key.public_key();
     let key_id = public_key.id();
     let root = TrustRoot {
-        keys: vec![RootKey {
-            owner: "fuzz".to_owned(),
-            key_id,
-            public_key,
-            state: KeyState::Active,
-            window: KeyWindow::default(),
-        }],
+        keys: vec![RootKey::active("fuzz".to_owned(), public_key)],
         root: Quorum { keys: vec![key_id], threshold: 1 },
         ..nobody()
     };

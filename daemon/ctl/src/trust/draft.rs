@@ -359,9 +359,7 @@ impl Draft {
                 Failure::new(Exit::Refused, what).hint("make a new key with `turnoutctl key generate FILE`")
             );
         }
-        let owner = owner.to_owned();
-        let (state, window) = (KeyState::Active, KeyWindow::default());
-        self.root.keys.push(RootKey { owner, key_id, public_key, state, window });
+        self.root.keys.push(RootKey::active(owner.to_owned(), public_key));
         Ok(key_id)
     }
 

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use turnout_manifest::key::PublicKey;
 use turnout_manifest::oms::Evidence;
 use turnout_manifest::quorum::Quorum;
-use turnout_manifest::root::{Issuer, KeyState, KeyWindow, Member, ROOT_SCHEMA, RootKey};
+use turnout_manifest::root::{Issuer, Member, ROOT_SCHEMA, RootKey};
 use turnout_manifest::trust::{Authority, Occasion, TrustedKey, Verdict, verify, verify_by};
 use turnout_manifest::{Manifest, Sha256, TrustRoot, TrustStore, canonical};
 
@@ -79,13 +79,7 @@ fn a_manifest_that_says_more_or_other_than_is_signed_is_rejected() {
 #[test]
 fn a_signed_root_judges_it_as_it_does_every_version() {
     let (key, root_key) = (KEY.public_key(), OTHER.public_key());
-    let known = |owner: &str, key: &PublicKey| RootKey {
-        owner: owner.to_owned(),
-        key_id: key.id(),
-        public_key: key.clone(),
-        state: KeyState::Active,
-        window: KeyWindow::default(),
-    };
+    let known = |owner: &str, key: &PublicKey| RootKey::active(owner.to_owned(), key.clone());
     let root = |threshold: u32, channel: &str| TrustRoot {
         schema: ROOT_SCHEMA.to_owned(),
         version: 1,

@@ -8,8 +8,7 @@ use turnout_manifest::key::{KeyId, PrivateKey};
 use turnout_manifest::manifest::FileEntry;
 use turnout_manifest::quorum::{Examined, Quorum};
 use turnout_manifest::root::{
-    ExceptionPolicy, Issuer, KeyState, KeyWindow, Member, OrderPolicy, ROOT_SCHEMA, ROOT_TYPE, RootKey,
-    SignerRole, TrustRoot,
+    ExceptionPolicy, Issuer, Member, OrderPolicy, ROOT_SCHEMA, ROOT_TYPE, RootKey, SignerRole, TrustRoot,
 };
 use turnout_manifest::trust::{
     Authority, History, Occasion, Outcome, Purpose, Verdict, Verification, verify_by,
@@ -35,14 +34,7 @@ pub fn id(key: usize) -> KeyId {
 }
 
 pub fn known(key: usize) -> RootKey {
-    let public_key = KEYS[key].public_key();
-    RootKey {
-        owner: format!("owner-{key}"),
-        key_id: public_key.id(),
-        public_key,
-        state: KeyState::Active,
-        window: KeyWindow::default(),
-    }
+    RootKey::active(format!("owner-{key}"), KEYS[key].public_key())
 }
 
 pub fn channel(name: &str) -> Channel {

@@ -16,8 +16,7 @@ use turnout_manifest::manifest::FileEntry;
 use turnout_manifest::order::{ORDER_SCHEMA, ORDER_TYPE, OrderTarget, ReleaseOrder};
 use turnout_manifest::quorum::Quorum;
 use turnout_manifest::root::{
-    Denied, ExceptionPolicy, Issuer, KeyState, KeyWindow, Member, OrderPolicy, ROOT_SCHEMA, ROOT_TYPE,
-    RootKey, TrustRoot,
+    Denied, ExceptionPolicy, Issuer, Member, OrderPolicy, ROOT_SCHEMA, ROOT_TYPE, RootKey, TrustRoot,
 };
 use turnout_manifest::{Channel, Description, Manifest, Plan, Sha256};
 use turnoutd::now_ms;
@@ -36,16 +35,7 @@ fn id(key: usize) -> KeyId {
 }
 
 fn root(version: u64, expires_ms: u64) -> TrustRoot {
-    let key = |key: usize| {
-        let public_key = KEYS[key].public_key();
-        RootKey {
-            owner: format!("owner-{key}"),
-            key_id: public_key.id(),
-            public_key,
-            state: KeyState::Active,
-            window: KeyWindow::default(),
-        }
-    };
+    let key = |key: usize| RootKey::active(format!("owner-{key}"), KEYS[key].public_key());
     let members = BY_ISSUER.map(|key| Member { key_id: id(key), roles: Vec::new() });
     TrustRoot {
         schema: ROOT_SCHEMA.to_owned(),
