@@ -14,6 +14,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use tokio::runtime::Runtime;
 use tokio::sync::watch;
+use tokio::task;
 use turnout_engine::{ArchiveRecord, Entry, Record};
 use turnout_journal::{Reader, first_record};
 use turnout_manifest::key::PrivateKey;
@@ -39,6 +40,7 @@ pub struct Door {
     driver: Sender<Input>,
     looping: Option<JoinHandle<()>>,
     runtime: Option<Runtime>,
+    serving: task::JoinHandle<()>,
     stop: watch::Sender<bool>,
 }
 
@@ -114,7 +116,7 @@ impl Door {
             tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let (stop, stopped) = watch::channel(false);
         let (kept, mut views) = (desk.clone(), desk.views.clone());
-        runtime.spawn(async move {
+        let serving = runtime.spawn(async move {
             let listener = tokio::net::UnixListener::from_std(listener).unwrap();
             // As in `serve`: before the loop has published for the first time, nothing is known to be open.
             if views.changed().await.is_ok() {
@@ -123,7 +125,7 @@ impl Door {
             }
         });
         let (looping, runtime) = (Some(looping), Some(runtime));
-        Self { stage, desk: kept, socket, driver: running.sender, looping, runtime, stop }
+        Self { stage, desk: kept, socket, driver: running.sender, looping, runtime, serving, stop }
     }
 
     pub fn get(&self, path: &str) -> Reply {
@@ -206,6 +208,8 @@ impl Drop for Door {
         let _ = self.stop.send(true);
         let _ = self.driver.send(Input::Stop);
         if let Some(runtime) = self.runtime.take() {
+            // Until it is over, the socket is taken for the next daemon.
+            let _ = runtime.block_on(&mut self.serving);
             runtime.shutdown_background();
         }
         let looped = self.looping.take().map(JoinHandle::join);
