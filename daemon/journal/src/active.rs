@@ -5,18 +5,33 @@ use std::fs::{File, OpenOptions};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::mpsc::{self, Sender};
+use std::thread;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::disk::{Disk, Point};
 use crate::error::{JournalError, Result};
-use crate::frame::{Kind, SEAL_BYTES, Seal, TRAILER_BYTES, Trailer, encode};
+use crate::frame::{Kind, SEAL_BYTES, Seal, TRAILER_BYTES, Trailer, encode, records};
+use crate::reserve::found_no_room;
 use crate::segment::{Header, file_name};
 use crate::tree::{Hash, Tree, record_leaf};
+use crate::writer::OpenOptions as JournalOptions;
 
 /// Mode of every file: root writes, the group may read.
 const FILE_MODE: u32 = 0o640;
 /// A segment that has no header yet.
 const NEW_SEGMENT: &str = "segment.new";
+/// Zeros that are written ahead: a file that gets longer has to wait for the file system's own journal too, one that is
+/// written over has not.
+static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
+/// Longest batch that zeros are written for: for longer ones, they would cost more than they save.
+const FILLED_BATCH_MAX: usize = 32 << 10;
+/// A batch that the disk is given before it is hashed, so that both go on at once.
+const LARGE_BATCH: usize = 64 << 10;
+/// Leaves that a second thread hands over together.
+const HASHED_AT_ONCE: usize = 64;
+/// What the kernel writes at least: 4 KiB on every machine that Turnout runs on.
+const PAGE: u64 = 4096;
 
 /// Where segments are written and how long they get.
 #[derive(Clone)]
@@ -26,13 +41,18 @@ pub(crate) struct Place {
     pub(crate) disk: Arc<dyn Disk>,
     pub(crate) segment_bytes: u64,
     pub(crate) segment_age: Duration,
+    /// Whether zeros are worth writing ahead there.
+    fills: bool,
 }
 
-/// A record on its way to the disk.
-pub(crate) struct Pending {
-    pub(crate) seq: u64,
-    pub(crate) time_ns: i64,
-    pub(crate) body: Vec<u8>,
+impl Place {
+    /// The journal's folder, with how it is to be written.
+    pub(crate) fn open(dir: &Path, disk: Arc<dyn Disk>, options: &JournalOptions) -> Result<Place> {
+        let directory = Arc::new(File::open(dir).map_err(JournalError::io("open", dir))?);
+        let fills = disk.overwrites(&directory);
+        let JournalOptions { segment_bytes, segment_age, .. } = *options;
+        Ok(Place { dir: dir.to_owned(), directory, disk, segment_bytes, segment_age, fills })
+    }
 }
 
 /// The end of the journal.
@@ -41,6 +61,8 @@ pub(crate) struct Active {
     path: PathBuf,
     file: File,
     length: u64,
+    /// Up to here the file may be filled with zeros.
+    filled: u64,
     first_seq: u64,
     created_ns: i64,
     log_id: Hash,
@@ -56,7 +78,20 @@ impl Active {
     pub(crate) fn resume(place: Place, file: File, (first_seq, length): (u64, u64), head: Header) -> Active {
         let Header { log_id, created_ns, tree, last_trailer } = head;
         let path = place.dir.join(file_name(first_seq));
-        Active { place, path, file, length, first_seq, created_ns, log_id, tree, last_trailer, sealed: false }
+        let (filled, sealed) = (length, false);
+        Active {
+            place,
+            path,
+            file,
+            length,
+            filled,
+            first_seq,
+            created_ns,
+            log_id,
+            tree,
+            last_trailer,
+            sealed,
+        }
     }
 
     /// Creates the segment with this header. It gets its name only once the header is durable.
@@ -74,23 +109,58 @@ impl Active {
         Ok(Active::resume(place, file, (first_seq, bytes.len() as u64), header))
     }
 
-    /// Writes the records as one batch and returns once they are durable. After an error nothing more may be written.
-    pub(crate) fn commit(&mut self, records: &[Pending]) -> Result<()> {
-        let mut tree = self.tree.clone();
-        let mut bytes = Vec::new();
-        for record in records {
-            encode(Kind::Record, (record.seq, record.time_ns), &record.body, &mut bytes);
-            tree.push(record_leaf(record.seq, record.time_ns, &record.body));
-        }
-        let first_seq = self.tree.size();
-        self.roll_unless_fits(bytes.len() + TRAILER_BYTES)?;
-        let trailer = Trailer { first_seq, root: tree.root(), previous: self.last_trailer };
-        let trailer_at = bytes.len();
-        encode(Kind::Trailer, (tree.size(), now_ns()), &trailer.to_body(), &mut bytes);
-        self.append((Point::BatchWrite, Point::BatchSync), &bytes)?;
-        self.last_trailer = Hash::of(&bytes[trailer_at..]);
+    /// Writes the records that these frames hold as one batch and returns once they are durable. After an error nothing more
+    /// may be written.
+    pub(crate) fn commit(&mut self, frames: &[u8]) -> Result<()> {
+        self.roll_unless_fits(frames.len() + TRAILER_BYTES)?;
+        self.fill_ahead(frames.len() + TRAILER_BYTES)?;
+        let tree = if frames.len() < LARGE_BATCH {
+            self.write(Point::BatchWrite, (self.length, frames))?;
+            self.tree_with(leaves(frames))
+        } else {
+            self.write_and_hash(frames)?
+        };
+        let body = Trailer { first_seq: self.tree.size(), root: tree.root(), previous: self.last_trailer };
+        let mut trailer = Vec::with_capacity(TRAILER_BYTES);
+        encode(Kind::Trailer, (tree.size(), now_ns()), &body.to_body(), &mut trailer);
+        self.write(Point::BatchWrite, (self.length + frames.len() as u64, &trailer))?;
+        self.sync(Point::BatchSync)?;
+        self.length += (frames.len() + TRAILER_BYTES) as u64;
+        self.last_trailer = Hash::of(&trailer);
         self.tree = tree;
         Ok(())
+    }
+
+    /// Gives the frames to the disk, and hashes them meanwhile, most of them in a second thread.
+    fn write_and_hash(&self, frames: &[u8]) -> Result<Tree> {
+        let (first, rest) = split(frames, frames.len() / 8);
+        let (hashed, hashes) = mpsc::channel();
+        thread::scope(|scope| {
+            let second = thread::Builder::new().spawn_scoped(scope, || hash_in_parts(rest, hashed));
+            self.write(Point::BatchWrite, (self.length, frames))?;
+            // The last page gets the trailer too, and is left alone until then.
+            let whole_pages = (self.length + frames.len() as u64) / PAGE * PAGE;
+            self.place.disk.begin_writing(&self.file, self.length..whole_pages);
+            let mut tree = self.tree_with(leaves(first));
+            match second {
+                Ok(_) => hashes.into_iter().flatten().for_each(|leaf| tree.push(leaf)),
+                Err(_) => leaves(rest).for_each(|leaf| tree.push(leaf)),
+            }
+            Ok(tree)
+        })
+    }
+
+    fn tree_with(&self, leaves: impl Iterator<Item = Hash>) -> Tree {
+        let mut tree = self.tree.clone();
+        leaves.for_each(|leaf| tree.push(leaf));
+        tree
+    }
+
+    /// Leaves the file as long as what is written. Zeros at its end would do no harm.
+    pub(crate) fn close(self) {
+        if self.filled > self.length {
+            let _ = self.place.disk.truncate(Point::FillTruncate, &self.file, self.length);
+        }
     }
 
     pub(crate) fn tree(&self) -> &Tree {
@@ -114,10 +184,12 @@ impl Active {
             return Ok(());
         }
         if !self.sealed {
+            self.drop_fill()?;
             let seal = Seal { records, root: self.tree.root(), last_trailer: self.last_trailer };
             let mut bytes = Vec::with_capacity(SEAL_BYTES);
             encode(Kind::Seal, (self.tree.size(), now_ns()), &seal.to_body(), &mut bytes);
-            self.append((Point::SealWrite, Point::SealSync), &bytes)?;
+            self.write(Point::SealWrite, (self.length, &bytes))?;
+            self.sync(Point::SealSync)?;
             self.sealed = true;
         }
         let (tree, last_trailer) = (self.tree.clone(), self.last_trailer);
@@ -126,13 +198,66 @@ impl Active {
         Ok(())
     }
 
-    fn append(&mut self, (write, sync): (Point, Point), bytes: &[u8]) -> Result<()> {
-        let disk = &self.place.disk;
-        disk.write(write, &self.file, (self.length, bytes)).map_err(JournalError::io("write", &self.path))?;
-        disk.sync(sync, &self.file).map_err(JournalError::io("sync", &self.path))?;
-        self.length += bytes.len() as u64;
+    /// Writes zeros where the next small batches will be, if this one is the first beyond those that are there. They become
+    /// durable with it.
+    fn fill_ahead(&mut self, batch_bytes: usize) -> Result<()> {
+        let end = self.length + batch_bytes as u64;
+        if !self.place.fills || batch_bytes > FILLED_BATCH_MAX || end <= self.filled {
+            return Ok(());
+        }
+        match self.write(Point::FillWrite, (end, &ZEROS)) {
+            Err(error) if !found_no_room(&error) => return Err(error),
+            // Without room for them the batch may still fit, and some of them may be there.
+            _ => self.filled = end + ZEROS.len() as u64,
+        }
         Ok(())
     }
+
+    /// Cuts off the zeros that are left, durably.
+    fn drop_fill(&mut self) -> Result<()> {
+        if self.filled > self.length {
+            let cut = self.place.disk.truncate(Point::FillTruncate, &self.file, self.length);
+            cut.map_err(JournalError::io("cut", &self.path))?;
+            self.sync(Point::FillTruncateSync)?;
+            self.filled = self.length;
+        }
+        Ok(())
+    }
+
+    fn write(&self, point: Point, at: (u64, &[u8])) -> Result<()> {
+        self.place.disk.write(point, &self.file, at).map_err(JournalError::io("write", &self.path))
+    }
+
+    fn sync(&self, point: Point) -> Result<()> {
+        self.place.disk.sync(point, &self.file).map_err(JournalError::io("sync", &self.path))
+    }
+}
+
+fn leaves(frames: &[u8]) -> impl Iterator<Item = Hash> {
+    records(frames).map(|(head, body)| record_leaf(head.seq, head.time_ns, body))
+}
+
+/// Gives the leaves in order, some at a time.
+fn hash_in_parts(frames: &[u8], hashed: Sender<Vec<Hash>>) {
+    let mut leaves = leaves(frames);
+    loop {
+        let part: Vec<Hash> = leaves.by_ref().take(HASHED_AT_ONCE).collect();
+        if part.is_empty() || hashed.send(part).is_err() {
+            return;
+        }
+    }
+}
+
+/// Splits the frames between two of them, about at this byte.
+fn split(frames: &[u8], about: usize) -> (&[u8], &[u8]) {
+    let mut at = 0;
+    for (head, _) in records(frames) {
+        if at >= about {
+            break;
+        }
+        at += head.frame_bytes();
+    }
+    frames.split_at(at)
 }
 
 /// Opens a file of the journal for writing, creating it where it is missing.

@@ -2,16 +2,29 @@
 
 use std::fs::{self, File};
 use std::io;
+use std::num::NonZeroU64;
+use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
+
+use rustix::fs::{Advice, FsWord, fadvise, fstatfs};
+
+/// ext2 to ext4, and XFS, as `linux/magic.h` numbers them. What copies on write has a new place for every block.
+const OVERWRITING: [FsWord; 2] = [0xef53, 0x5846_5342];
 
 /// Every change to the disk by name. After each of them the machine may stop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Point {
-    /// Append a batch with its trailer.
+    /// Fill the file with zeros ahead of small batches.
+    FillWrite,
+    /// Append a batch with its trailer, or a part of a large one.
     BatchWrite,
     /// Make it durable: what is before this was never acknowledged.
     BatchSync,
+    /// Cut off the zeros that no batch has filled.
+    FillTruncate,
+    /// Make that durable: a seal is the end of its file.
+    FillTruncateSync,
     /// Append the seal of a full segment.
     SealWrite,
     /// Make the seal durable.
@@ -61,6 +74,19 @@ pub(crate) trait Disk: Send + Sync {
     /// Writes all these bytes at this offset.
     fn write(&self, _: Point, file: &File, (offset, bytes): (u64, &[u8])) -> io::Result<()> {
         file.write_all_at(bytes, offset)
+    }
+
+    /// Whether writing over what a file has already changes nothing else on this file system: what a batch writes over zeros
+    /// is durable without the metadata that a longer file needs.
+    fn overwrites(&self, directory: &File) -> bool {
+        fstatfs(directory).is_ok_and(|system| OVERWRITING.contains(&system.f_type))
+    }
+
+    /// Lets the kernel begin to write these bytes of the file, and does not wait for it: a sync that follows has less to do.
+    fn begin_writing(&self, file: &File, bytes: Range<u64>) {
+        // mm/fadvise.c: dirty pages are queued for writing; those that were clean already are given up. Only a hint.
+        let length = NonZeroU64::new(bytes.end.saturating_sub(bytes.start));
+        let _ = fadvise(file, bytes.start, length, Advice::DontNeed);
     }
 
     /// Makes a file or directory durable.

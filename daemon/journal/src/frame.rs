@@ -102,6 +102,16 @@ pub(crate) fn encode(kind: Kind, (seq, time_ns): (u64, i64), body: &[u8], out: &
     out[start + 4..start + CRC_COVERS_FROM].copy_from_slice(&crc.to_be_bytes());
 }
 
+/// The records in frames that [`encode`] has made, with their bodies.
+pub(crate) fn records(mut frames: &[u8]) -> impl Iterator<Item = (Head, &[u8])> {
+    std::iter::from_fn(move || {
+        let head = Head::parse(frames)?;
+        let (frame, rest) = frames.split_at_checked(head.frame_bytes())?;
+        frames = rest;
+        Some((head, &frame[HEAD_BYTES..]))
+    })
+}
+
 /// Body of the frame that commits a batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Trailer {

@@ -14,7 +14,7 @@
 //!
 //! A directory with segments `NNNNNNNNNNNN.seg`, each named by its first record: a header, then batches of frames, each batch
 //! ended by a trailer with the Merkle root (RFC 6962) after it and the hash of the trailer before it, and last a seal. One
-//! batch is one `fdatasync`. Only the last segment may end in a torn write; everything else is either whole or damaged.
+//! batch is one `fdatasync`. Only the last segment may end in a torn write, or in zeros written ahead; all else is whole or damaged.
 //! Pruned segments ([`Journal::prune`]) leave their hashes, as tiles, and a *base*: what they came to, as the caller says.
 //!
 //! # What it proves

@@ -9,12 +9,12 @@ use std::sync::Arc;
 
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 
-use crate::active::{Active, Pending, Place, now_ns};
+use crate::active::{Active, Place, now_ns};
 use crate::begin;
 use crate::checkpoint::{Checkpoint, origin};
 use crate::disk::SystemDisk;
 use crate::error::{JournalError, Result};
-use crate::frame::{HEAD_BYTES, MAX_BATCH_BYTES};
+use crate::frame::{Kind, MAX_BATCH_BYTES, encode};
 use crate::reader::Reader;
 use crate::recover;
 use crate::segment::Header;
@@ -64,27 +64,24 @@ pub fn succeed(dir: &Path, mark: &Path, link: impl FnOnce(&Predecessor) -> Vec<u
     let new = dir.with_extension("new");
     let _ = fs::remove_dir_all(&new);
     let _new_lock = recover::lock(&new)?;
-    let Taken { mut active, broken, base } = take_over(there.then_some(dir), place(&new)?)?;
+    let Taken { mut active, broken, base } =
+        take_over(there.then_some(dir), Place::open(&new, Arc::new(SystemDisk), &OpenOptions::default())?)?;
     let marked = read_mark(mark).unwrap_or_default();
     let signed = marked.iter().max_by_key(|marked| marked.head.size).cloned();
     let old_origin = signed::log_id(dir).ok().map(origin);
     let before = Predecessor { origin: old_origin, taken: active.tree().head(), signed, broken, base };
-    let body = link(&before);
-    active.commit(&[Pending { seq: active.tree().size(), time_ns: now_ns(), body }])?;
+    let mut frame = Vec::new();
+    encode(Kind::Record, (active.tree().size(), now_ns()), &link(&before), &mut frame);
+    active.commit(&frame)?;
     let origin = origin(signed::log_id(&new)?);
     let opened = Checkpoint { origin: origin.clone(), head: active.tree().head() };
+    active.close();
     // Whichever folder is in its place when the machine stops, it is one that the mark knows.
     let both: Vec<Checkpoint> = marked.into_iter().chain([opened.clone()]).collect();
     write_mark(mark, &both)?;
     let kept_in = if there { Some(exchange(dir, &new)?) } else { rename(&new, dir).map(|()| None)? };
     write_mark(mark, &[opened])?;
     Ok(Succession { before, origin, kept_in })
-}
-
-fn place(dir: &Path) -> Result<Place> {
-    let directory = Arc::new(File::open(dir).map_err(JournalError::io("open", dir))?);
-    let OpenOptions { segment_bytes, segment_age, .. } = OpenOptions::default();
-    Ok(Place { dir: dir.to_owned(), directory, disk: Arc::new(SystemDisk), segment_bytes, segment_age })
 }
 
 /// What was taken over into a new log.
@@ -143,15 +140,14 @@ fn take_pruned((dir, first): (&Path, u64), place: Place) -> Result<(Active, Opti
 
 /// Copies records with their numbers and times until the end or the first damage, which is told in words.
 fn copy_records(mut reader: Reader, active: &mut Active) -> Result<Option<String>> {
-    let (mut batch, mut bytes) = (Vec::new(), 0);
+    let mut frames = Vec::new();
     let broken = loop {
         match reader.next_record() {
             Ok(Some(record)) => {
-                bytes += HEAD_BYTES + record.body.len();
-                batch.push(Pending { seq: record.seq, time_ns: record.time_ns, body: record.body });
-                if bytes > COPIED_AT_ONCE {
-                    active.commit(&batch)?;
-                    (batch, bytes) = (Vec::new(), 0);
+                encode(Kind::Record, (record.seq, record.time_ns), &record.body, &mut frames);
+                if frames.len() > COPIED_AT_ONCE {
+                    active.commit(&frames)?;
+                    frames.clear();
                 }
             }
             Ok(None) => break None,
@@ -159,8 +155,8 @@ fn copy_records(mut reader: Reader, active: &mut Active) -> Result<Option<String
             Err(error) => return Err(error),
         }
     };
-    if !batch.is_empty() {
-        active.commit(&batch)?;
+    if !frames.is_empty() {
+        active.commit(&frames)?;
     }
     Ok(broken)
 }

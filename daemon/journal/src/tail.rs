@@ -2,21 +2,28 @@
 
 use std::fs::File;
 use std::io;
+use std::ops::Range;
 
 use crate::error::{Flaw, JournalError, Result};
-use crate::frame::{Frame, HEAD_BYTES, Head, MAX_BATCH_BYTES, TRAILER_BYTES};
+use crate::frame::{Frame, HEAD_BYTES, Head, Kind, MAX_BATCH_BYTES, TRAILER_BYTES, Trailer};
 use crate::replay::{Replay, read_at_most};
 
 /// Frame heads whose frames do not hold that are looked into before the end counts as no tear.
 const MAX_SUSPECTS: usize = 4096;
 const ZERO_CHECK_BYTES: usize = 256 << 10;
+/// What a disk writes whole or not at all.
+const SECTOR: u64 = 512;
+/// More zeros in a row than the head of a frame and a trailer's number can have.
+const HOLE_BYTES: usize = 32;
+/// Zeros that the length of a frame can begin with.
+const LENGTH_ZEROS_MAX: usize = 3;
 
 /// Uncommitted bytes at the end of the last segment.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Tail {
     /// Up to the last byte that is not zero.
     pub(crate) torn: Vec<u8>,
-    /// Zero bytes after that: blocks allocated but never written.
+    /// Zero bytes after that: written ahead, or blocks that were allocated and never written.
     pub(crate) zeros: u64,
 }
 
@@ -34,16 +41,18 @@ pub(crate) fn examine(segment: &Replay, broken_at: u64) -> Result<Tail> {
     let rest = cut + bytes.len() as u64;
     let zeros_after = count_zeros(segment.file(), rest).map_err(JournalError::io("read", segment.path()))?;
     let Some(zeros_after) = zeros_after else { return Err(damage(rest, Flaw::NotATear).into()) };
-    let skip = usize::try_from(broken_at - cut).unwrap_or(usize::MAX).saturating_add(1);
-    match find_frame(&bytes, skip, size) {
+    let used = bytes.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
+    let broken = usize::try_from(broken_at - cut).unwrap_or(usize::MAX);
+    let torn = Torn { cut, bytes: &bytes, used, size };
+    match torn.find_frame(broken.saturating_add(1)) {
         Search::Nothing => {}
-        Search::FrameAt(at) => {
-            let valid_at = cut + at as u64;
+        Search::SameBatch { from } if torn.has_hole(broken..from) => {}
+        Search::SameBatch { from } | Search::OtherBatch { from } => {
+            let valid_at = cut + from as u64;
             return Err(damage(broken_at, Flaw::FrameAfterTear { valid_at }).into());
         }
         Search::TooManySuspects => return Err(damage(broken_at, Flaw::NotATear).into()),
     }
-    let used = bytes.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
     let zeros = (bytes.len() - used) as u64 + zeros_after;
     Ok(Tail { torn: bytes[..used].to_vec(), zeros })
 }
@@ -63,28 +72,83 @@ fn count_zeros(file: &File, from: u64) -> io::Result<Option<u64>> {
     }
 }
 
+/// The bytes after the last committed batch.
+struct Torn<'a> {
+    /// Their place in the file.
+    cut: u64,
+    bytes: &'a [u8],
+    /// Where the zeros at their end begin.
+    used: usize,
+    /// Records before them.
+    size: u64,
+}
+
+/// What whole frames there are after the first broken one.
 enum Search {
     Nothing,
-    FrameAt(usize),
+    /// All can be of the one batch that was being written.
+    SameBatch {
+        from: usize,
+    },
+    /// A second batch was begun, so the first one was whole once.
+    OtherBatch {
+        from: usize,
+    },
     TooManySuspects,
 }
 
-/// Looks from byte `skip` on for a valid frame whose number could follow `size` records.
-fn find_frame(bytes: &[u8], skip: usize, size: u64) -> Search {
-    let furthest = size.saturating_add((MAX_BATCH_BYTES / HEAD_BYTES) as u64);
-    let mut suspects = 0;
-    for at in skip..bytes.len() {
-        let plausible = |head: &Head| (size..=furthest).contains(&head.seq);
-        if Head::parse(&bytes[at..]).filter(plausible).is_none() {
-            continue;
+impl Torn<'_> {
+    /// Looks from byte `skip` on for valid frames whose numbers could follow.
+    fn find_frame(&self, skip: usize) -> Search {
+        let (mut at, mut first, mut suspects) = (skip, None, 0);
+        while at < self.used {
+            let head = Head::parse(&self.bytes[at..]).filter(|head| self.may_follow(head));
+            let frame = head.and_then(|_| Frame::parse(&self.bytes[at..]));
+            if let Some(frame) = frame {
+                let from = *first.get_or_insert(at);
+                at += frame.head.frame_bytes();
+                if !self.is_of_first_batch(&frame, at) {
+                    return Search::OtherBatch { from };
+                }
+                continue;
+            }
+            suspects += usize::from(head.is_some());
+            if suspects > MAX_SUSPECTS {
+                return Search::TooManySuspects;
+            }
+            at += 1;
         }
-        if Frame::parse(&bytes[at..]).is_some() {
-            return Search::FrameAt(at);
-        }
-        suspects += 1;
-        if suspects > MAX_SUSPECTS {
-            return Search::TooManySuspects;
+        first.map_or(Search::Nothing, |from| Search::SameBatch { from })
+    }
+
+    fn may_follow(&self, head: &Head) -> bool {
+        let furthest = self.size.saturating_add((MAX_BATCH_BYTES / HEAD_BYTES) as u64);
+        (self.size..=furthest).contains(&head.seq)
+    }
+
+    /// Whether this frame, which ends at byte `end`, can be of the batch that begins with the next record.
+    fn is_of_first_batch(&self, frame: &Frame<'_>, end: usize) -> bool {
+        match frame.head.kind {
+            Kind::Record => true,
+            Kind::Trailer => {
+                end >= self.used
+                    && Trailer::parse(frame.body()).is_ok_and(|trailer| trailer.first_seq == self.size)
+            }
+            Kind::Seal => false,
         }
     }
-    Search::Nothing
+
+    /// Whether something between these bytes was never written: the first of a broken frame and the first of a valid one.
+    /// Where a batch is written over zeros, its blocks reach the disk in any order, and each that did not is still zeros up to
+    /// the end of a sector. Altered bytes do not look like that.
+    fn has_hole(&self, between: Range<usize>) -> bool {
+        let offset = |at: usize| self.cut + at as u64;
+        // The valid frame may begin in the hole: with zeros.
+        let last_end = offset(between.end + LENGTH_ZEROS_MAX);
+        let ends = (offset(between.start) / SECTOR + 1..).map(|sector| sector * SECTOR);
+        ends.take_while(|end| *end <= last_end).any(|end| {
+            let end = usize::try_from(end - self.cut).unwrap_or(usize::MAX).min(self.bytes.len());
+            self.bytes[end.saturating_sub(HOLE_BYTES)..end].iter().all(|byte| *byte == 0)
+        })
+    }
 }

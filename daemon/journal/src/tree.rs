@@ -72,12 +72,11 @@ impl fmt::Debug for Hash {
 
 /// Leaf of a record: `SHA-256(0x00 || seq u64be || time_ns i64be || body)`.
 pub fn record_leaf(seq: u64, time_ns: i64, body: &[u8]) -> Hash {
-    let hash = Sha256::new()
-        .chain_update([0x00])
-        .chain_update(seq.to_be_bytes())
-        .chain_update(time_ns.to_be_bytes())
-        .chain_update(body);
-    Hash(hash.finalize().into())
+    // In one piece: short updates cost as much as a tenth of the hash.
+    let mut before = [0; 17];
+    before[1..9].copy_from_slice(&seq.to_be_bytes());
+    before[9..].copy_from_slice(&time_ns.to_be_bytes());
+    Hash(Sha256::new_with_prefix(before).chain_update(body).finalize().into())
 }
 
 /// Leaf of any bytes, as RFC 6962 section 2.1 has it: `SHA-256(0x00 || data)`.
@@ -87,7 +86,10 @@ pub fn raw_leaf(data: &[u8]) -> Hash {
 
 /// Inner node: `SHA-256(0x01 || left || right)`.
 pub(crate) fn node(left: Hash, right: Hash) -> Hash {
-    Hash(Sha256::new().chain_update([0x01]).chain_update(left.0).chain_update(right.0).finalize().into())
+    let mut both = [0x01; 1 + 2 * Hash::BYTES];
+    both[1..=Hash::BYTES].copy_from_slice(&left.0);
+    both[1 + Hash::BYTES..].copy_from_slice(&right.0);
+    Hash::of(&both)
 }
 
 /// Size and root of a tree at one moment: what a checkpoint states and proofs are checked against.

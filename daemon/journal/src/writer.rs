@@ -5,16 +5,19 @@ use std::collections::VecDeque;
 use std::fs::File;
 use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
-use std::thread;
 use std::time::{Duration, Instant};
+use std::{mem, thread};
 
-use crate::active::{Active, Pending, Place, now_ns};
+use crate::active::{Active, Place, now_ns};
 use crate::disk::{Disk, SystemDisk};
 use crate::error::{JournalError, Result};
-use crate::frame::{HEAD_BYTES, MAX_BATCH_BYTES, MAX_BODY_BYTES};
+use crate::frame::{HEAD_BYTES, Kind, MAX_BATCH_BYTES, MAX_BODY_BYTES, encode};
 use crate::recover::{self, Recovered};
 use crate::reserve::{self, Reserve};
 use crate::tree::{Hash, TreeHead};
+
+/// Most memory that is kept for the next batch.
+const SPARE_MAX: usize = 1 << 20;
 
 /// How a journal is written.
 #[derive(Clone, Debug)]
@@ -65,18 +68,15 @@ struct Shared {
 }
 
 struct Front {
-    queue: VecDeque<Group>,
+    /// Frames of records that must be in one batch.
+    queue: VecDeque<Vec<u8>>,
+    /// What the last batch was in: memory that is there already.
+    spare: Vec<u8>,
     next_seq: u64,
     head: TreeHead,
     /// The writer's seat: the caller that takes the value out writes for all, and puts it back.
     seat: Option<Active>,
     poisoned: Option<Arc<JournalError>>,
-}
-
-/// Records that must be in one batch.
-struct Group {
-    records: Vec<Pending>,
-    bytes: usize,
 }
 
 impl Journal {
@@ -96,14 +96,12 @@ impl Journal {
         options: OpenOptions,
     ) -> Result<(Journal, Recovered)> {
         let lock = recover::lock(dir)?;
-        let directory = Arc::new(File::open(dir).map_err(JournalError::io("open", dir))?);
-        let OpenOptions { segment_bytes, segment_age, .. } = options;
-        let place = Place { dir: dir.to_owned(), directory, disk, segment_bytes, segment_age };
+        let place = Place::open(dir, disk, &options)?;
         let (active, recovered) = recover::recover(place.clone())?;
         let reserve = Reserve::open(dir, options.reserve_bytes)?;
         let head = active.tree().head();
-        let queue = VecDeque::new();
-        let front = Front { queue, next_seq: head.size, head, seat: Some(active), poisoned: None };
+        let (queue, spare) = (VecDeque::new(), Vec::new());
+        let front = Front { queue, spare, next_seq: head.size, head, seat: Some(active), poisoned: None };
         let (front, changed) = (Mutex::new(front), Condvar::new());
         let shared = Shared { front, changed, reserve, place, _lock: lock };
         Ok((Journal { shared: Arc::new(shared) }, recovered))
@@ -229,6 +227,7 @@ impl Shared {
             });
             drop(guard);
             front = self.front();
+            front.spare = if batch.capacity() <= SPARE_MAX { batch } else { Vec::new() };
             match written {
                 Ok(()) => {
                     front.head = seat.tree().head();
@@ -239,6 +238,15 @@ impl Shared {
             self.changed.notify_all();
         }
         Ok(())
+    }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        // After an error the seat is not there: nothing more may be changed then.
+        if let Some(seat) = self.front.get_mut().ok().and_then(|front| front.seat.take()) {
+            seat.close();
+        }
     }
 }
 
@@ -264,27 +272,28 @@ impl Front {
 
     fn enqueue(&mut self, bodies: &[&[u8]], bytes: usize) -> Vec<Receipt> {
         let time_ns = now_ns();
-        let mut records = Vec::with_capacity(bodies.len());
         let mut receipts = Vec::with_capacity(bodies.len());
+        let mut frames = mem::take(&mut self.spare);
+        frames.clear();
+        frames.reserve_exact(bytes);
         for body in bodies {
             let seq = self.next_seq;
             self.next_seq += 1;
-            records.push(Pending { seq, time_ns, body: body.to_vec() });
+            encode(Kind::Record, (seq, time_ns), body, &mut frames);
             receipts.push(Receipt { seq, time_ns });
         }
-        if !records.is_empty() {
-            self.queue.push_back(Group { records, bytes });
+        if !frames.is_empty() {
+            self.queue.push_back(frames);
         }
         receipts
     }
 
     /// Whole groups from the front of the queue, as many as fit into a batch.
-    fn take_batch(&mut self) -> Vec<Pending> {
-        let mut batch = Vec::new();
-        let mut room = MAX_BATCH_BYTES;
-        while let Some(group) = self.queue.pop_front_if(|group| group.bytes <= room) {
-            room -= group.bytes;
-            batch.extend(group.records);
+    fn take_batch(&mut self) -> Vec<u8> {
+        let mut batch = self.queue.pop_front().unwrap_or_default();
+        while let Some(group) = self.queue.pop_front_if(|group| batch.len() + group.len() <= MAX_BATCH_BYTES)
+        {
+            batch.extend_from_slice(&group);
         }
         batch
     }

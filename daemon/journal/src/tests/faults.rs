@@ -19,6 +19,12 @@ pub(super) enum Fault {
     Done(i32),
 }
 
+impl Fault {
+    fn is_full(self) -> bool {
+        matches!(self, Fault::Refused(ENOSPC) | Fault::Short(_))
+    }
+}
+
 const EIO: i32 = 5;
 const ENOSPC: i32 = 28;
 
@@ -65,6 +71,10 @@ impl FaultyDisk {
 }
 
 impl Disk for FaultyDisk {
+    fn overwrites(&self, _: &File) -> bool {
+        true
+    }
+
     fn write(&self, point: Point, file: &File, (offset, bytes): (u64, &[u8])) -> io::Result<()> {
         self.call(point, &|short| {
             let length = short.unwrap_or(bytes.len()).min(bytes.len());
@@ -91,9 +101,12 @@ impl Disk for FaultyDisk {
     }
 }
 
-const POINTS: [Point; 15] = [
+const POINTS: [Point; 18] = [
+    Point::FillWrite,
     Point::BatchWrite,
     Point::BatchSync,
+    Point::FillTruncate,
+    Point::FillTruncateSync,
     Point::SealWrite,
     Point::SealSync,
     Point::SegmentWrite,
@@ -137,10 +150,13 @@ fn write_until_failure(disk: Arc<FaultyDisk>, dir: &Path, acknowledged: &Cell<u6
 
 fn check_poisoned(journal: &Journal, disk: &FaultyDisk) {
     let head = journal.head();
+    // Where there is no room for zeros ahead, the batch itself is tried.
+    let calls = *disk.calls_after.lock().unwrap();
+    assert!(calls == u32::from(disk.point == Point::FillWrite && disk.fault.is_full()));
     for _ in 0..3 {
         assert!(matches!(journal.append(b"{}"), Err(JournalError::Poisoned { .. })));
     }
-    assert_eq!(*disk.calls_after.lock().unwrap(), 0, "a poisoned journal touches the disk");
+    assert_eq!(*disk.calls_after.lock().unwrap(), calls, "a poisoned journal touches the disk");
     assert_eq!(journal.head(), head);
 }
 
@@ -182,6 +198,30 @@ fn after_a_fault_at_any_point_every_acknowledged_record_is_there_and_writing_goe
     }
 }
 
+#[test]
+fn a_batch_is_written_in_two_parts_and_is_there_whole_or_not_at_all() {
+    let bodies = [(); 3].map(|()| vec![b'x'; 100 << 10]);
+    let batch = bodies.each_ref().map(Vec::as_slice);
+    for fault in FAULTS {
+        for nth in 0..=2 {
+            let dir = tempfile::tempdir().unwrap();
+            let disk = FaultyDisk::new(Point::BatchWrite, nth, fault);
+            let disk_of_journal = Arc::clone(&disk) as Arc<dyn Disk>;
+            let (journal, _) = Journal::open_on(disk_of_journal, dir.path(), OpenOptions::default()).unwrap();
+            let acknowledged = journal.append_all(&batch).is_ok();
+            assert_eq!((acknowledged, disk.failed()), (nth == 2, nth < 2), "records and a trailer");
+            drop(journal);
+            let (journal, recovered) = Journal::open(dir.path(), OpenOptions::default()).unwrap();
+            // The trailer had arrived, and only the answer was lost.
+            let arrived = acknowledged || (nth == 1 && matches!(fault, Fault::Done(_)));
+            assert_eq!(recovered.records, if arrived { 3 } else { 0 }, "{fault:?} at part {nth}");
+            assert_eq!(journal.append_all(&batch).unwrap()[2].seq, recovered.records + 2);
+            drop(journal);
+            assert_eq!(verify(dir.path()).unwrap().size, recovered.records + 3);
+        }
+    }
+}
+
 /// A disk on which writing a batch panics.
 struct PanickingDisk;
 
@@ -209,6 +249,10 @@ struct FullDisk {
 }
 
 impl Disk for FullDisk {
+    fn overwrites(&self, _: &File) -> bool {
+        true
+    }
+
     fn write(&self, point: Point, file: &File, at: (u64, &[u8])) -> io::Result<()> {
         let mut left = self.writes_left.lock().unwrap();
         *left -= 1;

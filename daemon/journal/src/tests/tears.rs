@@ -1,22 +1,35 @@
 //! What an interrupted write can leave at the end, and that opening goes on from there.
 
-use std::fs;
+use std::fs::{self, File};
 use std::path::Path;
+use std::sync::Arc;
+
+use proptest::prelude::*;
 
 use super::*;
+use crate::disk::{Disk, SystemDisk};
 use crate::frame::TRAILER_BYTES;
 use crate::{Flaw, Hash};
 
+/// Bytes that a disk writes at once.
+const SECTOR: usize = 512;
+
 /// A journal in one segment with `before` records and then a batch of three; gives the segment's bytes and where that batch starts.
 fn journal_with_last_batch(dir: &Path, before: u64) -> (Vec<u8>, usize) {
-    let (journal, _) = Journal::open(dir, OpenOptions::default()).unwrap();
+    journal_with_batch_of(3, dir, before)
+}
+
+fn journal_with_batch_of(count: u64, dir: &Path, before: u64) -> (Vec<u8>, usize) {
+    let open = || Journal::open(dir, OpenOptions::default()).unwrap().0;
+    let journal = open();
     for number in 0..before {
         journal.append(&body(number)).unwrap();
     }
+    drop(journal);
     let path = dir.join(&segments(dir)[0]);
     let start = fs::read(&path).unwrap().len();
-    let bodies: Vec<Vec<u8>> = (before..before + 3).map(body).collect();
-    journal.append_all(&bodies.iter().map(Vec::as_slice).collect::<Vec<_>>()).unwrap();
+    let bodies: Vec<Vec<u8>> = (before..before + count).map(body).collect();
+    open().append_all(&bodies.iter().map(Vec::as_slice).collect::<Vec<_>>()).unwrap();
     (fs::read(&path).unwrap(), start)
 }
 
@@ -61,6 +74,64 @@ fn a_batch_torn_at_any_byte_is_cut_off_and_kept_aside() {
     }
 }
 
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(96))]
+    /// Each sector is written up to some byte, or whole.
+    #[test]
+    fn whichever_parts_of_a_batch_over_zeros_are_missing_it_is_cut_off_as_one(
+        before in 0_u64..12, count in 1_u64..60,
+        written in prop::collection::vec(prop_oneof![Just(SECTOR), Just(0), 0..SECTOR - 32], 9),
+    ) {
+        let dir = tempfile::tempdir().unwrap();
+        let (bytes, start) = journal_with_batch_of(count, dir.path(), before);
+        let mut found = [&bytes[..], &[0; 4 * SECTOR]].concat();
+        for (sector, written) in (start / SECTOR..).zip(written) {
+            let end = (sector + 1) * SECTOR;
+            found.get_mut((sector * SECTOR + written).max(start)..end).unwrap_or_default().fill(0);
+        }
+        let whole = found.starts_with(&bytes);
+        let committed = if whole { (bytes.len(), before + count) } else { (start, before) };
+        check_recovers(dir.path(), &found, committed);
+    }
+}
+
+/// A disk that says it overwrites.
+struct Overwriting;
+
+impl Disk for Overwriting {
+    fn overwrites(&self, _: &File) -> bool {
+        true
+    }
+}
+
+#[test]
+fn small_batches_are_written_over_zeros_that_go_with_the_seal_and_at_the_end() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = OpenOptions { segment_bytes: 100_000, ..OpenOptions::default() };
+    let open = || Journal::open_on(Arc::new(Overwriting), dir.path(), options.clone()).unwrap().0;
+    let lengths =
+        || segments(dir.path()).into_iter().map(|name| fs::metadata(dir.path().join(name)).unwrap().len());
+    let journal = open();
+    journal.append(&body(0)).unwrap();
+    let filled = lengths().next().unwrap();
+    journal.append(&body(1)).unwrap();
+    assert_eq!(lengths().next().unwrap(), filled, "the second record has made the file longer");
+    assert_eq!(check_whole(dir.path()).size, 2);
+    // Killed: nothing is closed, and the next one goes on where the records end.
+    let before = [&fs::read(dir.path().join(&segments(dir.path())[0])).unwrap()[..], &[0; 100]].concat();
+    drop(journal);
+    fs::write(dir.path().join(&segments(dir.path())[0]), before).unwrap();
+    let journal = open();
+    (2..1500).for_each(|number| assert_eq!(journal.append(&body(number)).unwrap().seq, number));
+    let sealed = lengths().next().unwrap();
+    assert!(sealed < options.segment_bytes && lengths().count() > 1, "{sealed}");
+    drop(journal);
+    let last = fs::read(dir.path().join(segments(dir.path()).pop().unwrap())).unwrap();
+    assert_ne!(last[last.len() - 32..], [0; 32], "zeros are left at the end of a closed journal");
+    assert_eq!(check_whole(dir.path()).size, 1500);
+    assert!(!SystemDisk.overwrites(&File::open("/proc").unwrap()), "zeros are written wherever it is");
+}
+
 #[test]
 fn zeros_after_the_last_batch_are_dropped_without_a_side_file() {
     let dir = tempfile::tempdir().unwrap();
@@ -75,15 +146,37 @@ fn a_whole_frame_after_a_broken_one_is_refused_and_nothing_is_changed() {
     let (bytes, start) = journal_with_last_batch(dir.path(), 2);
     let path = dir.path().join(&segments(dir.path())[0]);
     for broken in start..bytes.len() - TRAILER_BYTES {
-        let mut bytes = bytes.clone();
-        bytes[broken] ^= 0x40;
-        fs::write(&path, &bytes).unwrap();
-        let error = Journal::open(dir.path(), OpenOptions::default()).err().unwrap();
-        let JournalError::Damaged(damage) = error else { panic!("byte {broken}: {error}") };
-        assert!(matches!(damage.what, Flaw::FrameAfterTear { .. }), "byte {broken}: {damage}");
-        assert!(damage.offset <= broken as u64);
-        assert_eq!(fs::read(&path).unwrap(), bytes);
+        for zeros in [0, 700] {
+            let mut bytes = [&bytes[..], &vec![0; zeros]].concat();
+            bytes[broken] ^= 0x40;
+            fs::write(&path, &bytes).unwrap();
+            let error = Journal::open(dir.path(), OpenOptions::default()).err().unwrap();
+            let JournalError::Damaged(damage) = error else { panic!("byte {broken}: {error}") };
+            assert!(matches!(damage.what, Flaw::FrameAfterTear { .. }), "byte {broken}: {damage}");
+            assert!(damage.offset <= broken as u64);
+            assert_eq!(fs::read(&path).unwrap(), bytes);
+        }
     }
+}
+
+#[test]
+fn a_part_of_zeros_where_a_second_batch_follows_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let (bytes, start) = journal_with_batch_of(40, dir.path(), 2);
+    assert_eq!(
+        Journal::open(dir.path(), OpenOptions::default()).unwrap().0.append(&body(42)).unwrap().seq,
+        42
+    );
+    let path = dir.path().join(&segments(dir.path())[0]);
+    let mut longer = fs::read(&path).unwrap();
+    assert!(longer.starts_with(&bytes) && bytes.len() - start > 3 * SECTOR);
+    let sector = (start / SECTOR + 1) * SECTOR;
+    longer[sector..sector + SECTOR].fill(0);
+    fs::write(&path, &longer).unwrap();
+    let error = Journal::open(dir.path(), OpenOptions::default()).err().unwrap();
+    let JournalError::Damaged(damage) = error else { panic!("{error}") };
+    assert!(matches!(damage.what, Flaw::FrameAfterTear { .. }), "{damage}");
+    assert_eq!(fs::read(&path).unwrap(), longer);
 }
 
 #[test]
