@@ -23,7 +23,7 @@ pub struct Reading {
     pub shown: Duration,
     /// Whether something keeps the clock right.
     pub synchronized: bool,
-    /// The kernel's bound on its error, microseconds.
+    /// The kernel's bound on its error, microseconds; the greatest number where it may not be asked.
     pub error_us: u64,
 }
 
@@ -33,7 +33,11 @@ pub struct Reading {
 /// [`HostError::Os`] when the kernel does not tell.
 pub fn read() -> Result<Reading, HostError> {
     let boot = fs::read_to_string(BOOT_ID).map_err(HostError::os("read", BOOT_ID))?;
-    let (synchronized, error_us) = sys::clock_state().map_err(HostError::os("adjtimex", "the clock"))?;
+    let (synchronized, error_us) = match sys::clock_state() {
+        // A fence around the process may forbid to ask: then nothing is known to keep the clock right.
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => (false, u64::MAX),
+        state => state.map_err(HostError::os("adjtimex", "the clock"))?,
+    };
     let uptime = fs::read_to_string(UPTIME).map_err(HostError::os("read", UPTIME))?;
     let seconds = uptime.split(' ').next().and_then(|seconds| seconds.parse::<f64>().ok());
     let since_boot = seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
@@ -47,6 +51,7 @@ pub fn read() -> Result<Reading, HostError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use seccompiler::{BpfProgram, SeccompAction, SeccompFilter};
 
     #[test]
     fn the_kernel_tells_this_boot_and_both_times_go_on() {
@@ -54,5 +59,21 @@ mod tests {
         assert_eq!(first.boot.len(), 36);
         assert_eq!(first.boot, second.boot);
         assert!(second.since_boot >= first.since_boot && first.shown > Duration::from_secs(1_600_000_000));
+    }
+
+    #[test]
+    fn where_the_kernel_may_not_be_asked_nothing_is_known_to_keep_the_clock_right() {
+        let fenced = std::thread::spawn(|| {
+            let calls = [libc::SYS_clock_adjtime, libc::SYS_adjtimex].map(|call| (call, Vec::new()));
+            let refused = SeccompAction::Errno(libc::EPERM.cast_unsigned());
+            let arch = std::env::consts::ARCH.try_into().unwrap();
+            let filter = SeccompFilter::new(calls.into(), SeccompAction::Allow, refused, arch).unwrap();
+            let program: BpfProgram = filter.try_into().unwrap();
+            seccompiler::apply_filter(&program).unwrap();
+            read().unwrap()
+        });
+        let fenced = fenced.join().unwrap();
+        assert_eq!((fenced.synchronized, fenced.error_us), (false, u64::MAX));
+        assert!(fenced.shown > Duration::from_secs(1_600_000_000));
     }
 }
