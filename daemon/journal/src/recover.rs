@@ -69,7 +69,7 @@ pub(crate) fn recover(place: Place) -> Result<(Active, Recovered)> {
         match segment.step()? {
             Step::Batch(_) => {}
             Step::Sealed | Step::End(End::Clean) => break Tail::default(),
-            Step::End(End::Torn { broken_at }) => break tail::examine(&segment, broken_at)?,
+            Step::End(End::Torn { broken_at, .. }) => break tail::examine(&segment, broken_at)?,
         }
     };
     let cut = cut_off(&place, &file, (&segment, &tail))?;

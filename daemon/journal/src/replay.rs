@@ -47,8 +47,8 @@ pub(crate) enum Step {
 pub(crate) enum End {
     /// At the end of the file.
     Clean,
-    /// Bytes follow, whole frames at first; the first that are not start at `broken_at`.
-    Torn { broken_at: u64 },
+    /// Bytes follow, up to `length`, whole frames at first; the first that are not start at `broken_at`.
+    Torn { broken_at: u64, length: u64 },
 }
 
 /// A segment being replayed.
@@ -175,7 +175,7 @@ impl Replay {
         // What was read past the last batch may be a write in progress, and a cut end may be written anew.
         self.window.forget();
         let length = self.file().metadata().map_err(JournalError::io("inspect", &self.path))?.len();
-        Ok(if length <= self.offset() { End::Clean } else { End::Torn { broken_at } })
+        Ok(if length <= self.offset() { End::Clean } else { End::Torn { broken_at, length } })
     }
 }
 

@@ -19,6 +19,8 @@ pub(crate) struct Walk {
     segment: Replay,
     segments: u64,
     tail: Tail,
+    /// The end that the tail is of: whoever asks again and again is not told again what the same zeros mean.
+    judged: Option<End>,
 }
 
 impl Walk {
@@ -41,7 +43,13 @@ impl Walk {
             let first_seq = choose(&begin::segments(dir)?)?.ok_or_else(no_journal)?;
             // One that was there when the folder was listed may have been pruned since.
             if let Some(segment) = Replay::open(dir, first_seq)? {
-                return Ok(Walk { dir: dir.to_owned(), segment, segments: 1, tail: Tail::default() });
+                return Ok(Walk {
+                    dir: dir.to_owned(),
+                    segment,
+                    segments: 1,
+                    tail: Tail::default(),
+                    judged: None,
+                });
             }
         }
         Err(no_journal())
@@ -59,9 +67,12 @@ impl Walk {
                         return Ok(None);
                     }
                 }
+                Step::End(end) if self.judged == Some(end) && !self.later_segment_exists()? => {
+                    return Ok(None);
+                }
                 Step::End(end) => match self.judge(end) {
                     Ok(tail) => {
-                        self.tail = tail;
+                        (self.tail, self.judged) = (tail, Some(end));
                         return Ok(None);
                     }
                     // A writer may have gone on between two reads. What is damage looks the same again.
@@ -91,13 +102,13 @@ impl Walk {
         if self.later_segment_exists()? {
             let (at, what) = match end {
                 End::Clean => (self.segment.offset(), Flaw::NotSealed),
-                End::Torn { broken_at } => (broken_at, Flaw::Frame),
+                End::Torn { broken_at, .. } => (broken_at, Flaw::Frame),
             };
             return Err(self.segment.damage(at, self.segment.tree().size(), what).into());
         }
         match end {
             End::Clean => Ok(Tail::default()),
-            End::Torn { broken_at } => tail::examine(&self.segment, broken_at),
+            End::Torn { broken_at, .. } => tail::examine(&self.segment, broken_at),
         }
     }
 
@@ -120,6 +131,7 @@ impl Walk {
         let seq = next.first_seq();
         next.successor().check_continues(&due).map_err(|what| next.damage(0, seq, what))?;
         self.segment = next;
+        self.judged = None;
         self.segments += 1;
         Ok(true)
     }

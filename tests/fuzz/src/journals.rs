@@ -15,11 +15,19 @@ pub fn segment(bytes: &[u8]) -> bool {
     turnout_journal::verify(folder.path()).is_ok()
 }
 
-/// A journal of some records.
+/// A journal of some records; and one whose last batch, over zeros, has a sector that was never written.
 pub fn segments() -> Vec<Vec<u8>> {
     let folder = folder();
+    let bytes = || fs::read(folder.path().join(FIRST_SEGMENT)).expect("the segment that was written");
     drop(journal_in(&folder));
-    vec![fs::read(folder.path().join(FIRST_SEGMENT)).expect("the segment that was written")]
+    let whole = bytes();
+    let (journal, _) = Journal::open(folder.path(), OpenOptions::default()).expect("it was closed");
+    journal.append_all(&[&[b'x'; 300][..]; 9]).expect("a journal in memory takes records");
+    drop(journal);
+    let mut torn = [bytes(), vec![0; 700]].concat();
+    let sector = (whole.len() / 512 + 2) * 512;
+    torn[sector..sector + 512].fill(0);
+    vec![whole, torn]
 }
 
 /// What stands for the records that were pruned: what is read of it is all that is in it.
