@@ -3,7 +3,7 @@
 
 use super::cuts::{self, Plan};
 use super::emulator::Emulator;
-use super::guest::{Guest, Place};
+use super::guest::{Guest, Place, failed_by_emulator};
 use super::image::Image;
 use super::system;
 use anyhow::{Context, Result, ensure};
@@ -203,12 +203,22 @@ impl Stage<'_> {
         Stage { bench: self.bench, image: self.image, place, name, last: Vec::new(), broken: Vec::new() }
     }
 
-    /// Boots the guest from its disk.
+    /// Boots the guest from its disk; once more where the emulator itself was at fault.
     ///
     /// # Errors
     /// When it does not come up.
     pub fn boot(&self) -> Result<Guest> {
-        let guest = Guest::boot(&self.bench.emulator, self.image, &self.bench.payload, &self.place)?;
+        let boot = || Guest::boot(&self.bench.emulator, self.image, &self.bench.payload, &self.place);
+        let shown_before = self.place.shown()?.len();
+        let guest = match boot() {
+            Err(error) if failed_by_emulator(&self.place.shown()?[shown_before..]) => {
+                self.say(&format!(
+                    "the emulator has failed, as it does at times, and boots again: {error:#}"
+                ));
+                boot()?
+            }
+            booted => booted?,
+        };
         self.say(&format!("up after {:.0} s", guest.booted_in.as_secs_f64()));
         Ok(guest)
     }
