@@ -4,9 +4,10 @@
 use anyhow::{Context, Result, ensure};
 use std::fs;
 use std::path::Path;
+use std::time::Duration;
 use turnout_journal::{Hash, TreeHead};
 use turnout_scenarios::daemon::Answered;
-use turnout_scenarios::scenario::{keep, play, text};
+use turnout_scenarios::scenario::{keep, play, text, until};
 use turnout_scenarios::witness::Witness;
 
 fn refused(answer: Answered, says: &str) -> Result<()> {
@@ -80,7 +81,13 @@ fn a_witness_signs_what_goes_on_and_refuses_what_does_not() {
         // It has seen a checkpoint, and wants the proof from there.
         ask()?.expect(0)?;
         ensure!(witness.seen().is_some_and(|seen| seen.size > first.size), "it goes on");
-        let newest = scene.ctl.ok(&["audit", "checkpoint"])?;
+        // A daemon that has just begun may still have something to record: the newest one is another one then.
+        let newest = until("a newest checkpoint that the witness has seen", Duration::from_secs(20), || {
+            ask()?.expect(0)?;
+            let newest = scene.ctl.ok(&["audit", "checkpoint"])?;
+            let seen = witness.seen().map(|seen| seen.size);
+            Ok((newest.number("/size") == seen).then_some(newest))
+        })?;
         ensure!(newest.text("/checkpoint")?.contains(witness.key().name()), "{}", newest.value);
         scene.ctl.ok(&["audit", "verify"])?;
         let other = keep(scene, "other.vkey", "nobody")?;
