@@ -17,7 +17,7 @@ const OVERWRITING: [FsWord; 2] = [0xef53, 0x5846_5342];
 pub(crate) enum Point {
     /// Fill the file with zeros ahead of small batches.
     FillWrite,
-    /// Append a batch with its trailer, or a part of a large one.
+    /// Append the records of a batch, and then its trailer.
     BatchWrite,
     /// Make it durable: what is before this was never acknowledged.
     BatchSync,
