@@ -84,8 +84,8 @@ impl Place {
 }
 
 /// Whether a guest's kernel died of the emulator: two emulated processors, one of which changes an instruction by way of a
-/// breakpoint (`text_poke_bp` of the kernel) while the other one executes it, and the breakpoint is then nobody's. Seen once
-/// in some hundred boots of kernel 6.12, two seconds after its start.
+/// breakpoint (`text_poke_bp` of the kernel) while the other one executes it, and the breakpoint is then nobody's. Seen once,
+/// with kernel 6.12, two seconds after its start.
 pub fn failed_by_emulator(shown: &[u8]) -> bool {
     let shown = String::from_utf8_lossy(shown);
     shown.contains("Oops: int3: 0000") && shown.contains("Kernel panic")
