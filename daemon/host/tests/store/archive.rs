@@ -1,8 +1,9 @@
 //! Snapshots after they were made, on a real Btrfs volume: mounted, sent, deleted, and the store below them grown,
 //! scrubbed, and failing.
 
+use crate::place::{Place, close};
 use crate::sample::Sample;
-use crate::{IMAGE_BYTES, Place, content, names, with_volume};
+use crate::{IMAGE_BYTES, content, names, with_volume};
 use btrfsutil::subvolume::Subvolume;
 use std::fs;
 use std::io::{ErrorKind, Read, Write};
@@ -170,7 +171,7 @@ fn what_is_sent_and_received_elsewhere_has_the_same_files() {
         assert!(done.status.success(), "{done:?}");
         assert_eq!(received.files(FIRST).unwrap(), list);
         assert_eq!(content(&into.join(FIRST)), content(&path));
-        received.unmount().unwrap();
+        close(received, &other);
 
         let mut unread = volume.send(FIRST).unwrap();
         unread.read_exact(&mut [0; 16]).unwrap();
@@ -211,7 +212,7 @@ fn a_scrub_finds_what_the_disk_lost() {
         let (sample, _) = kept(place, &volume, FIRST);
         let clean = volume.scrub().unwrap();
         assert!(clean.bytes >= 3 << 20 && clean.errors == 0, "{clean:?}");
-        volume.unmount().unwrap();
+        close(volume, &place.config());
 
         // Content has one copy. The samples' bytes repeat every 251 bytes from their own seed.
         let image = fs::OpenOptions::new().read(true).write(true).open(place.path("store.img")).unwrap();
@@ -231,7 +232,7 @@ fn a_scrub_finds_what_the_disk_lost() {
         let found = volume.scrub().unwrap();
         assert!(found.errors > 0 && found.uncorrectable > 0, "{found:?}");
         assert!(volume.verify(&sample.name, &sample.files).is_err());
-        volume.unmount().unwrap();
+        close(volume, &place.config());
     });
 }
 
@@ -295,13 +296,13 @@ fn a_store_that_the_kernel_made_read_only_still_gives_what_is_in_it() {
 
         // Mended and mounted anew, it is as it was before the failure.
         fs::remove_file(&filler).unwrap();
-        volume.unmount().unwrap();
+        close(volume, &config);
         let volume = Volume::open(&config).unwrap();
         still_gives(&volume);
         assert_eq!(volume.versions().unwrap(), std::slice::from_ref(&sample.name));
         assert_eq!(second.import(&volume).unwrap(), ImportOutcome::Stored);
         assert_eq!(volume.snapshots().unwrap().len(), 1);
-        volume.unmount().unwrap();
+        close(volume, &config);
     });
 }
 

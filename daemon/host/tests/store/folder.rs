@@ -1,7 +1,8 @@
 //! The store on a host without Btrfs: a plain folder that takes versions whole or not at all, and says what it lacks.
 
+use crate::place::{Place, close};
 use crate::sample::{ENVELOPE, Sample};
-use crate::{Place, assert_nothing_is_left, names, refuses_hostile_paths, refuses_wrong_content};
+use crate::{assert_nothing_is_left, names, refuses_hostile_paths, refuses_wrong_content};
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use turnout_host::HostError;
@@ -106,7 +107,7 @@ fn what_needs_btrfs_is_refused_and_neither_kind_hides_the_other() {
         let btrfs = Volume::open(&place.config()).unwrap();
         let refused = Volume::open(&config(place));
         assert!(matches!(refused, Err(HostError::Unsupported { .. })), "{refused:?}");
-        btrfs.unmount().unwrap();
+        close(btrfs, &place.config());
         assert!(Volume::open(&config(place)).is_err(), "the image is there");
         assert_eq!(names(&place.path("store")).len(), 0);
     });

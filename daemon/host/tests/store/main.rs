@@ -5,9 +5,11 @@
 mod archive;
 mod folder;
 mod held;
+mod place;
 mod sample;
 
 use btrfsutil::subvolume::Subvolume;
+use place::{Place, close, devices_of, unmount};
 use sample::{ENVELOPE, Sample};
 use std::collections::BTreeSet;
 use std::fs::{self, File};
@@ -26,41 +28,6 @@ use turnout_host::store::{Evidence, ImportOutcome, Store, StoredName};
 use turnout_host::volume::{StoreKind, Volume, VolumeConfig};
 
 const IMAGE_BYTES: u64 = 300 << 20;
-
-/// A folder named after the test, so that the next run removes what a killed one left.
-struct Place {
-    folder: PathBuf,
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.folder);
-    }
-}
-
-impl Place {
-    fn new() -> Self {
-        // Below the build folder: a temporary folder may lie in memory.
-        let built = fs::canonicalize(env!("CARGO_TARGET_TMPDIR")).unwrap();
-        let folder = built.join(std::thread::current().name().unwrap());
-        let _ = fs::remove_dir_all(&folder);
-        fs::create_dir(&folder).unwrap();
-        Self { folder }
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.folder.join(name)
-    }
-
-    fn config(&self) -> VolumeConfig {
-        VolumeConfig {
-            kind: StoreKind::Btrfs,
-            root: self.path("store"),
-            image: self.path("store.img"),
-            image_bytes: Some(IMAGE_BYTES),
-        }
-    }
-}
 
 /// Runs on a thread with a mount namespace of its own, which takes the volume's mount and loop device with it.
 fn with_volume(check: impl FnOnce(&Place, Volume) + Send) {
@@ -135,8 +102,6 @@ fn imports_and_lists(root: &Path, volume: &Volume) {
     let refused = File::create(folder.join("files/new")).unwrap_err();
     assert_eq!(refused.kind(), io::ErrorKind::ReadOnlyFilesystem);
 
-    let tree = path_of(&volume.detached_tree(&sample.name).unwrap());
-    assert!(!tree.exists(), "a detached tree goes with its descriptor");
     let tree = volume.detached_tree(&sample.name).unwrap();
     let bytes = fs::read(path_of(&tree).join("data/deep/labels.txt")).unwrap();
     assert_eq!(bytes, sample.stream[1 << 20..]);
@@ -399,7 +364,7 @@ fn a_pointer_shows_a_stored_version_by_name() {
             assert_eq!(fs::read(current.join("manifest.dsse.json")).unwrap(), ENVELOPE);
         }
         pointer.unpoint(&samples[0].name.model).unwrap();
-        volume.unmount().unwrap();
+        close(volume, &place.config());
     });
 }
 
@@ -427,19 +392,14 @@ fn a_volume_is_taken_over_mounted_again_and_cleaned() {
 
         // A mount that outlives the mount point keeps the image's device.
         let tree = volume.detached_tree(&sample.name).unwrap();
-        volume.unmount().unwrap();
+        unmount(volume, &place.config());
         assert_eq!(names(&root), BTreeSet::new());
         let volume = Volume::open(&place.config()).unwrap();
         volume.verify(&sample.name, &sample.files).unwrap();
         let image = place.path("store.img");
-        let is_bound = |entry: &fs::DirEntry| {
-            let file = fs::read_to_string(entry.path().join("loop/backing_file"));
-            file.is_ok_and(|file| Path::new(file.trim_end()) == image)
-        };
-        let bound = fs::read_dir("/sys/block").unwrap().map(Result::unwrap).filter(is_bound).count();
-        assert_eq!(bound, 1, "two file systems on one image would destroy it");
+        assert_eq!(devices_of(&image), 1, "two file systems on one image would destroy it");
         drop(tree);
-        volume.unmount().unwrap();
+        close(volume, &place.config());
 
         // A power cut within the write of the superblock: 4 KiB at 64 KiB (Btrfs's documentation, "On-disk format").
         let file = fs::OpenOptions::new().write(true).open(&image).unwrap();
@@ -449,7 +409,7 @@ fn a_volume_is_taken_over_mounted_again_and_cleaned() {
         let volume = Volume::open(&place.config()).unwrap();
         assert!(volume.was_torn());
         volume.verify(&sample.name, &sample.files).unwrap();
-        volume.unmount().unwrap();
+        close(volume, &place.config());
 
         // A killed creation, and an image that was deleted under its mount.
         fs::write(place.path("store.img.new"), "half").unwrap();
@@ -460,7 +420,7 @@ fn a_volume_is_taken_over_mounted_again_and_cleaned() {
         let volume = Volume::open(&place.config()).unwrap();
         assert_eq!(volume.versions().unwrap(), []);
         assert!(!place.path("store.img.new").exists());
-        volume.unmount().unwrap();
+        close(volume, &place.config());
     });
 }
 
@@ -492,8 +452,7 @@ fn on_btrfs_the_store_is_a_subvolume_without_an_image() {
         drop(native);
         let native = Volume::open(&config).unwrap();
         native.verify(&sample.name, &sample.files).unwrap();
-        native.unmount().unwrap();
         assert!(!config.image.exists());
-        drop(volume);
+        drop((native, volume));
     });
 }
