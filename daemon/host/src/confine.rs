@@ -1,7 +1,7 @@
 //! Taking everything away from the calling process but what lies below one folder, before it speaks with strangers.
 //! What it serves then is left to it.
 
-use crate::HostError;
+use crate::{HostError, sys};
 use nix::sched::{CloneFlags, unshare};
 use nix::unistd::{Gid, Uid, setgroups, setresgid, setresuid};
 use rustix::process::{DumpableBehavior, Resource, Rlimit, chroot, fchdir, set_dumpable_behavior, setrlimit};
@@ -12,6 +12,12 @@ use std::os::fd::BorrowedFd;
 const DESCRIPTORS_MAX: u64 = 256;
 /// Most memory that it may address, bytes.
 const ADDRESS_SPACE_MAX: u64 = 2 << 30;
+
+/// Closes every descriptor above standard error: what the process that started this one had open without meaning to hand
+/// it over, for instance inside a library that does not open close-on-exec. For the first lines of `main`.
+pub fn close_inherited() {
+    sys::close_from(3);
+}
 
 /// Makes a folder this process's root and gives up all rights: groups, uid, capabilities, network, core dumps, and the
 /// way back to any of them. Open descriptors stay, sockets in their network included. To be called by the one thread of

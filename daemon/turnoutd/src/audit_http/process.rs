@@ -16,7 +16,7 @@ use std::time::Duration;
 use tokio::sync::Semaphore;
 use turnout_host::HostError;
 use turnout_host::beneath::Folder;
-use turnout_host::confine::confine;
+use turnout_host::confine::{close_inherited, confine};
 use turnout_host::mounts::detached_tree;
 
 /// Most connections at one time.
@@ -60,11 +60,13 @@ pub struct View {
 }
 
 impl View {
-    /// From a daemon: the port is standard input, the folder standard output.
+    /// From a daemon: the port is standard input, the folder standard output. For the first lines of `main`: every other
+    /// descriptor that was inherited is closed.
     ///
     /// # Errors
     /// [`ServeSnapshotsError::Given`].
     pub fn from_daemon(parent: i32) -> Result<Self, ServeSnapshotsError> {
+        close_inherited();
         let given = ServeSnapshotsError::Given;
         let listener = io::stdin().as_fd().try_clone_to_owned().map_err(given)?;
         let folder = io::stdout().as_fd().try_clone_to_owned().map_err(given)?;
