@@ -86,7 +86,8 @@ pub fn detach(pin_directory: &Path) -> Result<(), HostError> {
         _ => false,
     };
     if is_mount_root && is_bpffs(pin_directory)? {
-        unmount(pin_directory, UnmountFlags::empty())
+        // Nothing is pinned in it any more: who looks into it at this moment does not keep it.
+        unmount(pin_directory, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW)
             .map_err(HostError::os("umount", pin_directory.display()))?;
     }
     Ok(())

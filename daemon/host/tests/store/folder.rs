@@ -81,7 +81,7 @@ fn a_version_in_a_plain_folder_stays_while_it_is_mounted() {
         rustix::mount::mount_bind(&files, &at).unwrap();
         let refused = volume.delete_version(&sample.name);
         assert!(matches!(refused, Err(HostError::InUse { .. })), "{refused:?}");
-        rustix::mount::unmount(&at, rustix::mount::UnmountFlags::empty()).unwrap();
+        rustix::mount::unmount(&at, rustix::mount::UnmountFlags::DETACH).unwrap();
         volume.delete_version(&sample.name).unwrap();
     });
 }
