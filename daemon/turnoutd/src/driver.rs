@@ -23,7 +23,7 @@ use turnout_engine::{
     Entry, Event, Progress, Reason, Record, Refusal, Release, Stamp, Step, Window, World, decide,
 };
 use turnout_host::Host;
-use turnout_journal::Journal;
+use turnout_journal::{Journal, JournalError};
 use turnout_manifest::plan::Objectives;
 use turnout_manifest::{AuditContext, Generation, ModelName, Percent, ReleaseId, canonical};
 
@@ -53,6 +53,8 @@ pub enum Denial {
     Refusal(Refusal),
     /// The journal cannot be written: nothing is changed.
     ReadOnly(String),
+    /// It would make a record longer than the journal takes: nothing is changed.
+    TooLong(String),
 }
 
 /// How steps run: each on a thread of its own, or at once, in tests.
@@ -200,6 +202,10 @@ impl Driver {
                 }
                 self.note_reserve();
                 Ok(())
+            }
+            // Nothing was written, and the next record can be.
+            Err(error @ (JournalError::BodyTooLarge { .. } | JournalError::BatchTooLarge { .. })) => {
+                Err(Denial::TooLong(chain(&error)))
             }
             Err(error) => {
                 let why = format!("journal: {}", chain(&error));

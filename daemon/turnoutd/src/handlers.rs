@@ -5,6 +5,7 @@ use crate::beginning::{self, Wanted};
 use crate::driver::{Denial, FULL, Input};
 use crate::intake::Intake;
 use crate::notary::Notary;
+use crate::snapshots::said;
 use crate::view::{Daemon, View, release_status};
 use crate::{metrics, view};
 use axum::Json;
@@ -168,6 +169,8 @@ pub(crate) fn denied(denial: Denial) -> Problem {
                 "traffic is served all the same; repair the journal's disk and restart turnoutd"
             })
         }
+        Denial::TooLong(why) => problem(ErrorCode::Limit, format!("the journal cannot record that: {why}"))
+            .hint("ask for it with shorter texts"),
         Denial::Refusal(Refusal::Archive(refusal)) => crate::keeping::refused(&refusal),
         Denial::Refusal(refusal) => {
             let code = match &refusal {
@@ -347,7 +350,7 @@ pub async fn intervene(
 ) -> Result<Json<ReleaseStatus>, Failure> {
     let (model, wish) = named(path)?;
     let model: ModelName = parsed(&model)?;
-    let reason = body::<Intervene>(request)?.reason.unwrap_or_default();
+    let reason = said("reason", body::<Intervene>(request)?.reason.unwrap_or_default())?;
     let wish = match wish.as_str() {
         "rollback" => Wish::Rollback,
         "cancel" => Wish::Cancel,

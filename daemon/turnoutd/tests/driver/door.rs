@@ -345,6 +345,8 @@ fn a_reader_reads_and_changes_nothing() {
 fn what_nobody_understands_is_answered_with_a_problem() {
     let door = Door::open();
     let large = format!("{{\"version\":\"{}\"}}", "x".repeat(2 * 1024 * 1024));
+    let [lines, long] =
+        ["two\nlines".to_owned(), "x".repeat(501)].map(|reason| json!({ "reason": reason }).to_string());
     for (request, body, status, code) in [
         ("GET /v2/status", "", 404, "not-found"),
         ("GET /v1/releases/r-1x", "", 400, "bad-request"),
@@ -356,6 +358,8 @@ fn what_nobody_understands_is_answered_with_a_problem() {
         ("POST /v1/releases", &large, 413, "limit"),
         ("POST /v1/models/digits/explode", "{}", 404, "not-found"),
         ("POST /v1/models/digits/rollback", "{}", 404, "not-found"),
+        ("POST /v1/models/digits/rollback", &lines, 400, "bad-request"),
+        ("POST /v1/models/digits/rollback", &long, 400, "bad-request"),
         ("POST /v1/trust", "{\"issuer\":\"a\",\"public_key\":\"x\",\"models\":[\"*\"]}", 422, "refused"),
         ("DELETE /v1/trust/sha256:00", "", 404, "not-found"),
         ("GET /v1/releases/%ff", "", 400, "bad-request"),

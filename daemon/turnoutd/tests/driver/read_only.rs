@@ -7,7 +7,7 @@ use tokio::sync::oneshot;
 use turnout_engine::advance::Wish;
 use turnout_engine::record::End;
 use turnout_engine::{Entry, LogRecord, Record};
-use turnout_journal::Reader;
+use turnout_journal::{MAX_BODY_BYTES, Reader};
 use turnout_manifest::{Percent, Plan};
 use turnoutd::driver::{Denial, FULL, Input};
 
@@ -28,27 +28,42 @@ fn in_a_small_world(test: &str) {
     assert!(text.contains("1 passed"), "{text}");
 }
 
+/// Has a record of some length written.
+fn note(stage: &mut Stage, length: usize) -> Result<(), Denial> {
+    let record =
+        Record::Refused { by: "uid 1000".into(), what: "fill".into(), why: vec!["x".repeat(length)] };
+    let (reply, mut answer) = oneshot::channel();
+    let entry = Entry { record, audit_context: None };
+    stage.running().sender.send(Input::Note(Box::new(entry), reply)).unwrap();
+    // Other inputs may come first.
+    loop {
+        stage.turn();
+        if let Ok(answered) = answer.try_recv() {
+            return answered;
+        }
+    }
+}
+
 /// Notes until the journal is full; gives why it takes no more.
 fn fill(stage: &mut Stage) -> String {
     loop {
-        let record =
-            Record::Refused { by: "uid 1000".into(), what: "fill".into(), why: vec!["x".repeat(3000)] };
-        let (reply, mut answer) = oneshot::channel();
-        let entry = Entry { record, audit_context: None };
-        stage.running().sender.send(Input::Note(Box::new(entry), reply)).unwrap();
-        // Other inputs may come first.
-        let answered = loop {
-            stage.turn();
-            if let Ok(answered) = answer.try_recv() {
-                break answered;
-            }
-        };
-        match answered {
+        match note(stage, 3000) {
             Ok(()) => {}
             Err(Denial::ReadOnly(why)) => return why,
-            Err(Denial::Refusal(refusal)) => panic!("{refusal}"),
+            Err(other) => panic!("{other:?}"),
         }
     }
+}
+
+#[test]
+fn a_record_that_is_too_long_is_refused_and_the_next_is_written() {
+    let mut stage = Stage::live();
+    let records = stage.records();
+    let refused = note(&mut stage, MAX_BODY_BYTES);
+    assert!(matches!(&refused, Err(Denial::TooLong(why)) if why.contains("bytes")), "{refused:?}");
+    assert_eq!(stage.records(), records);
+    assert_eq!(note(&mut stage, 10), Ok(()));
+    assert_eq!(stage.running().views.borrow().read_only, None);
 }
 
 #[test]
