@@ -2,7 +2,8 @@
 //! only; what a manifest says is the manifest's own language.
 
 use crate::error::{Exit, Failure};
-use crate::files;
+use crate::files::{self, TEXT_MAX};
+use crate::folder::Folder;
 use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{self, Read};
@@ -17,15 +18,15 @@ pub const ENVELOPE: &str = "turnout.dsse.json";
 
 /// Digest and size of every file of the folder but the description and the envelope.
 pub fn entries(dir: &Path) -> Result<Vec<FileEntry>, Failure> {
-    let paths = files::list(dir)?;
+    let folder = Folder::whole(dir)?;
+    let paths = folder.found().files.into_keys();
     let own = |path: &String| path != DESCRIPTION && path != ENVELOPE;
-    paths.into_iter().filter(own).map(|path| entry(dir, path)).collect()
+    paths.filter(own).map(|path| entry(dir, &folder, path)).collect()
 }
 
-fn entry(dir: &Path, path: String) -> Result<FileEntry, Failure> {
-    let full = dir.join(&path);
-    let hashed = files::open_regular(&full).and_then(|mut file| Sha256::of_reader(&mut file));
-    let (sha256, size) = hashed.map_err(|error| Failure::file("read", &full, &error))?;
+fn entry(dir: &Path, folder: &Folder, path: String) -> Result<FileEntry, Failure> {
+    let hashed = folder.open(&path).and_then(|mut file| Sha256::of_reader(&mut file));
+    let (sha256, size) = hashed.map_err(|error| Failure::file("read", &dir.join(&path), &error))?;
     Ok(FileEntry { path, size, sha256 })
 }
 
@@ -39,7 +40,8 @@ pub fn envelope(dir: &Path) -> Result<Vec<u8>, Failure> {
         )
         .hint(format!("sign it with `turnoutctl manifest sign {} --key PEM`", dir.display())));
     }
-    files::read(&path)
+    // Whoever made the folder chose what lies there.
+    files::read_all(files::open_regular(&path), &path, TEXT_MAX)
 }
 
 /// The bytes of all files, one after the other, each opened when its turn comes.
@@ -88,5 +90,23 @@ impl Read for Content {
                 None => return Ok(0),
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustix::fs::{CWD, FileType, Mode, mknodat};
+
+    #[test]
+    fn an_envelope_that_is_a_pipe_or_leads_to_a_device_does_not_hold_its_reader() {
+        let place = tempfile::tempdir().unwrap();
+        let path = place.path().join(ENVELOPE);
+        mknodat(CWD, &path, FileType::Fifo, Mode::RUSR, 0).unwrap();
+        let refused = envelope(place.path()).unwrap_err();
+        assert!(refused.message().contains("not a regular file"), "{}", refused.message());
+        std::fs::remove_file(&path).unwrap();
+        std::os::unix::fs::symlink("/dev/zero", &path).unwrap();
+        assert!(envelope(place.path()).is_err());
     }
 }

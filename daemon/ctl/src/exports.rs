@@ -2,12 +2,13 @@
 //! the comparison of what somebody received with that list. Checking needs no daemon.
 
 use crate::error::{Exit, Failure, chain};
+use crate::files;
 use crate::render::{BAD, DIM, GOOD, STRONG, Screen, bytes, count, safe};
 use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, openat, openat2};
 use serde_json::json;
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
-use std::io::Write;
+use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
@@ -127,13 +128,8 @@ pub fn check(screen: &mut Screen, dir: &Path, (list, key): (&Path, &Path)) -> Re
 
 fn read_list(list: &Path, key: &Path) -> Result<Digests, Failure> {
     let refused = |what: String| Failure::new(Exit::Refused, format!("`{}`: {what}", list.display()));
-    let size = fs::metadata(list).map_err(|error| Failure::file("read", list, &error))?.len();
-    if size > LIST_MAX {
-        return Err(refused(format!("it is longer than {LIST_MAX} bytes")));
-    }
-    let text = fs::read(list).map_err(|error| Failure::file("read", list, &error))?;
-    let pem = fs::read_to_string(key).map_err(|error| Failure::file("read", key, &error))?;
-    let key = PublicKey::from_pem(&pem)
+    let text = files::read_all(File::open(list), list, LIST_MAX)?;
+    let key = PublicKey::from_pem(&files::read_text(key)?)
         .map_err(|error| Failure::new(Exit::Refused, format!("`{}`: {}", key.display(), chain(&error))))?;
     let envelope = Envelope::parse(&text).map_err(|error| refused(chain(&error)))?;
     let signed = envelope.signed_bytes();
@@ -175,11 +171,20 @@ fn differs(root: &OwnedFd, path: &str, (size, digest): (u64, Sha256)) -> Option<
     let inside = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
     let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
     let opened = openat2(root, path, flags, Mode::empty(), inside);
-    let mut file = match opened {
+    let file = match opened {
         Ok(file) => File::from(file),
         Err(error) => return Some(format!("cannot be opened: {error}")),
     };
-    match Sha256::of_reader(&mut file) {
+    // Whoever packed the folder chose what lies there.
+    match file.metadata() {
+        Ok(metadata) if !metadata.is_file() => return Some("is no plain file".to_owned()),
+        Ok(metadata) if metadata.len() != size => {
+            return Some(format!("is {} bytes; signed was {size} bytes, {digest}", metadata.len()));
+        }
+        Ok(_) => {}
+        Err(error) => return Some(format!("cannot be read: {error}")),
+    }
+    match Sha256::of_reader(&mut file.take(size + 1)) {
         Ok((found, length)) if found == digest && length == size => None,
         Ok((found, length)) => Some(format!("is {length} bytes, {found}; signed was {size} bytes, {digest}")),
         Err(error) => Some(format!("cannot be read: {error}")),
@@ -203,4 +208,51 @@ fn walk(dir: &Path, below: &str, (there, depth): (&mut BTreeMap<String, ()>, usi
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustix::fs::{FileType, makedev, mknodat};
+
+    fn root_of(dir: &Path) -> OwnedFd {
+        openat(CWD, dir, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).unwrap()
+    }
+
+    #[test]
+    fn a_node_in_place_of_a_listed_file_differs_and_is_not_read() {
+        let place = tempfile::tempdir().unwrap();
+        let (root, empty) = (root_of(place.path()), (0, Sha256::of(b"")));
+        fs::write(place.path().join("file"), "").unwrap();
+        assert_eq!(differs(&root, "file", empty), None);
+        mknodat(&root, "pipe", FileType::Fifo, Mode::RUSR, 0).unwrap();
+        mknodat(&root, "null", FileType::CharacterDevice, Mode::RUSR, makedev(1, 3)).unwrap();
+        mknodat(&root, "zero", FileType::CharacterDevice, Mode::RUSR, makedev(1, 5)).unwrap();
+        for node in ["pipe", "null", "zero"] {
+            assert_eq!(differs(&root, node, empty).as_deref(), Some("is no plain file"), "{node}");
+        }
+    }
+
+    #[test]
+    fn a_file_of_another_size_is_not_read_and_one_of_the_same_is() {
+        let place = tempfile::tempdir().unwrap();
+        let root = root_of(place.path());
+        let sparse = File::create(place.path().join("sparse")).unwrap();
+        sparse.set_len(10 << 40).unwrap();
+        let signed = (3, Sha256::of(b"one"));
+        let said = differs(&root, "sparse", signed).unwrap();
+        assert!(said.starts_with("is 10995116277760 bytes; signed was 3 bytes"), "{said}");
+        fs::write(place.path().join("same"), "one").unwrap();
+        fs::write(place.path().join("other"), "two").unwrap();
+        assert_eq!(differs(&root, "same", signed), None);
+        assert!(differs(&root, "other", signed).unwrap().contains("signed was"));
+        assert!(differs(&root, "../same", signed).unwrap().starts_with("cannot be opened"));
+    }
+
+    #[test]
+    fn a_list_without_end_is_read_to_its_limit() {
+        let key = Path::new("none.pem");
+        let refused = read_list(Path::new("/dev/zero"), key).map(drop).unwrap_err();
+        assert!(refused.message().contains("longer than"), "{}", refused.message());
+    }
 }

@@ -1,6 +1,7 @@
 //! A folder of somebody else's, listed and read below one directory descriptor (openat2(2)): no link is followed, no
 //! mount is crossed, no pipe holds the open, and a file that changes while it is read is an error.
 
+use crate::error::{Exit, Failure};
 use rustix::fs::{
     AtFlags, CWD, Dir, FileType, Mode, OFlags, ResolveFlags, Stat, fstat, openat, openat2, statat,
 };
@@ -85,8 +86,11 @@ impl Folder {
     /// # Errors
     /// [`FolderError`] about the first thing that is neither a plain file nor a folder, or beyond a limit.
     pub fn list(path: &Path, left_out: &LeftOut<'_>) -> Result<Self, FolderError> {
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let root = openat(CWD, path, flags, Mode::empty()).map_err(failed(&path.display().to_string()))?;
+        let root = open_root(path).map_err(failed(&path.display().to_string()))?;
+        Self::list_in(root, left_out)
+    }
+
+    fn list_in(root: OwnedFd, left_out: &LeftOut<'_>) -> Result<Self, FolderError> {
         let signature = match left_out.signature {
             None => None,
             Some(file) => {
@@ -98,6 +102,24 @@ impl Folder {
         walk.below(root.as_fd(), "", 0)?;
         let Walk { files, empty_folders, .. } = walk;
         Ok(Self { root, files, empty_folders })
+    }
+
+    /// Lists a version's folder, of which everything counts.
+    ///
+    /// # Errors
+    /// As [`list`](Self::list), with the folder's own path before that in it.
+    pub fn whole(path: &Path) -> Result<Self, Failure> {
+        let shown = |below: String| path.join(below).display().to_string();
+        let root = open_root(path).map_err(|error| Failure::file("read", path, &error.into()))?;
+        Self::list_in(root, &LeftOut { covers: &|_| false, signature: None }).map_err(|error| match error {
+            FolderError::Read { path: below, source } => Failure::file("read", &path.join(below), &source),
+            FolderError::Foreign { path: below, what } => {
+                Failure::new(Exit::Refused, format!("`{}` {what}", shown(below)))
+            }
+            FolderError::TooMany(below) => {
+                Failure::new(Exit::Refused, FolderError::TooMany(shown(below)).to_string())
+            }
+        })
     }
 
     /// What was found, as it is held against a statement.
@@ -227,6 +249,10 @@ fn failed(path: &str) -> impl Fn(Errno) -> FolderError {
     move |error| FolderError::Read { path: path.clone(), source: error.into() }
 }
 
+fn open_root(path: &Path) -> Result<OwnedFd, Errno> {
+    openat(CWD, path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+}
+
 fn resolve(at: BorrowedFd<'_>, path: &str, flags: OFlags) -> Result<OwnedFd, Errno> {
     let inside = ResolveFlags::BENEATH
         | ResolveFlags::NO_SYMLINKS
@@ -254,6 +280,32 @@ mod tests {
         symlink("/", place.path().join(".git")).unwrap();
         let found = listed(place.path()).found();
         assert_eq!((found.files, found.empty_folders), (BTreeMap::from([("a/b".to_owned(), 3)]), 1));
+    }
+
+    #[test]
+    fn a_versions_folder_holds_plain_files_of_one_name_on_one_file_system() {
+        let (place, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let file = place.path().join("a/file");
+        fs::create_dir(place.path().join("a")).unwrap();
+        fs::write(&file, "one").unwrap();
+        assert_eq!(Folder::whole(place.path()).unwrap().found().files.len(), 1);
+        let elsewhere = other.path().join("file");
+        fs::hard_link(&file, &elsewhere).unwrap();
+        let refused = Folder::whole(place.path()).map(drop).unwrap_err();
+        let said = format!("`{}` has a second name", file.display());
+        assert!(refused.message().starts_with(&said), "{}", refused.message());
+        fs::remove_file(&elsewhere).unwrap();
+
+        rustix::fs::mknodat(CWD, file.with_file_name("pipe"), FileType::Fifo, Mode::RUSR, 0).unwrap();
+        let refused = Folder::whole(place.path()).map(drop).unwrap_err();
+        assert!(refused.message().ends_with("is a named pipe"), "{}", refused.message());
+        let missing = Folder::whole(&place.path().join("none")).map(drop).unwrap_err();
+        assert!(!missing.message().contains("none/"), "{}", missing.message());
+        // The folder of the system's own processes is a mount wherever it is met.
+        let refused =
+            Folder::list(Path::new("/"), &LeftOut { covers: &|path| path != "proc", signature: None });
+        let Err(FolderError::Foreign { path, what }) = refused else { panic!("/proc is taken for a folder") };
+        assert_eq!((path.as_str(), what), ("proc", "is another file system's"));
     }
 
     #[test]

@@ -4,6 +4,7 @@ use crate::bundle::{self, DESCRIPTION, ENVELOPE};
 use crate::content;
 use crate::error::{Exit, Failure};
 use crate::files;
+use crate::folder::Folder;
 use crate::manifest::check_rows;
 use crate::render::{BAD, DIM, GOOD, STRONG, Screen, WARN};
 use serde::Serialize;
@@ -144,17 +145,17 @@ fn store_of(trust: &Trust, what: &str) -> Result<TrustStore, Failure> {
 
 /// Holds the folder's files against the manifest.
 pub fn compare(dir: &Path, manifest: &Manifest) -> CheckResult {
-    let listed = match files::list(dir) {
-        Ok(listed) => listed,
+    let folder = match Folder::whole(dir) {
+        Ok(folder) => folder,
         Err(failure) => {
             let detail = failure.message().to_owned();
             return CheckResult { name: "files".to_owned(), result: Outcome::Fail, detail };
         }
     };
-    let present: BTreeSet<String> =
-        listed.into_iter().filter(|path| path != DESCRIPTION && path != ENVELOPE).collect();
+    let own = |path: &String| path != DESCRIPTION && path != ENVELOPE;
+    let present: BTreeSet<String> = folder.found().files.into_keys().filter(own).collect();
     check_files(manifest, &present, &mut |entry| {
-        files::open_regular(&dir.join(&entry.path)).and_then(|mut file| Sha256::of_reader(&mut file))
+        folder.open(&entry.path).and_then(|mut file| Sha256::of_reader(&mut file))
     })
 }
 
