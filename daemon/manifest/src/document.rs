@@ -1,11 +1,13 @@
 //! A document as a tree of nodes that know their place, whatever it was written in, and a reader that walks it
 //! and notes every problem instead of stopping at the first. What the fields mean is left to others.
 
+use crate::Sha256;
 use crate::canonical::Value;
 use crate::problem::{Problem, Problems};
 use std::collections::BTreeSet;
 use std::fmt::Display;
 use std::str::FromStr;
+use unicode_normalization::UnicodeNormalization;
 
 /// Greatest number of problems noted of one document; more would only hide the first ones.
 pub(crate) const PROBLEMS_MAX: usize = 64;
@@ -275,9 +277,15 @@ pub(crate) fn printable(text: &str) -> String {
 }
 
 /// Characters that a terminal obeys or hides: controls, zero-width ones, marks of writing direction.
-pub(crate) fn deceptive(character: char) -> bool {
+pub fn deceptive(character: char) -> bool {
     character.is_control()
         || matches!(character, '\u{ad}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
+}
+
+/// What a file system that knows neither case nor normalization keeps of a name; its digest, so that it stays short.
+pub(crate) fn fold(name: &str) -> Sha256 {
+    let lower: String = name.nfc().flat_map(char::to_lowercase).nfc().collect();
+    Sha256::of(lower.as_bytes())
 }
 
 /// The entries of a list that occur more than once, each named once.

@@ -282,7 +282,10 @@ mod tests {
         let id = key.public_key().id().to_string();
         let one = good[good.find("[{").unwrap() + 1..good.len() - 2].to_owned();
         let sig = one[one.rfind(":\"").unwrap() + 2..one.len() - 2].to_owned();
-        let raw = p256::ecdsa::Signature::from_der(&STANDARD.decode(&sig).unwrap()).unwrap().to_bytes();
+        let low = p256::ecdsa::Signature::from_der(&STANDARD.decode(&sig).unwrap()).unwrap();
+        let other = (p256::Scalar::ZERO - *low.s()).to_bytes();
+        let high = p256::ecdsa::Signature::from_scalars(low.r().to_bytes(), other).unwrap();
+        let (raw, high) = (low.to_bytes(), STANDARD.encode(high.to_der().as_bytes()));
         for (bad, expected) in [
             (format!("{good}\n"), "canonical"),
             (good.replace("\"payload\":\"YWI=\"", "\"payload\": \"YWI=\""), "canonical"),
@@ -294,6 +297,9 @@ mod tests {
             (good.replace(TYPE, &"t".repeat(PAYLOAD_TYPE_MAX + 1)), "payloadType"),
             (good.replace(&one, ""), "0 signatures"),
             (good.replace(&one, &format!("{one},{one}")), "two signatures"),
+            // The other S of the same signature: one key twice, or the only signature.
+            (good.replace(&one, &format!("{one},{}", one.replace(&sig, &high))), "two signatures"),
+            (good.replace(&sig, &high), "strict DER"),
             (good.replace(&id, "sha256:00"), "canonical"),
             (good.replace(&sig, &STANDARD.encode(raw)), "strict DER"),
             (good.replace(&sig, ""), "strict DER"),
@@ -303,6 +309,9 @@ mod tests {
             assert_ne!(bad, good);
             let found = Envelope::parse(bad.as_bytes()).expect_err(&bad).to_string();
             assert!(found.contains(expected), "{bad}\n{found}");
+        }
+        for length in 0..good.len() {
+            assert!(Envelope::parse(&good.as_bytes()[..length]).is_err(), "cut at {length}");
         }
     }
 }

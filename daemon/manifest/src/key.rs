@@ -412,7 +412,9 @@ mod tests {
             (pem("PUBLIC KEY", RSA), "`RSA`"),
             (pem("PUBLIC KEY", ED25519), "`Ed25519`"),
             (pem("PUBLIC KEY", P384), "curve `P-384`"),
+            (pem("PUBLIC KEY", SECP256K1), "curve `secp256k1`"),
             (pem("PUBLIC KEY", COMPRESSED), "uncompressed"),
+            (pem("PUBLIC KEY", INFINITY), "uncompressed"),
             (pem("PUBLIC KEY", EXPLICIT), "explicit parameters"),
         ] {
             let found = PublicKey::from_pem(&text).expect_err(&text).to_string();
@@ -481,8 +483,51 @@ mod tests {
             assert!(!public.verifies(&[message], &padded), "an integer with a needless zero");
             assert!(!public.verifies(&[message], &low.to_bytes()), "raw r and s");
         }
-        assert!(!public.verifies(b"", &[]) && !public.verifies(b"", &[0x30, 6, 2, 1, 0, 2, 1, 0]));
+        assert!(!public.verifies(b"", &[]));
     }
+
+    #[test]
+    fn scalars_out_of_their_range_verify_nothing() {
+        let key = PrivateKey::generate().unwrap();
+        let der = key.sign(b"message");
+        assert!(key.public_key().verifies(b"message", &der));
+        // Two integers: tag, length, content each (X.690, 8.3).
+        let (r, s) = der[2..].split_at(2 + usize::from(der[3]));
+        let (zero, minus_one): (&[u8], &[u8]) = (&[2, 1, 0], &[2, 1, 0xff]);
+        // The order of the curve, and beyond it (SEC 2, 2.4.2): r + n is as good as r modulo n.
+        let order = [&[2, 33, 0][..], &ORDER].concat();
+        let mut beyond = vec![0; 33];
+        beyond[33 - r[2..].len().min(33)..].copy_from_slice(&r[2..]);
+        let mut carry = 0;
+        for (at, digit) in beyond.iter_mut().enumerate().rev() {
+            let sum = u16::from(*digit) + at.checked_sub(1).map_or(0, |at| u16::from(ORDER[at])) + carry;
+            (*digit, carry) = (sum.to_le_bytes()[0], sum >> 8);
+        }
+        let beyond = [&[2, 33][..], &beyond].concat();
+        for (what, r, s) in [
+            ("r = 0", zero, s),
+            ("s = 0", r, zero),
+            ("both 0", zero, zero),
+            ("r < 0", minus_one, s),
+            ("s < 0", r, minus_one),
+            ("r = n", &order, s),
+            ("s = n", r, &order),
+            ("r + n", &beyond, s),
+        ] {
+            let length = u8::try_from(r.len() + s.len()).unwrap();
+            let forged = [&[0x30, length][..], r, s].concat();
+            assert!(!key.public_key().verifies(b"message", &forged), "{what}");
+            assert!(strict_der(&forged).is_none(), "{what}");
+        }
+    }
+
+    const ORDER: [u8; 32] = [
+        0xff, 0xff, 0xff, 0xff, 0, 0, 0, 0, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xbc, 0xe6, 0xfa,
+        0xad, 0xa7, 0x17, 0x9e, 0x84, 0xf3, 0xb9, 0xca, 0xc2, 0xfc, 0x63, 0x25, 0x51,
+    ];
+    const SECP256K1: &str = "MFYwEAYHKoZIzj0CAQYFK4EEAAoDQgAE/xx6yGkPAF+0tjw/3OcVEw+m0JN7e+Ty\n\
+                             +xrq3AUgUXpalfa/WqF1DRjaYcTxlJ87QOzDDCW/bFVHqNYBNR8J1g==";
+    const INFINITY: &str = "MBkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDAgAA";
 
     const RSA: &str = "MIGfMA0GCSqGSIb3DQEBAQUAA4GNADCBiQKBgQDt/ILdgGA+B0Ok+Q5jsUGGEeQt\n\
                        D/d3V2UesNmI+LMXTPd2Om2tUisbL2wnlmpIWzSSNvOLUJvq+dCIH8HWLXWRBSbj\n\

@@ -40,6 +40,7 @@ pub mod yaml;
 pub use audit_context::{AuditContext, AuditContextId, Operator};
 pub use description::Description;
 pub use digest::Sha256;
+pub use document::deceptive;
 pub use ids::{
     Channel, DeviceGroup, Generation, HostName, ModelName, Percent, ReleaseId, SetName, TenantName, Version,
     VersionRef,

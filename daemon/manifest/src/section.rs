@@ -3,7 +3,7 @@
 
 use crate::assertion::{ASSERTIONS_MAX, Assertion, Check};
 use crate::contract::{Contract, DIMENSIONS_MAX, Datatype, Decimal, TENSORS_MAX, TensorContract};
-use crate::document::{Group, Place, Reader, deceptive, printable};
+use crate::document::{Group, Place, Reader, deceptive, fold, printable};
 use crate::ids::{Channel, DeviceGroup, ModelName, Version};
 use crate::manifest::{FileEntry, Runtime};
 use crate::problem::Problems;
@@ -226,6 +226,7 @@ pub(crate) fn check_files(files: &[FileEntry], problems: &mut Problems) {
         problems.push("files", format!("{total} bytes in all"), "at most 1 TiB is allowed");
     }
     let paths: BTreeSet<&str> = files.iter().map(|file| file.path.as_str()).collect();
+    let mut folded = BTreeMap::new();
     for (index, file) in files.iter().enumerate() {
         let path = format!("files[{index}].path");
         let shown = printable(&file.path);
@@ -236,6 +237,11 @@ pub(crate) fn check_files(files: &[FileEntry], problems: &mut Problems) {
             for parent in parents.filter(|parent| paths.contains(parent)) {
                 let what = format!("`{}` is a file and a folder", printable(parent));
                 problems.push(&path, what, "remove one of them");
+            }
+            if **folded.entry(fold(&file.path)).or_insert(&file.path) != file.path {
+                let what =
+                    format!("`{shown}` differs from another name in case or Unicode normalization alone");
+                problems.push(&path, what, "name one of them otherwise: some file systems take them for one");
             }
         }
         match index.checked_sub(1).map(|before| file.path.cmp(&files[before].path)) {

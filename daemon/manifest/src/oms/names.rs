@@ -1,11 +1,9 @@
 //! Names in a statement: which may be signed at all, which may be left out of a signature, and that no two of them fall
 //! together on any file system.
 
-use crate::Sha256;
-use crate::document::printable;
+use crate::document::{fold, printable};
 use crate::section::hostile;
 use std::collections::BTreeSet;
-use unicode_normalization::UnicodeNormalization;
 
 /// What a signer leaves out by default, at the root of the folder only.
 pub const GIT_NAMES: [&str; 4] = [".git", ".gitattributes", ".github", ".gitignore"];
@@ -74,12 +72,6 @@ pub(super) fn check_apart(names: &BTreeSet<&str>) -> Result<(), NameError> {
 /// The paths of the folders above a name, outermost first.
 pub(super) fn parents(name: &str) -> impl Iterator<Item = &str> {
     name.match_indices('/').map(|(at, _)| &name[..at])
-}
-
-/// What a file system that knows neither case nor normalization keeps of a name; its digest, so that it stays short.
-fn fold(name: &str) -> Sha256 {
-    let lower: String = name.nfc().flat_map(char::to_lowercase).nfc().collect();
-    Sha256::of(lower.as_bytes())
 }
 
 /// The paths that a signature leaves out; each covers what is below it.

@@ -7,7 +7,7 @@ use super::shards::{Shard, ShardError, Shards};
 use crate::Sha256;
 use crate::canonical::{CanonicalError, Value};
 use crate::digest::Hasher;
-use crate::document::printable;
+use crate::document::{deceptive, printable};
 use crate::strict_json::{self, Numbers};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -141,7 +141,7 @@ fn read_subject(mut subjects: Vec<Value>) -> Result<(String, Sha256), StatementE
     let mut digests = subject.object("digest")?;
     let digest = digests.text("sha256")?;
     digests.nothing_more()?;
-    if name.is_empty() || name.len() > SUBJECT_MAX {
+    if name.is_empty() || name.len() > SUBJECT_MAX || name.chars().any(deceptive) {
         return Err(StatementError::Subject);
     }
     Ok((name, read_digest(&digest, "subject")?))

@@ -35,6 +35,8 @@ fn a_signed_statement_of_another_form_is_rejected() {
         (with("/subject", json!([])), "subject"),
         (with("/subject", json!([subject, subject])), "subject"),
         (with("/subject/0/name", json!("")), "subject"),
+        (with("/subject/0/name", json!("a\0b")), "subject"),
+        (with("/subject/0/name", json!("a\u{1b}[2J")), "subject"),
         (with("/subject/0/digest", json!({"sha256": digest})), "subject's digest"),
         (with("/subject/0/digest", json!({"sha256": digest, "sha512": ""})), "sha512"),
         (with("/predicate/resources", json!([])), "covers no file"),

@@ -8,7 +8,7 @@ use turnout_manifest::order::{
     Whereabouts,
 };
 use turnout_manifest::quorum::Examined;
-use turnout_manifest::root::{ROOT_TYPE, TrustRoot};
+use turnout_manifest::root::{KeyState, ROOT_TYPE, RevocationReason, TrustRoot};
 use turnout_manifest::trust::Verdict;
 
 pub fn order(change: &dyn Fn(&mut ReleaseOrder)) -> ReleaseOrder {
@@ -110,6 +110,21 @@ fn an_order_holds_for_its_host_version_and_channel_and_by_its_own_keys() {
     let mut expired = root(1);
     expired.expires_ms = NOW - 1;
     is(ordered(&signed_order(&order(&|_| {}), &by), &expired, None), Untrusted, "expiry", "an expired root");
+}
+
+#[test]
+fn what_a_compromised_key_dates_back_is_rejected_and_a_superseded_one_counts_no_more() {
+    let old = |it: &mut ReleaseOrder| it.created_ms = NOW - 5 * DAY;
+    let bytes = signed_order(&order(&old), &[ORDERS]);
+    is(ordered(&bytes, &root(1), None), Verdict::Valid, "-", "before the key was revoked");
+    for (reason, verdict, check) in [
+        (RevocationReason::Compromise, Verdict::Rejected, "signature"),
+        (RevocationReason::Superseded, Verdict::Untrusted, "threshold"),
+    ] {
+        let mut revoked = root(1);
+        revoked.keys[ORDERS].state = KeyState::Revoked { since_ms: NOW - DAY, reason };
+        is(ordered(&bytes, &revoked, None), verdict, check, "created before");
+    }
 }
 
 #[test]
