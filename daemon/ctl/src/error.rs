@@ -72,13 +72,14 @@ impl Failure {
 
 impl fmt::Display for Failure {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        use crate::render::{BAD, DIM};
-        writeln!(out, "{BAD}error:{BAD:#} {}", self.message)?;
+        use crate::render::{BAD, DIM, safe};
+        // Names of files and answers of a daemon are others' words.
+        writeln!(out, "{BAD}error:{BAD:#} {}", safe(&self.message))?;
         for detail in &self.details {
-            writeln!(out, "  - {detail}")?;
+            writeln!(out, "  - {}", safe(detail))?;
         }
         match &self.hint {
-            Some(hint) => writeln!(out, "{DIM}hint:{DIM:#} {hint}"),
+            Some(hint) => writeln!(out, "{DIM}hint:{DIM:#} {}", safe(hint)),
             None => Ok(()),
         }
     }
@@ -131,4 +132,18 @@ fn exit_of(code: u8) -> Exit {
 pub fn chain(error: &(dyn std::error::Error + 'static)) -> String {
     let causes = std::iter::successors(error.source(), |cause| cause.source());
     causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failure_is_as_many_lines_as_it_has_parts_whatever_it_names() {
+        let name = "a\nhint: all is well\u{1b}[2J\u{202e}";
+        let failure = Failure::new(Exit::Refused, name).details(vec![name.to_owned()]).hint(name);
+        let told = failure.to_string();
+        assert_eq!(told.lines().count(), 3, "{told}");
+        assert!(!told.contains("\u{1b}[2J") && !told.contains('\u{202e}'), "{told}");
+    }
 }

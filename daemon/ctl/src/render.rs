@@ -6,7 +6,7 @@ use anstyle::{AnsiColor, Style};
 use serde::Serialize;
 use std::fmt::Write as _;
 use std::io::{self, IsTerminal, Write};
-use turnout_manifest::Percent;
+use turnout_manifest::{Percent, deceptive};
 
 /// Something good, beside a word that says so.
 pub const GOOD: Style = AnsiColor::Green.on_default();
@@ -222,9 +222,9 @@ pub fn count(number: u64, noun: &str) -> String {
     if number == 1 { format!("1 {noun}") } else { format!("{number} {noun}s") }
 }
 
-/// Text of others on one line, without control characters that could steer the terminal.
+/// Text of others on one line, without the characters that a terminal obeys or hides.
 pub fn safe(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+    text.chars().map(|c| if deceptive(c) { ' ' } else { c }).collect()
 }
 
 #[cfg(test)]
@@ -262,5 +262,6 @@ mod tests {
     #[test]
     fn text_of_others_cannot_steer_the_terminal() {
         assert_eq!(safe("a\u{1b}[2Jb\nc"), "a [2Jb c");
+        assert_eq!(safe("model\u{202e}xnno.\u{200b}"), "model xnno. ");
     }
 }
