@@ -7,6 +7,9 @@ use std::str::FromStr;
 /// How many bytes from the beginning are looked at.
 pub const HEAD_MAX: usize = 256;
 
+/// The number with which `torch.save` began before version 1.6, as a pickle writes it (PyTorch, `torch/serialization.py`).
+const TORCH_MAGIC: &[u8] = b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19";
+
 /// A kind of file that is no data.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Format {
@@ -70,8 +73,12 @@ fn by_name(path: &str) -> Option<Format> {
 }
 
 fn by_content(head: &[u8], last: Option<u8>) -> Option<Format> {
-    // Protocols 2 to 5 begin with their number; every pickle ends with the same operation.
-    if matches!(head, [0x80, 2..=5, ..]) && last == Some(b'.') {
+    // Every pickle ends with the same operation. Protocols 2 to 5 begin with their number; before them, code to run was
+    // named in two lines of text. PyTorch's format before its archives goes on with the weights after its pickles.
+    let numbered = matches!(head, [0x80, 2..=5, ..]);
+    if last == Some(b'.') && (numbered || names_code(head))
+        || numbered && head.windows(TORCH_MAGIC.len()).any(|part| part == TORCH_MAGIC)
+    {
         return Some(Format::Pickle);
     }
     // An array of objects is a pickle inside.
@@ -88,6 +95,23 @@ fn by_content(head: &[u8], last: Option<u8>) -> Option<Format> {
         (b"\xcf\xfa\xed\xfe", Format::Native),
     ];
     begins.iter().find(|(magic, _)| head.starts_with(magic)).map(|(_, format)| *format)
+}
+
+/// Whether this is the operation `GLOBAL`, module and name a line each, and one that goes on with it
+/// (CPython, `Lib/pickletools.py`).
+fn names_code(head: &[u8]) -> bool {
+    let word = |line: &[u8]| {
+        let legal = |byte: &u8| byte.is_ascii_alphanumeric() || b"_.".contains(byte);
+        !line.is_empty() && line.iter().all(legal)
+    };
+    let Some(rest) = head.strip_prefix(b"c") else { return false };
+    let mut lines = rest.splitn(3, |&byte| byte == b'\n');
+    let (module, name, next) = (lines.next(), lines.next(), lines.next());
+    module.is_some_and(word)
+        && name.is_some_and(word)
+        && next.is_some_and(|next| {
+            matches!(next, [b'(' | b')' | b'q' | b'r' | 0x85..=0x87, ..] | [b'p', b'0'..=b'9', ..])
+        })
 }
 
 impl fmt::Display for Format {
