@@ -2,6 +2,7 @@
 //! integers within ±(2^53 - 1) only, ASCII member names, no name twice, bounded depth and size.
 //! The grammar is in `strict_json`; what a document means is left to others. Fractions are carried as decimal texts.
 
+use crate::document::printable;
 use crate::strict_json::{self, Numbers};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -54,9 +55,10 @@ pub enum CanonicalError {
         /// Offset of the first byte that differs, from 0.
         at: usize,
     },
-    /// Strict and canonical, but not of the expected type.
-    #[error("canonical JSON of another shape than expected")]
-    Shape(#[source] serde_json::Error),
+    /// Strict and canonical, but not of the expected type; says where, cut to a printable length: the library quotes the
+    /// whole value.
+    #[error("canonical JSON of another shape than expected: {0}")]
+    Shape(String),
     /// A value that serde could not write as JSON.
     #[error("value cannot be written as JSON")]
     Write(#[source] serde_json::Error),
@@ -79,7 +81,7 @@ pub fn parse(bytes: &[u8]) -> Result<Value, CanonicalError> {
 /// Those of [`parse`], [`CanonicalError::NotCanonical`], or [`CanonicalError::Shape`].
 pub fn from_canonical<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, CanonicalError> {
     parse_canonical(bytes)?;
-    serde_json::from_slice(bytes).map_err(CanonicalError::Shape)
+    serde_json::from_slice(bytes).map_err(|error| CanonicalError::Shape(printable(&error.to_string())))
 }
 
 /// Reads a document that must already be canonical.

@@ -83,7 +83,9 @@ impl<'a> Place<'a> {
     }
 
     fn member(&self, name: &str, node: &'a Node) -> Self {
-        let path = if self.path.is_empty() { name.to_owned() } else { format!("{}.{name}", self.path) };
+        // Free keys are whatever somebody wrote.
+        let name = printable(name);
+        let path = if self.path.is_empty() { name } else { format!("{}.{name}", self.path) };
         Self { path, node }
     }
 

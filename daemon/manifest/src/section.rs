@@ -300,7 +300,11 @@ pub(crate) fn check_baseline<'a>(
         count += 1;
         check_entry_name("baseline", name, problems);
         if let Err(error) = text.parse::<Decimal>() {
-            problems.push(format!("baseline.{name}"), error.to_string(), "write it without exponent");
+            problems.push(
+                format!("baseline.{}", printable(name)),
+                error.to_string(),
+                "write it without exponent",
+            );
         }
     }
     check_count("baseline", count, problems);

@@ -189,7 +189,7 @@ impl Driver {
         };
         let entries: Vec<Entry> = records.into_iter().map(entry).collect();
         let bodies: Result<Vec<Vec<u8>>, _> = entries.iter().map(canonical::to_canonical).collect();
-        let bodies = bodies.expect("records hold only what canonical JSON can carry");
+        let bodies = bodies.map_err(|error| Denial::TooLong(chain(&error)))?;
         let slices: Vec<&[u8]> = bodies.iter().map(Vec::as_slice).collect();
         match self.parts.journal.append_all(&slices) {
             Ok(receipts) => {

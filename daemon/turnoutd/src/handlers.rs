@@ -23,12 +23,17 @@ use turnout_engine::{Entry, Event, Record, Refusal};
 use turnout_host::Host;
 use turnout_journal::Journal;
 use turnout_manifest::key::PrivateKey;
-use turnout_manifest::{AuditContext, ModelName, ReleaseId, VersionRef};
+use turnout_manifest::{AuditContext, ModelName, ReleaseId, VersionRef, deceptive};
 use turnout_protocol::control::{
     DryRun, Intervene, ReleaseStatus, Releases, SCHEMA, StartRelease, Status, StoredVersion, Versions,
 };
 use turnout_protocol::error::{ErrorCode, Problem};
 use turnout_protocol::report::Report;
+
+/// Most texts of a refusal that the journal keeps.
+const REASONS_MAX: usize = 32;
+/// Longest such text, characters.
+const REASON_MAX: usize = 500;
 
 /// What handlers work with.
 #[derive(Clone)]
@@ -102,10 +107,9 @@ impl Desk {
         Err(self.refuse(peer, what, denied).await)
     }
 
-    /// Journals a refusal and gives it back. A journal that cannot be written does not hide the refusal.
+    /// Journals a refusal in short and gives it back. A journal that cannot be written does not hide the refusal.
     pub async fn refuse(&self, peer: Peer, what: &str, refused: Problem) -> Failure {
-        let mut why = vec![refused.message.clone()];
-        why.extend(refused.details.iter().cloned());
+        let why = in_short(&refused);
         let refusal = Record::Refused { by: peer.to_string(), what: what.to_owned(), why };
         let _ = self.note(peer.context, refusal).await;
         Failure(refused)
@@ -145,6 +149,20 @@ impl Desk {
         let id = view.world.models.get(model)?.last?;
         view.world.releases.get(&id).map(|release| release_status(release))
     }
+}
+
+/// The texts of a refusal for the journal, which whoever is refused does not fill: few, short, a line each.
+fn in_short(refused: &Problem) -> Vec<String> {
+    let line = |text: &String| -> String {
+        text.chars().take(REASON_MAX).map(|c| if deceptive(c) { ' ' } else { c }).collect()
+    };
+    let mut texts: Vec<String> = vec![line(&refused.message)];
+    texts.extend(refused.details.iter().take(REASONS_MAX).map(line));
+    match refused.details.len().saturating_sub(REASONS_MAX) {
+        0 => {}
+        more => texts.push(format!("and {more} more")),
+    }
+    texts
 }
 
 async fn settle(answer: oneshot::Receiver<Result<(), Denial>>) -> Result<(), Failure> {

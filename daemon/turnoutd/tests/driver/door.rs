@@ -286,6 +286,31 @@ fn a_bundle_that_is_not_what_was_signed_leaves_nothing() {
 }
 
 #[test]
+fn what_a_hostile_envelope_says_neither_fills_the_journal_nor_ends_the_loop() {
+    let door = Door::open();
+    // Canonical JSON of another shape: whoever reports it quotes it, and its characters grow when they are escaped.
+    let many = (0..40_000).map(|at| format!("\"k{at:05}\":1")).collect::<Vec<_>>().join(",");
+    for envelope in [
+        format!(r#"{{"payload":"","payloadType":"","signatures":"{}"}}"#, "\u{7f}".repeat(2_600_000)),
+        format!(r#"{{"{}":1}}"#, "A\u{7f}".repeat(500_000)),
+        format!("{{{many}}}"),
+    ] {
+        let before = door.journaled().len();
+        let length = u32::try_from(envelope.len()).unwrap().to_be_bytes();
+        let reply = door.import(&[&length[..], envelope.as_bytes()].concat());
+        assert_eq!((reply.status, &reply.body["code"]), (422, &json!("refused")), "{reply:?}");
+        let records = door.journaled();
+        assert_eq!(records.len(), before + 1, "the refusal is on record");
+        let Some(Record::Refused { why, .. }) = records.last() else { panic!("{:?}", records.last()) };
+        assert!(
+            why.iter().map(String::len).sum::<usize>() < 4096 && !why.concat().contains('\u{7f}'),
+            "{why:?}"
+        );
+    }
+    assert_eq!(door.import(&bundle("1")).status, 200, "the loop goes on");
+}
+
+#[test]
 fn trust_is_changed_by_root_alone_and_a_denial_is_journaled() {
     let door = Door::open();
     let key = PrivateKey::generate().unwrap().public_key();
