@@ -1,7 +1,7 @@
 //! The link to the router: what it says becomes counts and events, what the daemon has to say goes out and is waited for.
 //! One thread waits on its link and its pidfd, as for each worker.
 
-use crate::supervise::{Sink, attend};
+use crate::supervise::{Sink, attend, kept};
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -167,7 +167,7 @@ impl Listener {
                 self.shared.update(|known| known.answer = Some((revision, None)));
             }
             Ok(FromRouter::Refused { revision, reason }) => {
-                self.shared.update(|known| known.answer = Some((revision, Some(reason))));
+                self.shared.update(|known| known.answer = Some((revision, Some(kept(&reason)))));
             }
             Ok(FromRouter::Stats(stats)) => self.shared.update(|known| known.stats = stats),
             Err(FrameError::Io(error)) if error.kind() == std::io::ErrorKind::WouldBlock => {}

@@ -16,6 +16,8 @@ use turnout_protocol::worker::{Assignment, Counts, FromWorker, LINK_VERSION, ToW
 
 /// Longest reason of a worker that is kept, in characters: it goes into the journal.
 const REASON_MAX: usize = 1000;
+/// Workers that have ended of which the last words are kept.
+const ENDED_KEPT: usize = 64;
 
 /// What the daemon can ask of workers. The second implementation, in tests, needs no process.
 pub trait Workers: Send + Sync {
@@ -74,7 +76,8 @@ struct Known {
 }
 
 struct Line {
-    link: Arc<OwnedFd>,
+    /// Open as long as the worker runs.
+    link: Option<Arc<OwnedFd>>,
     known: Known,
 }
 
@@ -87,6 +90,17 @@ struct Shared {
 impl Shared {
     fn lines(&self) -> MutexGuard<'_, BTreeMap<Generation, Line>> {
         self.lines.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes a line in, and forgets the oldest of those whose worker has ended: nobody asks for more than the last.
+    fn take(&self, generation: Generation, line: Line) {
+        let mut lines = self.lines();
+        lines.insert(generation, line);
+        let ended = lines.iter().filter(|(_, line)| line.known.ended).map(|(generation, _)| *generation);
+        let ended: Vec<Generation> = ended.collect();
+        for oldest in ended.iter().take(ended.len().saturating_sub(ENDED_KEPT)) {
+            lines.remove(oldest);
+        }
     }
 
     fn update(&self, generation: Generation, change: impl FnOnce(&mut Known)) {
@@ -114,7 +128,7 @@ impl LinkedWorkers {
     }
 
     fn say(&self, generation: Generation, message: &ToWorker) -> Result<(), String> {
-        let link = self.shared.lines().get(&generation).map(|line| Arc::clone(&line.link));
+        let link = self.shared.lines().get(&generation).and_then(|line| line.link.clone());
         let link = link.ok_or_else(|| format!("no link to {generation}"))?;
         frame::send(&link, message).map_err(|error| format!("link to {generation}: {error}"))
     }
@@ -131,8 +145,8 @@ impl Workers for LinkedWorkers {
         rustix::io::ioctl_fionbio(&found.link, true)
             .map_err(|error| format!("link to {generation}: {error}"))?;
         let link = Arc::new(found.link);
-        let line = Line { link: Arc::clone(&link), known: Known::default() };
-        self.shared.lines().insert(generation, line);
+        let line = Line { link: Some(Arc::clone(&link)), known: Known::default() };
+        self.shared.take(generation, line);
         let listener = Listener {
             generation,
             link,
@@ -310,10 +324,12 @@ impl Listener {
     fn end(self) {
         let why = self.how_it_ended();
         let mut expected = false;
-        self.shared.update(self.generation, |known| {
-            known.ended = true;
-            expected = known.end_expected;
-        });
+        if let Some(line) = self.shared.lines().get_mut(&self.generation) {
+            line.link = None;
+            line.known.ended = true;
+            expected = line.known.end_expected;
+        }
+        self.shared.changed.notify_all();
         if !expected {
             (self.events)(Event::Died { generation: self.generation, why });
         }
@@ -330,8 +346,8 @@ impl Listener {
     }
 }
 
-/// A worker's words, as long as a person reads and on one line.
-fn kept(reason: &str) -> String {
+/// The words of a worker or router, as long as a person reads and on one line.
+pub(crate) fn kept(reason: &str) -> String {
     reason.chars().take(REASON_MAX).map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
 

@@ -2,6 +2,7 @@
 //! ends the liar's own release at most; the version that is live serves all the while, and the reason is on record.
 
 use crate::stage::{PORT, Stage, V1, V2, model, plan};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, send, sendmsg};
 use std::io::IoSlice;
 use std::mem::MaybeUninit;
@@ -240,6 +241,20 @@ fn a_link_that_is_closed_is_no_end_and_no_event() {
     assert!(!workers.ended_within(V1, Duration::from_millis(50)), "the process lives");
     host.kill_worker(V1).unwrap();
     assert!(workers.ended_within(V1, Duration::from_secs(10)));
+}
+
+#[test]
+fn a_worker_that_has_ended_keeps_no_descriptor_of_the_daemon() {
+    let (workers, host, link) = alone();
+    workers.supervise(V1).unwrap();
+    host.kill_worker(V1).unwrap();
+    assert!(workers.ended_within(V1, Duration::from_secs(10)));
+    // The host's own copy goes when another link takes its place.
+    drop(host.link_to(V1).unwrap());
+    let limit = Timespec { tv_sec: 10, tv_nsec: 0 };
+    let mut closed = [PollFd::new(&link, PollFlags::empty())];
+    assert_eq!(poll(&mut closed, Some(&limit)).unwrap(), 1, "its end is still open");
+    assert!(closed[0].revents().contains(PollFlags::HUP));
 }
 
 /// The real links over a host with one running worker, and the worker's end.
