@@ -114,7 +114,11 @@ impl Tree {
             Self::Every(parts) => parts.iter().all(|part| part.holds(subject)),
             Self::Not(part) => !part.holds(subject),
             Self::Compare(left, relation, right) => relation.holds(&left.of(subject), &right.of(subject)),
-            Self::OneOf(value, texts) => texts.iter().any(|text| *text == value.of(subject)),
+            Self::OneOf(value, texts) => {
+                // A query is decoded for each look at it.
+                let found = value.of(subject);
+                texts.iter().any(|text| *text == found)
+            }
             Self::Present(group, name) => group.of(name, subject).is_some(),
         }
     }
