@@ -177,6 +177,10 @@ fn end(connection: &mut Connection) {
     if connection.phase == phase::ASKED {
         let client_left = connection.seen & seen::CLIENT_END != 0;
         count(connection, if client_left { counter::CLIENT_GONE } else { counter::ABORTED });
+        // A client that has waited in vain has waited at least so long.
+        if client_left && connection.last_in != 0 {
+            book(connection, now(), 1);
+        }
     }
     connection.phase = phase::IDLE;
     if connection.seen & (seen::REQUEST | seen::END) == seen::REQUEST {

@@ -16,7 +16,7 @@ pub struct Figures {
     pub errors: u64,
     /// Answers withheld by an assertion, as the worker counts them.
     pub assertion_failures: u64,
-    /// Median time to last byte, microseconds; absent without answers.
+    /// Median time to last byte, or until the client gave up, microseconds; absent without either.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub p50_us: Option<u64>,
     /// 95th percentile, microseconds.
@@ -73,10 +73,31 @@ pub fn judge(window: &Window, plan: &Plan) -> Verdict {
         let why = format!("{} of at least {} requests in the window", seen.requests, plan.minimum_requests);
         return Verdict::Insufficient(why);
     }
-    match missed(seen, &plan.objectives) {
-        Some(why) => Verdict::Missed(why),
-        None => Verdict::Met,
+    match (missed(seen, &plan.objectives), unknown(seen, &plan.objectives)) {
+        (Some(why), _) => Verdict::Missed(why),
+        (None, Some(name)) => Verdict::Insufficient(format!(
+            "none of {} requests was answered: {name} is not known",
+            seen.requests
+        )),
+        (None, None) => Verdict::Met,
     }
+}
+
+/// The first percentile with an objective of which nothing is known: a version that answers nobody meets none.
+fn unknown(seen: &Figures, objectives: &Objectives) -> Option<&'static str> {
+    let limited = |(name, value, limit): (&'static str, Option<u64>, Option<u64>)| {
+        (limit.is_some() && value.is_none()).then_some(name)
+    };
+    percentiles(seen, objectives).into_iter().find_map(limited)
+}
+
+/// Name, value and limit of each percentile, microseconds.
+fn percentiles(seen: &Figures, objectives: &Objectives) -> [(&'static str, Option<u64>, Option<u64>); 3] {
+    [
+        ("p50", seen.p50_us, objectives.p50_us),
+        ("p95", seen.p95_us, objectives.p95_us),
+        ("p99", seen.p99_us, objectives.p99_us),
+    ]
 }
 
 fn missed(seen: &Figures, objectives: &Objectives) -> Option<String> {
@@ -97,12 +118,7 @@ fn missed(seen: &Figures, objectives: &Objectives) -> Option<String> {
             ));
         }
     }
-    let quantiles = [
-        ("p50", seen.p50_us, objectives.p50_us),
-        ("p95", seen.p95_us, objectives.p95_us),
-        ("p99", seen.p99_us, objectives.p99_us),
-    ];
-    quantiles.into_iter().find_map(|(name, value, limit)| {
+    percentiles(seen, objectives).into_iter().find_map(|(name, value, limit)| {
         let (value, limit) = (value?, limit?);
         (value > limit).then(|| format!("{name} {} ms exceeds {} ms", millis(value), millis(limit)))
     })
@@ -183,6 +199,18 @@ mod tests {
         let bad = Figures { requests: 9, errors: 9, p95_us: Some(u64::MAX), ..Figures::default() };
         let window = Window { at_ms: 0, length_ms: 200, asked: Percent::ALL, candidate: bad, stable: None };
         assert!(matches!(judge(&window, &plan), Verdict::Insufficient(_)));
+    }
+
+    #[test]
+    fn requests_that_nobody_answers_meet_no_objective() {
+        let mut plan = crate::world::tests_support::plan();
+        let silent = Figures { requests: 100, ..Figures::default() };
+        let window =
+            Window { at_ms: 0, length_ms: 200, asked: Percent::ALL, candidate: silent, stable: None };
+        let Verdict::Insufficient(why) = judge(&window, &plan) else { panic!("a dead version is judged") };
+        assert_eq!(why, "none of 100 requests was answered: p95 is not known");
+        plan.objectives.p95_us = None;
+        assert_eq!(judge(&window, &plan), Verdict::Met, "where times do not matter");
     }
 
     #[test]

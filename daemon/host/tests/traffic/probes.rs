@@ -145,6 +145,7 @@ fn requests_without_an_answer_are_the_fault_of_who_left_first() {
     }
     let seen = sample_when(&traffic, |sample| sample.closed == 10);
     assert_eq!([seen.requests, seen.aborted, seen.client_gone], [10, 10, 0]);
+    assert_eq!(seen.latencies.iter().sum::<u64>(), 0);
 
     let mut impatient = TcpStream::connect(public()).unwrap();
     impatient.write_all(b"GET /slow/200 HTTP/1.1\r\n\r\n").unwrap();
@@ -152,6 +153,7 @@ fn requests_without_an_answer_are_the_fault_of_who_left_first() {
     drop_with_reset(impatient);
     let seen = sample_when(&traffic, |sample| sample.closed == 11);
     assert_eq!([seen.aborted, seen.client_gone, seen.success], [10, 1, 0]);
+    assert_eq!(seen.latencies.iter().sum::<u64>(), 1, "it has waited at least so long");
 
     let mut half_closed = TcpStream::connect(public()).unwrap();
     half_closed.write_all(b"GET /slow/20 HTTP/1.1\r\n\r\n").unwrap();
