@@ -2,6 +2,8 @@
 
 use crate::access::{Caller, Peer};
 use crate::handlers::{self, Desk, Failure, problem};
+use crate::idle_body;
+use crate::places::{Places, Refusals};
 use crate::{audit, checkpoints, diff, exports, feeds, keeping, pruning, snapshots, storage, trust};
 use axum::Router;
 use axum::extract::Request;
@@ -19,16 +21,19 @@ use std::os::unix::net::UnixListener as StdListener;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::net::unix::UCred;
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 use turnout_host::peers::login_uid;
 use turnout_manifest::audit_context::AUDIT_CONTEXT_HEADER;
 use turnout_protocol::error::ErrorCode;
 
-/// Most connections at one time.
-const CONNECTIONS_MAX: usize = 128;
 /// How long a request's head may take to arrive.
 const HEAD_DEADLINE: Duration = Duration::from_secs(10);
+/// How long a client may send nothing of a body that it owes.
+const BODY_IDLE: Duration = Duration::from_secs(30);
+/// How long nobody is let in after the kernel could not: out of descriptors or memory, only others' leaving helps.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Largest JSON request, bytes. Bundles are streamed and have their own limits.
 const JSON_MAX: usize = 1024 * 1024;
 
@@ -55,48 +60,78 @@ pub fn bind(path: &Path, group: Option<u32>) -> io::Result<StdListener> {
     Ok(listener)
 }
 
-/// Serves until told to stop, then lets requests under way finish.
-pub async fn serve(listener: UnixListener, desk: Desk, mut stop: watch::Receiver<bool>) {
+/// Serves until told to stop; requests under way are not waited for.
+pub async fn serve(listener: UnixListener, desk: Desk, stop: watch::Receiver<bool>) {
+    serve_patiently(listener, desk, stop, BODY_IDLE).await;
+}
+
+/// The same for clients that may send nothing of a body for this long.
+pub async fn serve_patiently(
+    listener: UnixListener,
+    desk: Desk,
+    mut stop: watch::Receiver<bool>,
+    body_idle: Duration,
+) {
     let readers: Arc<[u32]> = desk.daemon.readers.as_slice().into();
-    let router = router(desk);
-    let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let entrance = Entrance { router: router(desk), readers, body_idle };
+    let (places, mut refusals) = (Places::default(), Refusals::default());
+    // Nothing here may wait for a connection to end: who holds them all would keep everybody out, and the stop too.
     loop {
-        let place = Arc::clone(&places).acquire_owned().await.expect("the semaphore is never closed");
         let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
+            biased;
             _ = stop.wait_for(|stop| *stop) => break,
+            accepted = listener.accept() => accepted,
         };
         match accepted {
             Ok((stream, _)) => {
-                let (router, readers) = (router.clone(), Arc::clone(&readers));
-                tokio::spawn(async move {
-                    connection(stream, router, readers).await;
-                    drop(place);
-                });
+                let Ok(credentials) = stream.peer_cred() else { continue };
+                match places.take(credentials.uid()) {
+                    Ok(place) => {
+                        let entrance = entrance.clone();
+                        tokio::spawn(async move {
+                            entrance.connection(stream, credentials).await;
+                            drop(place);
+                        });
+                    }
+                    Err(full) => refusals.refuse(stream, full),
+                }
             }
-            // Out of descriptors or memory: waiting for a place to come free is all that helps.
             Err(error) => {
                 tracing::error!("control socket: {error}");
-                tokio::time::sleep(Duration::from_millis(100)).await;
+                if tokio::time::timeout(ACCEPT_PAUSE, stop.wait_for(|stop| *stop)).await.is_ok() {
+                    break;
+                }
             }
         }
     }
 }
 
-async fn connection(stream: UnixStream, router: Router, readers: Arc<[u32]>) {
-    let Ok(credentials) = stream.peer_cred() else { return };
-    let (uid, gid, pid) = (credentials.uid(), credentials.gid(), credentials.pid().unwrap_or(0));
-    let caller = Caller { uid, gid, pid, login_uid: login_uid(stream.as_fd(), pid) };
-    let asks =
-        middleware::from_fn(move |request, next| under_context(caller, Arc::clone(&readers), request, next));
-    let service = TowerToHyperService::new(router.layer(asks));
-    let served = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(HEAD_DEADLINE)
-        .serve_connection(TokioIo::new(stream), service)
-        .await;
-    if let Err(error) = served {
-        tracing::debug!("control connection of pid {pid}: {error}");
+/// What each connection is served with.
+#[derive(Clone)]
+struct Entrance {
+    router: Router,
+    readers: Arc<[u32]>,
+    body_idle: Duration,
+}
+
+impl Entrance {
+    async fn connection(self, stream: UnixStream, credentials: UCred) {
+        let Self { router, readers, body_idle } = self;
+        let (uid, gid, pid) = (credentials.uid(), credentials.gid(), credentials.pid().unwrap_or(0));
+        let caller = Caller { uid, gid, pid, login_uid: login_uid(stream.as_fd(), pid) };
+        let asks = middleware::from_fn(move |request: Request, next| {
+            let request = request.map(|body| idle_body::within(body_idle, body));
+            under_context(caller, Arc::clone(&readers), request, next)
+        });
+        let service = TowerToHyperService::new(router.layer(asks));
+        let served = http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(HEAD_DEADLINE)
+            .serve_connection(TokioIo::new(stream), service)
+            .await;
+        if let Err(error) = served {
+            tracing::debug!("control connection of pid {pid}: {error}");
+        }
     }
 }
 

@@ -4,6 +4,7 @@
 use crate::access::{Need, Peer};
 use crate::chain;
 use crate::handlers::{Desk, Failure, problem};
+use crate::idle_body::Stalled;
 use crate::intake::{self, failures};
 use axum::Json;
 use axum::body::{Body, BodyDataStream};
@@ -30,7 +31,8 @@ const LINGER: Duration = Duration::from_secs(10);
 /// Takes a bundle in: `u32` big-endian length of the envelope, the envelope, the files' bytes in the manifest's order.
 ///
 /// # Errors
-/// 422 when a check says no, 409 when the label is taken by other content, 413 for want of room.
+/// 422 when a check says no, 409 when the label is taken by other content, 413 for want of room, 400 when the client
+/// stops sending.
 pub async fn receive(
     State(desk): State<Desk>,
     Extension(peer): Extension<Peer>,
@@ -108,8 +110,13 @@ type Content = StreamReader<BodyStream, bytes::Bytes>;
 type BodyStream = MapErr<BodyDataStream, fn(axum::Error) -> io::Error>;
 
 fn content(body: Body) -> Content {
-    let stream: BodyStream = body.into_data_stream().map_err(io::Error::other);
+    let stream: BodyStream = body.into_data_stream().map_err(read_error);
     StreamReader::new(stream)
+}
+
+/// The body's error as a reader has it; one that is of that kind already stays what it is.
+fn read_error(error: axum::Error) -> io::Error {
+    error.into_inner().downcast::<io::Error>().map_or_else(io::Error::other, |error| *error)
 }
 
 async fn read_envelope(content: &mut Content) -> Result<Vec<u8>, Problem> {
@@ -198,6 +205,9 @@ fn import_problem(version: &VersionRef, error: &HostError) -> Problem {
         }
         HostError::NoSpace { .. } => {
             (ErrorCode::Limit, "`turnoutctl model remove` makes room, `turnoutctl store grow` adds some")
+        }
+        HostError::Os { source, .. } if Stalled::caused(source) => {
+            (ErrorCode::BadRequest, "import it again, from where its files can be read without a pause")
         }
         HostError::ReadOnlyStore => (
             ErrorCode::HostFailure,

@@ -12,6 +12,7 @@ mod failures;
 mod in_place;
 mod kept;
 mod liars;
+mod places;
 mod plans;
 mod power;
 mod profiles;
