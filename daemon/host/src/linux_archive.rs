@@ -14,7 +14,7 @@ use crate::store::{ENVELOPE_MAX, StoredName};
 use crate::volume::{StoreKind, Volume, delete_subvolume, remove_folder};
 use rustix::fs::{CWD, Mode, OFlags, StatVfsMountFlags, openat, statvfs};
 use rustix::mount::{MoveMountFlags, UnmountFlags, move_mount, unmount};
-use std::fs::{self, File};
+use std::fs::{self, File, Metadata};
 use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -27,35 +27,14 @@ const DOCUMENT_MAX: u64 = 16 << 20;
 
 impl Archive for Volume {
     fn inside(&self, snapshot: &str) -> Result<Inside, HostError> {
-        let path = self.snapshot(snapshot)?;
-        let mut inside = Inside::default();
-        for name in names_in(&path)? {
-            let file = path.join(&name);
-            if file.is_file() {
-                inside.documents.insert(name, read_most(&file, DOCUMENT_MAX)?);
-            }
-        }
-        let journal = path.join("journal");
-        for name in names_in(&journal)? {
-            let segment = journal.join(&name);
-            let found = fs::metadata(&segment).map_err(HostError::os("stat", segment.display()))?;
-            // The hashes of pruned records lie in a folder.
-            if found.is_file() {
-                inside.journal.insert(name, found.len());
-            }
-        }
-        let versions = path.join("versions");
-        for name in names_in(&versions)? {
-            if let Some(stored) = StoredName::from_folder(&name) {
-                let envelope = read_most(&versions.join(&name).join(ENVELOPE), ENVELOPE_MAX)?;
-                inside.versions.insert(stored, envelope);
-            }
-        }
-        Ok(inside)
+        let found = read_inside(&self.snapshot(snapshot)?);
+        // Deleted meanwhile: what was read of it is no snapshot, and why the rest could not be read is no matter.
+        self.snapshot(snapshot).and(found)
     }
 
     fn files(&self, snapshot: &str) -> Result<Vec<FileEntry>, HostError> {
-        digest_list(&self.snapshot(snapshot)?)
+        let found = digest_list(&self.snapshot(snapshot)?);
+        self.snapshot(snapshot).and(found)
     }
 
     fn snapshots_tree(&self) -> Result<OwnedFd, HostError> {
@@ -205,6 +184,33 @@ impl Volume {
     }
 }
 
+/// What lies in a snapshot. An entry that goes while its folder is read is left out.
+fn read_inside(path: &Path) -> Result<Inside, HostError> {
+    let mut inside = Inside::default();
+    for name in names_in(path)? {
+        let file = path.join(&name);
+        if file.is_file() {
+            inside.documents.extend(read_most(&file, DOCUMENT_MAX)?.map(|bytes| (name, bytes)));
+        }
+    }
+    let journal = path.join("journal");
+    for name in names_in(&journal)? {
+        let segment = journal.join(&name);
+        let found = unless_gone(fs::metadata(&segment)).map_err(HostError::os("stat", segment.display()))?;
+        // The hashes of pruned records lie in a folder.
+        inside.journal.extend(found.filter(Metadata::is_file).map(|found| (name, found.len())));
+    }
+    let versions = path.join("versions");
+    for name in names_in(&versions)? {
+        if let Some(stored) = StoredName::from_folder(&name) {
+            let envelope = read_most(&versions.join(&name).join(ENVELOPE), ENVELOPE_MAX)?;
+            // The version is in the snapshot all the same: who decides what may be deleted must know of it.
+            inside.versions.insert(stored, envelope.unwrap_or_default());
+        }
+    }
+    Ok(inside)
+}
+
 /// Every file below a folder, read through descriptors that cannot leave it.
 pub(crate) fn digest_list(root: &Path) -> Result<Vec<FileEntry>, HostError> {
     let folder = Folder::open(root)?;
@@ -280,9 +286,18 @@ fn names_in(folder: &Path) -> Result<Vec<String>, HostError> {
     Ok(names)
 }
 
-fn read_most(path: &Path, most: u64) -> Result<Vec<u8>, HostError> {
+/// The beginning of a file, `None` when it is not there.
+fn read_most(path: &Path, most: u64) -> Result<Option<Vec<u8>>, HostError> {
+    let opened = unless_gone(File::open(path)).map_err(HostError::os("open", path.display()))?;
+    let Some(file) = opened else { return Ok(None) };
     let mut bytes = Vec::new();
-    let file = File::open(path).map_err(HostError::os("open", path.display()))?;
     file.take(most).read_to_end(&mut bytes).map_err(HostError::os("read", path.display()))?;
-    Ok(bytes)
+    Ok(Some(bytes))
+}
+
+fn unless_gone<T>(found: io::Result<T>) -> io::Result<Option<T>> {
+    match found {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        found => found.map(Some),
+    }
 }

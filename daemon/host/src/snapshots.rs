@@ -50,13 +50,28 @@ pub(crate) fn take(volume: &Volume, name: &str, evidence: &Evidence) -> Result<S
 
 pub(crate) fn list(volume: &Volume) -> Result<Vec<SnapshotInfo>, HostError> {
     let folder = volume.audit_folder();
-    let mut snapshots = Vec::new();
-    for name in names_in(&folder)? {
-        snapshots.push(info(&folder.join(name))?);
-    }
+    let mut snapshots = still_there(&folder, names_in(&folder)?)?;
     // Ids are given in order; the clock of a file system ticks too slowly for two snapshots in a row.
     snapshots.sort_by_key(|(id, _)| *id);
     Ok(snapshots.into_iter().map(|(_, snapshot)| snapshot).collect())
+}
+
+/// Of these snapshots those that were not deleted since the folder was read.
+fn still_there(folder: &Path, names: Vec<OsString>) -> Result<Vec<(u64, SnapshotInfo)>, HostError> {
+    let mut found = Vec::new();
+    for path in names.iter().map(|name| folder.join(name)) {
+        match info(&path) {
+            Ok(snapshot) => found.push(snapshot),
+            // The library does not always say why: what is gone is asked of the file system.
+            Err(_) if is_gone(&path) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(found)
+}
+
+fn is_gone(path: &Path) -> bool {
+    fs::symlink_metadata(path).is_err_and(|error| error.kind() == ErrorKind::NotFound)
 }
 
 /// The snapshot, and its subvolume's id.
@@ -135,4 +150,18 @@ pub(crate) fn names_in(folder: &Path) -> Result<Vec<OsString>, HostError> {
         entries.map(|entry| entry.map(|entry| entry.file_name())).collect::<io::Result<Vec<_>>>()
     });
     entries.map_err(HostError::os("readdir", folder.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_snapshot_that_goes_while_all_are_listed_is_left_out_and_anything_else_is_an_error() {
+        let folder = tempfile::tempdir().unwrap();
+        assert_eq!(still_there(folder.path(), vec!["gone".into()]).unwrap(), []);
+        fs::create_dir(folder.path().join("plain")).unwrap();
+        let refused = still_there(folder.path(), vec!["gone".into(), "plain".into()]);
+        assert!(matches!(&refused, Err(HostError::Os { object, .. }) if object.ends_with("plain")), "{refused:?}");
+    }
 }

@@ -5,6 +5,7 @@ use crate::place::{Place, close};
 use crate::sample::Sample;
 use crate::{IMAGE_BYTES, content, names, with_volume};
 use btrfsutil::subvolume::Subvolume;
+use std::collections::BTreeMap;
 use std::fs;
 use std::io::{ErrorKind, Read, Write};
 use std::os::unix::fs::FileExt;
@@ -117,6 +118,50 @@ fn a_version_that_a_worker_could_have_mounted_stays_and_its_snapshot_keeps_its_f
         let shared = path.join("versions").join(sample.name.to_string()).join("files/a/b");
         assert_eq!(fs::read(shared).unwrap(), sample.stream[..3 << 20]);
         assert_eq!(sample.import(&volume).unwrap(), ImportOutcome::Stored);
+    });
+}
+
+#[test]
+fn snapshots_that_go_while_they_are_listed_and_read_are_left_out() {
+    with_volume(|place, volume| {
+        let (sample, _) = kept(place, &volume, FIRST);
+        let evidence = Evidence {
+            journal: place.path("journal"),
+            documents: vec![("state.json", b"{}".to_vec())],
+            versions: vec![sample.name.clone()],
+        };
+        std::thread::scope(|scope| {
+            let coming_and_going = scope.spawn(|| {
+                for round in 0..100 {
+                    let name = format!("1{round:07}-20261122T135502Z");
+                    volume.snapshot(&name, &evidence).unwrap();
+                    volume.delete_snapshot(&name).unwrap();
+                }
+            });
+            while !coming_and_going.is_finished() {
+                let listed = volume.snapshots().unwrap();
+                assert_eq!(listed[0].name, FIRST);
+                for snapshot in &listed[1..] {
+                    match volume.inside(&snapshot.name) {
+                        Ok(whole) => assert_eq!((whole.documents.len(), whole.versions.len()), (2, 1)),
+                        Err(error) => assert!(matches!(error, HostError::Missing { .. }), "{error:?}"),
+                    }
+                }
+            }
+        });
+    });
+}
+
+#[test]
+fn what_is_not_there_any_more_in_a_snapshot_ends_no_reading_and_its_versions_stay_known() {
+    with_volume(|place, volume| {
+        let (sample, path) = kept(place, &volume, FIRST);
+        Subvolume::get(path.as_path()).unwrap().set_ro(false).unwrap();
+        std::os::unix::fs::symlink("nowhere", path.join("journal/0001.seg")).unwrap();
+        fs::remove_file(path.join("versions").join(sample.name.to_string()).join("manifest.dsse.json")).unwrap();
+        let inside = volume.inside(FIRST).unwrap();
+        assert_eq!(inside.journal.keys().collect::<Vec<_>>(), ["0000.seg"]);
+        assert_eq!(inside.versions, BTreeMap::from([(sample.name, Vec::new())]));
     });
 }
 
