@@ -4,6 +4,7 @@
 use crate::evidence::STATE_FILE;
 use crate::view::View;
 use serde::Deserialize;
+use turnout_engine::archive::is_snapshot_name;
 use turnout_engine::guard::{Guard, snapshot_guards};
 use turnout_engine::record::Target;
 use turnout_engine::{Moment, Reason};
@@ -117,12 +118,22 @@ pub fn snapshots(host: &dyn Host, view: &View, filter: &Filter) -> Result<Vec<Sn
     Ok(rows)
 }
 
-/// One snapshot, `None` when there is none of this name.
+/// One snapshot, and what lies in it; `None` when there is none of this name. No other one is opened.
 ///
 /// # Errors
 /// The file system's own.
-pub fn snapshot(host: &dyn Host, view: &View, name: &str) -> Result<Option<Snapshot>, HostError> {
-    Ok(snapshots(host, view, &Filter::default())?.into_iter().find(|snapshot| snapshot.name == name))
+pub fn snapshot(host: &dyn Host, view: &View, name: &str) -> Result<Option<(Snapshot, Inside)>, HostError> {
+    if !is_snapshot_name(name) {
+        return Ok(None);
+    }
+    let all = host.snapshots()?;
+    let Some(info) = all.into_iter().find(|info| info.name == name) else { return Ok(None) };
+    match host.inside(name) {
+        Ok(inside) => Ok(Some((row(info, &inside, (view, &host.references()?)), inside))),
+        // Deleted meanwhile.
+        Err(HostError::Missing { .. }) => Ok(None),
+        Err(error) => Err(error),
+    }
 }
 
 fn row(info: SnapshotInfo, inside: &Inside, (view, references): (&View, &[Reference])) -> Snapshot {

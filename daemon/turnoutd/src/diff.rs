@@ -1,10 +1,10 @@
 //! What changed between two snapshots: what was live, what versions say and hold, whose signatures counted, how the
 //! daemon was configured, and every file. Pure; weights are compared by the digests in their signed manifests.
 
-use crate::catalog::State as Kept;
+use crate::catalog::{self, State as Kept};
 use crate::evidence::{CONFIG_FILE, ROOTS_FILE, TRUST_FILE};
 use crate::handlers::{Desk, Failure, problem};
-use crate::snapshots::{find, on_host};
+use crate::snapshots::{on_host, unknown};
 use axum::Json;
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Query, State};
@@ -47,13 +47,15 @@ pub async fn handle(
 ) -> Result<Json<SnapshotDiff>, Failure> {
     let Query(DiffQuery { from, to }) =
         query.map_err(|rejection| problem(ErrorCode::BadRequest, rejection.body_text()))?;
-    let (first, second) = (find(&desk, &from).await?, find(&desk, &to).await?);
-    let host = desk.host.clone();
-    let (one, two) = on_host(move || Ok((host.inside(&from)?, host.inside(&to)?))).await?;
-    let side = |snapshot: &turnout_protocol::archive::Snapshot| snapshot.journal_size;
-    let from = Side { name: &first.name, journal_size: side(&first), inside: &one };
-    let to = Side { name: &second.name, journal_size: side(&second), inside: &two };
-    Ok(Json(diff(&from, &to)))
+    let (host, view) = (desk.host.clone(), desk.view());
+    let compared = on_host(move || {
+        let Some((first, one)) = catalog::snapshot(host.as_ref(), &view, &from)? else { return Ok(Err(from)) };
+        let Some((second, two)) = catalog::snapshot(host.as_ref(), &view, &to)? else { return Ok(Err(to)) };
+        let from = Side { name: &first.name, journal_size: first.journal_size, inside: &one };
+        let to = Side { name: &second.name, journal_size: second.journal_size, inside: &two };
+        Ok(Ok(diff(&from, &to)))
+    });
+    compared.await?.map(Json).map_err(|name| unknown(&name).into())
 }
 
 /// What changed from one snapshot to the other.

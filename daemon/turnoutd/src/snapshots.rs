@@ -11,7 +11,6 @@ use axum::extract::rejection::QueryRejection;
 use axum::extract::{Extension, Query, State};
 use axum::http::StatusCode;
 use std::path::Path;
-use turnout_engine::archive::is_snapshot_name;
 use turnout_engine::{ArchiveRecord, ArchiveWish, Event, Reason, Record};
 use turnout_host::HostError;
 use turnout_host::archive::{MountPlace, Unmount};
@@ -232,17 +231,16 @@ impl Desk {
 /// # Errors
 /// 404 when it is not.
 pub async fn find(desk: &Desk, name: &str) -> Result<Snapshot, Failure> {
-    let unknown = || {
-        let shown: String = name.chars().take(64).collect();
-        problem(ErrorCode::NotFound, format!("no snapshot is named `{}`", shown.escape_default()))
-            .hint("`turnoutctl audit snapshots` lists them")
-    };
-    if !is_snapshot_name(name) {
-        return Err(unknown().into());
-    }
     let (host, view, wanted) = (desk.host.clone(), desk.view(), name.to_owned());
     let found = on_host(move || catalog::snapshot(host.as_ref(), &view, &wanted)).await?;
-    found.ok_or_else(|| unknown().into())
+    found.map(|(snapshot, _)| snapshot).ok_or_else(|| unknown(name).into())
+}
+
+/// What is said of a snapshot that is not there.
+pub(crate) fn unknown(name: &str) -> Problem {
+    let shown: String = name.chars().take(64).collect();
+    problem(ErrorCode::NotFound, format!("no snapshot is named `{}`", shown.escape_default()))
+        .hint("`turnoutctl audit snapshots` lists them")
 }
 
 /// Text for the journal: short, and on one line.

@@ -1,7 +1,7 @@
 //! Snapshots and versions through the door: who may do what with them, what keeps them, and that each deletion is in the
 //! journal before it happens.
 
-use crate::door::{Door, check_problem};
+use crate::door::{Door, Reply, check_problem};
 use crate::stage::{bundle, stored};
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};
@@ -251,6 +251,23 @@ fn two_snapshots_are_compared() {
     assert!(found.body["journal_records"].as_i64().unwrap() > 10);
     check_problem(&door.get(&format!("/v1/audit/diff?from={first}&to=7-x")), 404, "not-found");
     check_problem(&door.get("/v1/audit/diff?from=x"), 400, "bad-request");
+}
+
+#[test]
+fn of_what_a_request_does_not_name_nothing_is_read() {
+    let door = Door::with(&["1"]);
+    let (first, _, last) = (door.take(""), door.take(""), door.take(""));
+    let opened_by = |act: &dyn Fn() -> Reply| {
+        let before = door.stage.host.trace().len();
+        let reply = act();
+        assert_eq!(reply.status, 200, "{reply:?}");
+        let calls = door.stage.host.trace().split_off(before);
+        calls.into_iter().filter(|call| call.method == "inside").map(|call| call.object).collect::<Vec<_>>()
+    };
+    let exported = opened_by(&|| door.get(&format!("/v1/audit/snapshots/{last}/digests")));
+    assert_eq!(exported, std::slice::from_ref(&last));
+    let compared = opened_by(&|| door.get(&format!("/v1/audit/diff?from={first}&to={last}")));
+    assert_eq!(compared, [first, last]);
 }
 
 #[test]
