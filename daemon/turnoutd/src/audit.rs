@@ -6,20 +6,49 @@ use axum::Json;
 use axum::extract::State;
 use std::error::Error;
 use std::sync::Arc;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use turnout_journal::{Holds, JournalError, NoteKey, origin, verify_each};
 use turnout_manifest::Sha256;
 use turnout_protocol::control::{AuditVerified, Doctor, SCHEMA};
 use turnout_protocol::error::{ErrorCode, Problem};
 use turnout_protocol::journal::Prunings;
 
+/// Most requests at one time that read the whole journal, or all that two snapshots tell.
+const LONG_READS_MAX: usize = 2;
+
+/// Places for requests that read much, which everybody at the control socket may ask for.
+#[derive(Debug, Clone)]
+pub struct LongReads(Arc<Semaphore>);
+
+impl Default for LongReads {
+    /// With every place free.
+    fn default() -> Self {
+        Self(Arc::new(Semaphore::new(LONG_READS_MAX)))
+    }
+}
+
+impl LongReads {
+    /// Takes a place. It goes along with the work itself, which outlives a caller that leaves.
+    ///
+    /// # Errors
+    /// 413 when none is free.
+    pub fn begin(&self) -> Result<OwnedSemaphorePermit, Problem> {
+        Arc::clone(&self.0).try_acquire_owned().map_err(|_| {
+            let message = format!("{LONG_READS_MAX} requests read the journal or snapshots already");
+            problem(ErrorCode::Limit, message).hint("try again once one of them is answered")
+        })
+    }
+}
+
 /// `POST /v1/audit/verify`: reads every record again.
 ///
 /// # Errors
-/// 422 naming the first damage.
+/// 422 naming the first damage, 413 while two other requests read as much.
 pub async fn verify(State(desk): State<Desk>) -> Result<Json<AuditVerified>, Failure> {
     let journal = desk.daemon.config.state.join(evidence::JOURNAL_DIR);
-    let notary = Arc::clone(&desk.notary);
+    let (notary, place) = (Arc::clone(&desk.notary), desk.long_reads.begin()?);
     let read = blocking(move || {
+        let _place = place;
         // A journal that came from another host was signed by that one's key: from here on it is this one's.
         match notary.sign() {
             Ok(_) | Err(JournalError::Io { .. }) => {}

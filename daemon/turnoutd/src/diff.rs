@@ -40,15 +40,16 @@ pub struct DiffQuery {
 /// `GET /v1/audit/diff`.
 ///
 /// # Errors
-/// 404 for an unknown snapshot, 500 when the store cannot be read.
+/// 404 for an unknown snapshot, 413 while two other requests read as much, 500 when the store cannot be read.
 pub async fn handle(
     State(desk): State<Desk>,
     query: Result<Query<DiffQuery>, QueryRejection>,
 ) -> Result<Json<SnapshotDiff>, Failure> {
     let Query(DiffQuery { from, to }) =
         query.map_err(|rejection| problem(ErrorCode::BadRequest, rejection.body_text()))?;
-    let (host, view) = (desk.host.clone(), desk.view());
+    let (host, view, place) = (desk.host.clone(), desk.view(), desk.long_reads.begin()?);
     let compared = on_host(move || {
+        let _place = place;
         let Some((first, one)) = catalog::snapshot(host.as_ref(), &view, &from)? else { return Ok(Err(from)) };
         let Some((second, two)) = catalog::snapshot(host.as_ref(), &view, &to)? else { return Ok(Err(to)) };
         let from = Side { name: &first.name, journal_size: first.journal_size, inside: &one };

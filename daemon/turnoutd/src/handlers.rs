@@ -1,6 +1,7 @@
 //! One small function per request: check the right, translate, ask the loop or read the view, answer.
 
 use crate::access::{Need, Peer};
+use crate::audit::LongReads;
 use crate::beginning::{self, Wanted};
 use crate::driver::{Denial, FULL, Input};
 use crate::intake::Intake;
@@ -54,6 +55,8 @@ pub struct Desk {
     pub host_key: Arc<PrivateKey>,
     /// Signs the journal's checkpoints.
     pub notary: Arc<Notary>,
+    /// How many may read much at one time.
+    pub long_reads: LongReads,
 }
 
 /// A problem on its way out.

@@ -1,6 +1,7 @@
 //! Puts the daemon together: folders, journal, host, loop, door; and takes it apart again at SIGTERM. Workers and
 //! routes stay when the daemon ends.
 
+use crate::audit::LongReads;
 use crate::audit_http::AuditHttp;
 use crate::config::{Config, USUAL_READER};
 use crate::driver::{Driver, Input, Parts};
@@ -169,8 +170,17 @@ pub fn run(config: Config) -> Result<(), ServeError> {
     });
     let readers = readers(&config);
     let daemon = Arc::new(Daemon { started_ms: now_ms(), degraded: OnceLock::new(), readers, config });
-    let desk =
-        Desk { driver: sender, views, daemon, intake, host, journal, host_key, notary: Arc::clone(&notary) };
+    let desk = Desk {
+        driver: sender,
+        views,
+        daemon,
+        intake,
+        host,
+        journal,
+        host_key,
+        notary: Arc::clone(&notary),
+        long_reads: LongReads::default(),
+    };
     let mut heart = notify::Heartbeat::from_environment();
     let looping = thread("driver", move || driver.run(|| heart.beat()))?;
     tell_key(&desk, known_key.as_deref());

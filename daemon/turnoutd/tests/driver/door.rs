@@ -19,6 +19,7 @@ use turnout_engine::{ArchiveRecord, Entry, Record};
 use turnout_journal::{Reader, first_record};
 use turnout_manifest::key::PrivateKey;
 use turnout_manifest::{Operator, Plan, canonical};
+use turnoutd::audit::LongReads;
 use turnoutd::driver::Input;
 use turnoutd::handlers::Desk;
 use turnoutd::notary::Notary;
@@ -109,6 +110,7 @@ impl Door {
             journal: running.journal,
             host_key,
             notary,
+            long_reads: LongReads::default(),
         };
         let driver = running.driver;
         let looping = std::thread::spawn(move || driver.run(|| {}));

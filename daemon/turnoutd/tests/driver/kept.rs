@@ -254,6 +254,25 @@ fn two_snapshots_are_compared() {
 }
 
 #[test]
+fn two_at_a_time_read_the_journal_or_compare_snapshots_and_a_third_is_told_to_come_again() {
+    let door = Door::with(&["1"]);
+    let name = door.take("");
+    let (verify, compare) = ("POST /v1/audit/verify", format!("GET /v1/audit/diff?from={name}&to={name}"));
+    let under_way = [door.desk.long_reads.begin().unwrap(), door.desk.long_reads.begin().unwrap()];
+    for request in [verify, &compare] {
+        let refused = door.json(request, "");
+        check_problem(&refused, 413, "limit");
+        assert!(refused.body["hint"].as_str().unwrap().contains("try again"), "{refused:?}");
+    }
+    let [one, _other] = under_way;
+    drop(one);
+    // Each gives its place back.
+    for request in [verify, &compare, verify, &compare] {
+        assert_eq!(door.json(request, "").status, 200);
+    }
+}
+
+#[test]
 fn of_what_a_request_does_not_name_nothing_is_read() {
     let door = Door::with(&["1"]);
     let (first, _, last) = (door.take(""), door.take(""), door.take(""));
