@@ -106,14 +106,15 @@ pub enum ArchiveRecord {
         /// Why, or by whom.
         why: String,
     },
-    /// A snapshot's content was given out.
+    /// A snapshot's content was given out, or the signed list of its files.
     SnapshotExported {
         /// Which.
         snapshot: String,
         /// To whom.
         by: String,
-        /// Digest of the signed list of its files.
-        list: Sha256,
+        /// Digest of the list, where it was that; absent for the content.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        list: Option<Sha256>,
     },
     /// A snapshot is about to be deleted.
     SnapshotDeleting {

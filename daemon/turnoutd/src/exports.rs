@@ -54,7 +54,7 @@ pub async fn digests(
     let signed = blocking(move || Envelope::sign(DIGESTS_TYPE, list, &key).and_then(|made| made.to_json()));
     let envelope = signed.await?.map_err(|error| failed(&error))?;
     let by = peer.to_string();
-    let exported = ArchiveRecord::SnapshotExported { snapshot: name, by, list: digest };
+    let exported = ArchiveRecord::SnapshotExported { snapshot: name, by, list: Some(digest) };
     desk.keep(peer.context, exported).await?;
     let envelope = String::from_utf8_lossy(&envelope).into_owned();
     Ok(Json(SignedDigests { schema: SCHEMA.to_owned(), envelope }))
@@ -70,10 +70,11 @@ fn listed(snapshot: Snapshot, files: Vec<turnout_manifest::manifest::FileEntry>)
     }
 }
 
-/// `GET /v1/audit/snapshots/{name}/stream`: `btrfs send`, as it comes. It is broken off when the sender fails.
+/// `GET /v1/audit/snapshots/{name}/stream`: `btrfs send`, as it comes. It is broken off when the sender fails. Who gets
+/// it is written down before the first byte.
 ///
 /// # Errors
-/// 403 for who is not root, 404 for an unknown snapshot, 422 without btrfs-progs.
+/// 403 for who is not root, 404 for an unknown snapshot, 422 without btrfs-progs, 503 when the journal cannot be written.
 pub async fn stream(
     State(desk): State<Desk>,
     Extension(peer): Extension<Peer>,
@@ -84,6 +85,8 @@ pub async fn stream(
     find(&desk, &name).await?;
     let (host, wanted) = (desk.host.clone(), name.clone());
     let sent = on_host(move || host.send(&wanted)).await?;
+    let exported = ArchiveRecord::SnapshotExported { snapshot: name, by: peer.to_string(), list: None };
+    desk.keep(peer.context, exported).await?;
     let (pieces, body) = Channel::<Bytes, io::Error>::new(PIECES_UNDER_WAY);
     let handle = Handle::current();
     tokio::task::spawn_blocking(move || pass_on(sent, pieces, &handle));

@@ -53,7 +53,10 @@ pub const KINDS: [Kind; 22] = [
         event: "snapshot-exported",
         id: "cefefa24d8a04624b3a40738510d06c1",
         priority: |_| NOTICE,
-        sentence: |body| format!("{} exported {}", word(body, "by"), word(body, "snapshot")),
+        sentence: |body| {
+            let what = if body["list"].is_null() { "" } else { "the list of files of " };
+            format!("{} exported {what}{}", word(body, "by"), word(body, "snapshot"))
+        },
     },
     Kind {
         event: "snapshot-deleting",
@@ -210,7 +213,8 @@ mod tests {
 5 | ann no longer holds 1-a | {"event":"hold-released","snapshot":"1-a","by":"ann"}
 5 | ann has 1-a mounted at /mnt | {"event":"mount-granted","snapshot":"1-a","at":"/mnt","by":"ann","until_ms":9}
 6 | 1-a is not mounted at /mnt: its time was over | {"event":"mount-ended","snapshot":"1-a","at":"/mnt","why":"its time was over"}
-5 | ann exported 1-a | {"event":"snapshot-exported","snapshot":"1-a","by":"ann","list":"DIGEST"}
+5 | ann exported 1-a | {"event":"snapshot-exported","snapshot":"1-a","by":"ann"}
+5 | ann exported the list of files of 1-a | {"event":"snapshot-exported","snapshot":"1-a","by":"ann","list":"DIGEST"}
 5 | ann deletes 1-a: old | {"event":"snapshot-deleting","snapshot":"1-a","by":"ann","why":"old"}
 6 | 1-a is deleted | {"event":"snapshot-deleted","snapshot":"1-a"}
 4 | 1-a could not be deleted: busy | {"event":"snapshot-kept","snapshot":"1-a","why":"busy"}

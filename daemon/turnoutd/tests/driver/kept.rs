@@ -11,6 +11,7 @@ use turnout_host::fake::{Fault, When};
 use turnout_manifest::Sha256;
 use turnout_manifest::envelope::Envelope;
 use turnout_manifest::key::PublicKey;
+use turnoutd::driver::Input;
 
 impl Door {
     /// A daemon with these versions in its store, the first one live.
@@ -34,6 +35,16 @@ impl Door {
         records
             .filter_map(|record| if let Record::Archive(record) = record { Some(record) } else { None })
             .collect()
+    }
+
+    /// Exports in the journal: of which snapshot, and the digest of the list, where it was that. Each says who asked.
+    fn exported(&self) -> Vec<(String, Option<Sha256>)> {
+        let exported = self.kept().into_iter().filter_map(|record| {
+            let ArchiveRecord::SnapshotExported { snapshot, by, list } = record else { return None };
+            assert!(by.starts_with("root (pid "), "{by}");
+            Some((snapshot, list))
+        });
+        exported.collect()
     }
 
     fn take(&self, note: &str) -> String {
@@ -230,12 +241,29 @@ fn an_export_comes_with_a_list_that_the_hosts_key_has_signed() {
         list["files"].as_array().unwrap().iter().map(|file| file["path"].as_str().unwrap()).collect();
     assert!(paths.contains(&"state.json") && paths.contains(&"trust.json") && paths.contains(&"config.toml"));
     let digest = Sha256::of(envelope.payload());
-    let given = |record: &ArchiveRecord| matches!(record, ArchiveRecord::SnapshotExported { list, .. } if *list == digest);
-    assert!(door.kept().iter().any(given));
-    assert_eq!(door.get(&format!("/v1/audit/snapshots/{name}/stream")).kind, "application/octet-stream");
+    assert_eq!(door.exported(), [(name.clone(), Some(digest))]);
     for path in ["/v1/audit/snapshots/00000009-x/stream", "/v1/audit/snapshots/..%2Fversions/digests"] {
         check_problem(&door.get(path), 404, "not-found");
     }
+}
+
+#[test]
+fn who_is_given_a_stream_is_in_the_journal_and_without_a_record_nothing_is_given() {
+    let door = Door::with(&["1"]);
+    let name = door.take("");
+    let stream = format!("/v1/audit/snapshots/{name}/stream");
+    let given = door.get(&stream);
+    assert_eq!((given.status, given.kind.as_str()), (200, "application/octet-stream"), "{given:?}");
+    assert_eq!(door.exported(), [(name.clone(), None)]);
+    assert_eq!(door.get(&format!("/v1/audit/snapshots/{name}/digests")).status, 200);
+    assert_eq!(door.exported().len(), 2, "one each");
+
+    door.stage.host.fail(When::Every("send"), Fault::Refused);
+    check_problem(&door.get(&stream), 500, "host-failure");
+    assert_eq!(door.exported().len(), 2, "what could not be sent was not given");
+    door.stage.host.heal();
+    door.desk.driver.send(Input::Stop).unwrap();
+    check_problem(&door.get(&stream), 409, "conflict");
 }
 
 #[test]
