@@ -27,6 +27,7 @@ pub mod peers;
 pub mod pointer;
 mod probes;
 pub mod programs;
+mod room;
 mod scrub;
 mod sending;
 mod snapshots;

@@ -4,6 +4,7 @@
 use crate::HostError;
 use crate::beneath::{Folder, Kind, walk};
 use crate::image::sync_directory;
+use crate::room::Room;
 use crate::snapshots;
 use crate::store::{
     CHECK_HOLDS, ENVELOPE_MAX, Evidence, Held, ImportOutcome, Incoming, SnapshotInfo, Store, StoredName,
@@ -39,10 +40,10 @@ impl Store for Volume {
         }
         let bytes = incoming.files.iter().map(|file| file.size).fold(0, u64::saturating_add);
         self.check_writable()?;
-        self.check_room(bytes)?;
+        let room = self.take_room(bytes)?;
         let target = self.versions_folder().join(incoming.name.to_string());
-        Staged::new(self, self.incoming_folder(&incoming.name))
-            .and_then(|staged| {
+        Staged::new(self, room, self.incoming_folder(&incoming.name))
+            .and_then(|mut staged| {
                 staged.fill(incoming, content)?;
                 expect_end(content)?;
                 staged.publish(&target)
@@ -147,15 +148,16 @@ fn refuse_surplus(tree: &OwnedFd, files: &[FileEntry]) -> Result<Folder, HostErr
 }
 
 /// A version on its way in. What is left of it is deleted when it is dropped, published or not.
-struct Staged {
+struct Staged<'a> {
     path: PathBuf,
     kind: StoreKind,
     /// The kernel can be made to hold files to their content.
     verity: bool,
+    room: Room<'a>,
 }
 
-impl Staged {
-    fn new(volume: &Volume, path: PathBuf) -> Result<Self, HostError> {
+impl<'a> Staged<'a> {
+    fn new(volume: &Volume, room: Room<'a>, path: PathBuf) -> Result<Self, HostError> {
         let kind = volume.kind();
         match kind {
             StoreKind::Btrfs => {
@@ -163,10 +165,10 @@ impl Staged {
             }
             StoreKind::Folder => make_folder(&path, 0o700)?,
         }
-        Ok(Self { path, kind, verity: volume.verity() })
+        Ok(Self { path, kind, verity: volume.verity(), room })
     }
 
-    fn fill(&self, incoming: &Incoming<'_>, content: &mut dyn Read) -> Result<(), HostError> {
+    fn fill(&mut self, incoming: &Incoming<'_>, content: &mut dyn Read) -> Result<(), HostError> {
         let root = self.path.join("files");
         make_folder(&root, 0o755)?;
         let folder = Folder::open(&root)?;
@@ -186,15 +188,16 @@ impl Staged {
     }
 
     fn write_file(
-        &self,
+        &mut self,
         folder: &Folder,
         entry: &FileEntry,
         content: &mut dyn Read,
     ) -> Result<(), HostError> {
         let file = folder.create(&entry.path)?;
-        let mut measuring = Measuring { file, measurer: self.verity.then(Measurer::default) };
+        let measurer = self.verity.then(Measurer::default);
+        let mut measuring = Measuring { file, measurer, room: &mut self.room };
         copy_checked(entry, content, &mut measuring)?;
-        let Measuring { file, measurer } = measuring;
+        let Measuring { file, measurer, .. } = measuring;
         let Some(measurer) = measurer else { return protect(&file, &entry.path) };
         // The kernel holds no file that somebody could still write to.
         drop(file);
@@ -233,7 +236,7 @@ impl Staged {
     }
 }
 
-impl Staged {
+impl Staged<'_> {
     /// Without subvolumes, one rename makes the version visible, whole and, once its folder is synced, durable.
     fn rename(&self, target: &Path) -> Result<ImportOutcome, HostError> {
         match renameat_with(CWD, &self.path, CWD, target, RenameFlags::NOREPLACE) {
@@ -246,7 +249,7 @@ impl Staged {
     }
 }
 
-impl Drop for Staged {
+impl Drop for Staged<'_> {
     fn drop(&mut self) {
         // What cannot be deleted now is deleted when the volume is opened again.
         let _ = match self.kind {
@@ -256,15 +259,17 @@ impl Drop for Staged {
     }
 }
 
-/// A file that is measured while it is written, where the kernel will be asked to hold it.
-struct Measuring {
+/// A file that is counted while it is written, and measured where the kernel will be asked to hold it.
+struct Measuring<'a, 'volume> {
     file: File,
     measurer: Option<Measurer>,
+    room: &'a mut Room<'volume>,
 }
 
-impl Write for Measuring {
+impl Write for Measuring<'_, '_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let count = self.file.write(bytes)?;
+        self.room.written(count);
         if let Some(measurer) = &mut self.measurer {
             measurer.update(&bytes[..count]);
         }

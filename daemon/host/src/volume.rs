@@ -4,10 +4,11 @@
 use crate::HostError;
 use crate::image::{self, Found};
 use crate::mounts::{detached_tree, is_btrfs, mounts_at};
+use crate::room::UnderWay;
 use crate::store::{Held, StoredName};
 use crate::verity;
 use btrfsutil::subvolume::{DeleteFlags, Subvolume};
-use rustix::fs::{StatVfs, StatVfsMountFlags, statvfs};
+use rustix::fs::{StatVfsMountFlags, statvfs};
 use rustix::mount::{UnmountFlags, unmount};
 use std::collections::BTreeMap;
 use std::fs::{self, Permissions};
@@ -18,13 +19,6 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
-
-/// Smallest part of the volume that imports leave free, bytes: snapshots and deletions need it.
-const RESERVE_MIN: u64 = 64 << 20;
-/// The same as a share of the volume: one part in this many.
-const RESERVE_SHARE: u64 = 10;
-/// The greatest: a store on a large disk of the host's own shares it with others.
-const RESERVE_MAX: u64 = 8 << 30;
 
 /// What a store is made of.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -67,6 +61,8 @@ pub struct Volume {
     /// The image's superblock was restored from a copy.
     was_torn: bool,
     staged: AtomicU64,
+    /// What imports have still to write.
+    under_way: Mutex<UnderWay>,
     /// The kernel can be made to hold its files to their content (fs-verity).
     verity: bool,
     /// Mounts through which versions were checked, each for the next worker of its version.
@@ -106,6 +102,7 @@ impl Volume {
             image: mounted.map(|_| image),
             was_torn: mounted == Some(Found::Torn),
             staged: AtomicU64::new(0),
+            under_way: Mutex::default(),
             verity: false,
             checked: Mutex::default(),
             references: Mutex::new(()),
@@ -185,6 +182,10 @@ impl Volume {
         self.references.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    pub(crate) fn under_way(&self) -> MutexGuard<'_, UnderWay> {
+        self.under_way.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     pub(crate) fn audit_folder(&self) -> PathBuf {
         self.root.join("audit")
     }
@@ -211,49 +212,14 @@ impl Volume {
         }
     }
 
-    /// Refuses what would eat into the reserve.
-    pub(crate) fn check_room(&self, bytes: u64) -> Result<(), HostError> {
-        let (free_bytes, needed_bytes) = self.room(bytes)?;
-        if free_bytes < needed_bytes {
-            return Err(HostError::NoSpace { free_bytes, needed_bytes });
-        }
-        Ok(())
-    }
-
     /// Refuses to begin what a store that takes no writes cannot end.
     pub(crate) fn check_writable(&self) -> Result<(), HostError> {
         if self.is_read_only()? { Err(HostError::ReadOnlyStore) } else { Ok(()) }
     }
 
-    fn is_read_only(&self) -> Result<bool, HostError> {
+    pub(crate) fn is_read_only(&self) -> Result<bool, HostError> {
         let state = statvfs(&self.root).map_err(HostError::os("statvfs", self.root.display()))?;
         Ok(state.f_flag.contains(StatVfsMountFlags::RDONLY))
-    }
-
-    /// A full disk, met half-way, is told like one that was full from the start; so is one that failed.
-    pub(crate) fn explain_full(&self, bytes: u64, error: HostError) -> HostError {
-        let full = |code| code == libc::ENOSPC || code == libc::EDQUOT;
-        if self.is_read_only().unwrap_or(false) {
-            return HostError::ReadOnlyStore;
-        }
-        match &error {
-            HostError::Os { source, .. } if source.raw_os_error().is_some_and(full) => match self.room(bytes)
-            {
-                Ok((free_bytes, needed_bytes)) => HostError::NoSpace { free_bytes, needed_bytes },
-                Err(_) => error,
-            },
-            _ => error,
-        }
-    }
-
-    fn room(&self, bytes: u64) -> Result<(u64, u64), HostError> {
-        let room = statvfs(&self.root).map_err(HostError::os("statvfs", self.root.display()))?;
-        Ok((room.f_bavail * room.f_frsize, bytes.saturating_add(self.reserve(&room))))
-    }
-
-    /// What imports leave free.
-    pub(crate) fn reserve(&self, room: &StatVfs) -> u64 {
-        (room.f_blocks * room.f_frsize / RESERVE_SHARE).clamp(RESERVE_MIN, RESERVE_MAX)
     }
 
     fn make_folders(&self) -> Result<(), HostError> {

@@ -6,6 +6,7 @@ mod archive;
 mod folder;
 mod held;
 mod place;
+mod room;
 mod sample;
 
 use btrfsutil::subvolume::Subvolume;
