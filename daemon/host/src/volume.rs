@@ -35,7 +35,8 @@ pub enum StoreKind {
 pub struct VolumeConfig {
     /// What it is made of.
     pub kind: StoreKind,
-    /// Its folder: a mount point, or a subvolume where the folder above already is Btrfs.
+    /// Its folder: a mount point, or a subvolume where the folder above already is Btrfs. A Btrfs that the host's
+    /// administrator mounted there is taken as it is.
     pub root: PathBuf,
     /// The image that is mounted there otherwise.
     pub image: PathBuf,
@@ -118,7 +119,7 @@ impl Volume {
         Ok(volume)
     }
 
-    /// Unmounts the volume, which frees its loop device; a subvolume of the host's own Btrfs stays.
+    /// Unmounts the volume, which frees its loop device; what is of the host's own Btrfs stays as it is.
     ///
     /// # Errors
     /// `EBUSY` while something in it is open or mounted elsewhere.
@@ -297,8 +298,10 @@ pub(crate) fn set_mode(path: &Path, mode: u32) -> Result<(), HostError> {
 
 /// Makes `root` a folder on Btrfs. Says how the image was found, where it is a mount of ours.
 fn prepare(root: &Path, image: &Path, image_bytes: Option<u64>) -> Result<Option<Found>, HostError> {
-    if taken_over(root)? {
-        return Ok(Some(Found::Whole));
+    match taken_over(root, image)? {
+        Mounted::Image => return Ok(Some(Found::Whole)),
+        Mounted::Other => return Ok(None),
+        Mounted::Nothing => {}
     }
     let above = root.parent().unwrap_or(Path::new("/"));
     let have_image = image.exists();
@@ -333,13 +336,25 @@ fn prepare_folder(root: &Path, image: &Path) -> Result<(), HostError> {
     make_folder(root, 0o755)
 }
 
-/// Whether a usable Btrfs is mounted at `root` already. A mount whose image was deleted is taken away.
-fn taken_over(root: &Path) -> Result<bool, HostError> {
+/// What is mounted at the store's place before anything is done there.
+enum Mounted {
+    Nothing,
+    /// The store's image.
+    Image,
+    /// Another Btrfs, which the host's administrator has put there: it is used, and otherwise left alone.
+    Other,
+}
+
+/// Which usable Btrfs is mounted at `root` already. A mount whose image was deleted is taken away.
+fn taken_over(root: &Path, image: &Path) -> Result<Mounted, HostError> {
+    // The kernel writes this behind the last name of a file that has none any more.
+    let mut deleted = image.as_os_str().to_owned();
+    deleted.push(" (deleted)");
     loop {
         let mounts = mounts_at(root)?;
         let Some(top) = mounts.iter().find(|mount| !mounts.iter().any(|other| other.parent == mount.id))
         else {
-            return Ok(false);
+            return Ok(Mounted::Nothing);
         };
         if top.kind != "btrfs" {
             return Err(HostError::Unsupported {
@@ -347,9 +362,10 @@ fn taken_over(root: &Path) -> Result<bool, HostError> {
                 remedy: "unmount it, or configure another place for the store",
             });
         }
-        let deleted = image::backing_file(&top.source).is_some_and(|file| file.ends_with(" (deleted)"));
-        if !deleted {
-            return Ok(true);
+        match image::backing_file(&top.source) {
+            Some(file) if Path::new(&file) == image => return Ok(Mounted::Image),
+            Some(file) if Path::new(&file) == Path::new(&deleted) => {}
+            _ => return Ok(Mounted::Other),
         }
         unmount(root, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW)
             .map_err(HostError::os("umount", root.display()))?;

@@ -5,6 +5,7 @@
 mod archive;
 mod folder;
 mod held;
+mod native;
 mod place;
 mod room;
 mod sample;
