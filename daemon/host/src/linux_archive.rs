@@ -12,11 +12,12 @@ use crate::sending;
 use crate::snapshots::checked_name;
 use crate::store::{ENVELOPE_MAX, StoredName};
 use crate::volume::{StoreKind, Volume, delete_subvolume, remove_folder};
-use rustix::fs::{CWD, Mode, OFlags, StatVfsMountFlags, openat, statvfs};
+use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, StatVfsMountFlags, openat2, statvfs};
+use rustix::io::Errno;
 use rustix::mount::{MoveMountFlags, UnmountFlags, move_mount, unmount};
 use std::fs::{self, File, Metadata};
 use std::io::{self, Read};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 use turnout_manifest::Sha256;
@@ -229,23 +230,46 @@ pub(crate) fn digest_list(root: &Path) -> Result<Vec<FileEntry>, HostError> {
 }
 
 fn attach(tree: BorrowedFd<'_>, at: &Path) -> Result<(), HostError> {
-    // Mount tables name real paths, and so does the journal.
-    if fs::canonicalize(at).map_err(HostError::os("realpath", at.display()))? != at {
-        return Err(HostError::Unsupported {
-            what: format!("`{}` is not a real path", at.display()),
-            remedy: "give the path that `realpath` prints",
-        });
-    }
+    let point = mount_point(at)?;
     if !mounts_at(at)?.is_empty() {
         return Err(HostError::InUse {
             what: at.display().to_string(),
             places: vec!["a mount is there already".to_owned()],
         });
     }
-    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let point = openat(CWD, at, flags, Mode::empty()).map_err(HostError::os("open", at.display()))?;
     let onto = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
     move_mount(tree, "", &point, "", onto).map_err(HostError::os("move_mount", at.display()))
+}
+
+/// The folder that the caller named, or nothing.
+fn mount_point(at: &Path) -> Result<OwnedFd, HostError> {
+    let refused = |call, error: io::Error| match Errno::from_io_error(&error) {
+        Some(Errno::LOOP) => not_real(at),
+        Some(Errno::ACCESS) => HostError::Unsupported {
+            what: format!("the daemon may not enter a folder above `{}`", at.display()),
+            remedy: "choose a place whose folders everybody may enter, below `/mnt` or `/var/tmp` for instance",
+        },
+        _ => HostError::os(call, at.display())(error),
+    };
+    // Mount tables name real paths, and so does the journal.
+    if fs::canonicalize(at).map_err(|error| refused("realpath", error))? != at {
+        return Err(not_real(at));
+    }
+    open_real(at).map_err(|error| refused("openat2", error.into()))
+}
+
+/// Opens a folder whose path has no link in it, at this moment and whoever owns the folders above it.
+fn open_real(folder: &Path) -> rustix::io::Result<OwnedFd> {
+    let no_links = ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    openat2(CWD, folder, flags, Mode::empty(), no_links)
+}
+
+fn not_real(at: &Path) -> HostError {
+    HostError::Unsupported {
+        what: format!("`{}` is not a real path", at.display()),
+        remedy: "give the path that `realpath` prints",
+    }
 }
 
 fn take_away(wanted: &Path, at: &Path, how: Unmount) -> Result<bool, HostError> {
@@ -258,13 +282,18 @@ fn take_away(wanted: &Path, at: &Path, how: Unmount) -> Result<bool, HostError> 
         Unmount::WhenIdle => UnmountFlags::NOFOLLOW,
         Unmount::AtOnce => UnmountFlags::NOFOLLOW | UnmountFlags::DETACH,
     };
-    match unmount(at, flags) {
+    // A link above it could lead to another mount of that name. The folder itself, held open, would be busy.
+    let failed = || HostError::os("umount2", at.display());
+    let (Some(above), Some(name)) = (at.parent(), at.file_name()) else { return Ok(false) };
+    let above = open_real(above).map_err(failed())?;
+    let beneath = PathBuf::from(format!("/proc/thread-self/fd/{}", above.as_raw_fd())).join(name);
+    match unmount(&beneath, flags) {
         Ok(()) => Ok(true),
-        Err(rustix::io::Errno::BUSY) => Err(HostError::InUse {
+        Err(Errno::BUSY) => Err(HostError::InUse {
             what: at.display().to_string(),
             places: vec!["something in it is open".to_owned()],
         }),
-        Err(error) => Err(HostError::os("umount2", at.display())(error)),
+        Err(error) => Err(failed()(error)),
     }
 }
 

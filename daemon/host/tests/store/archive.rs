@@ -5,22 +5,27 @@ use crate::place::{Place, close};
 use crate::sample::Sample;
 use crate::{IMAGE_BYTES, content, names, with_volume};
 use btrfsutil::subvolume::Subvolume;
+use rustix::fs::{CWD, RenameFlags, renameat_with};
+use rustix::thread::{CapabilitySet, capabilities, set_capabilities};
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{ErrorKind, Read, Write};
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 use turnout_host::HostError;
 use turnout_host::archive::{Archive, MountPlace, Reference, Unmount};
-use turnout_host::mounts::in_private_namespace;
+use turnout_host::mounts::{in_private_namespace, mount_table};
 use turnout_host::store::{Evidence, ImportOutcome, Store};
 use turnout_host::volume::{Volume, VolumeConfig};
 use turnout_manifest::Sha256;
 
 const FIRST: &str = "00000001-20261122T135501Z";
 const SECOND: &str = "00000002-20261122T135502Z";
+/// How often a race is run: far more often than it took to lose it while it could be lost.
+const SWAPS: usize = 200;
 
 /// A volume with one version and a snapshot that shows it.
 fn kept(place: &Place, volume: &Volume, name: &str) -> (Sample, PathBuf) {
@@ -173,9 +178,15 @@ fn a_mount_point_must_be_a_real_empty_place_of_this_host() {
         let link = place.path("link");
         std::os::unix::fs::symlink(&real.at, &link).unwrap();
         fs::create_dir(real.at.join("inner")).unwrap();
-        for (at, pid) in [(link.join("inner"), here()), (link, here()), (place.path("nowhere"), here())] {
-            let refused = volume.mount_snapshot(FIRST, &MountPlace { at, pid });
-            assert!(refused.is_err(), "{refused:?}");
+        for at in [link.join("inner"), link, real.at.join("inner/.."), place.path("nowhere")] {
+            let is_there = at.exists();
+            let refused = volume.mount_snapshot(FIRST, &MountPlace { at, pid: here() });
+            let told = refused.unwrap_err().to_string();
+            assert_eq!(
+                told.contains("is not a real path: give the path that `realpath` prints"),
+                is_there,
+                "{told}"
+            );
         }
         // A process that would not see it.
         let mut elsewhere =
@@ -190,6 +201,84 @@ fn a_mount_point_must_be_a_real_empty_place_of_this_host() {
         elsewhere.wait().unwrap();
         assert!(matches!(refused, Err(HostError::Unsupported { .. })), "{refused:?}");
         assert_eq!(volume.references().unwrap(), []);
+    });
+}
+
+/// Where the mount table of this thread shows the snapshot.
+fn shown_at(path: &Path) -> Vec<PathBuf> {
+    let root = Path::new("/audit").join(path.file_name().unwrap());
+    let mounts = mount_table().unwrap().into_iter();
+    mounts.filter(|mount| mount.root == root).map(|mount| mount.point).collect()
+}
+
+/// Exchanges a folder and a link of its owner's as fast as it can while something else is done.
+fn while_swapped<T: Send>((folder, link): (&Path, &Path), act: impl FnOnce() -> T + Send) -> T {
+    let over = AtomicBool::new(false);
+    let swap = || renameat_with(CWD, folder, CWD, link, RenameFlags::EXCHANGE).unwrap();
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !over.load(Ordering::Relaxed) {
+                swap();
+                swap();
+            }
+        });
+        let done = act();
+        over.store(true, Ordering::Relaxed);
+        done
+    })
+}
+
+#[test]
+fn a_folder_that_its_owner_swaps_for_a_link_leads_nowhere_else() {
+    with_volume(|place, volume| {
+        let (_, path) = kept(place, &volume, FIRST);
+        let (theirs, other) = (place.path("theirs"), place.path("other"));
+        fs::create_dir(&theirs).unwrap();
+        fs::create_dir(&other).unwrap();
+        let (at, elsewhere) = (place_at(theirs.join("mnt")), place_at(other.join("mnt")));
+        let link = place.path("link");
+        std::os::unix::fs::symlink(&other, &link).unwrap();
+        for _ in 0..SWAPS {
+            let mounted = while_swapped((&theirs, &link), || volume.mount_snapshot(FIRST, &at));
+            let expected = if mounted.is_ok() { vec![at.at.clone()] } else { vec![] };
+            assert_eq!(shown_at(&path), expected, "{mounted:?}");
+            volume.unmount_snapshot(FIRST, &at.at, Unmount::AtOnce).unwrap();
+        }
+        volume.mount_snapshot(FIRST, &elsewhere).unwrap();
+        for _ in 0..SWAPS {
+            if shown_at(&path).len() == 1 {
+                volume.mount_snapshot(FIRST, &at).unwrap();
+            }
+            let _ =
+                while_swapped((&theirs, &link), || volume.unmount_snapshot(FIRST, &at.at, Unmount::AtOnce));
+            assert!(
+                shown_at(&path).contains(&elsewhere.at),
+                "another mount than the named one was taken away"
+            );
+        }
+    });
+}
+
+#[test]
+fn a_folder_that_the_daemon_cannot_reach_is_refused_with_a_place_that_it_can() {
+    with_volume(|place, volume| {
+        kept(place, &volume, FIRST);
+        let closed = place.path("closed");
+        fs::create_dir(&closed).unwrap();
+        let at = place_at(closed.join("mnt"));
+        chown(&closed, Some(65534), Some(65534)).unwrap();
+        fs::set_permissions(&closed, fs::Permissions::from_mode(0o700)).unwrap();
+        // The packaged daemon passes nobody's closed folders. Capabilities are this thread's own.
+        let before = capabilities(None).unwrap();
+        let mut fewer = before;
+        fewer.effective -= CapabilitySet::DAC_OVERRIDE | CapabilitySet::DAC_READ_SEARCH;
+        set_capabilities(None, fewer).unwrap();
+        let refused = volume.mount_snapshot(FIRST, &at);
+        set_capabilities(None, before).unwrap();
+        let told = refused.as_ref().unwrap_err().to_string();
+        assert!(matches!(refused, Err(HostError::Unsupported { .. })), "{told}");
+        assert!(told.contains(&at.at.display().to_string()) && told.contains("`/var/tmp`"), "{told}");
+        volume.mount_snapshot(FIRST, &at).unwrap();
     });
 }
 
