@@ -469,7 +469,7 @@ fn measured(world: &World, id: ReleaseId, window: &Window) -> Vec<Record> {
                 format!("met in {} of the last {} windows", plan.windows.consecutive, plan.windows.look_back);
             records.push(Record::Done { release: id, at: position(release), step, detail });
         }
-        Decision::Wait if !waits => records.extend(out_of_patience(release, &verdicts)),
+        Decision::Wait if !waits => records.extend(out_of_patience(release, verdicts.last())),
         Decision::Advance | Decision::Wait => {}
     }
     records
@@ -485,13 +485,13 @@ fn first_missed(release: &Release, newest: &Window, verdicts: &[Verdict]) -> u64
     earlier.map_or(newest.at_ms, |judged| judged.window.at_ms)
 }
 
-fn out_of_patience(release: &Release, verdicts: &[Verdict]) -> Option<Record> {
+fn out_of_patience(release: &Release, newest: Option<&Verdict>) -> Option<Record> {
     let plan = release.plan();
-    let waited = plan.window_ms.saturating_mul(verdicts.len() as u64);
+    let waited = plan.window_ms.saturating_mul(release.windows_judged() + 1);
     if waited < plan.patience_ms {
         return None;
     }
-    let last = match verdicts.last() {
+    let last = match newest {
         Some(Verdict::Missed(why) | Verdict::Insufficient(why)) => why.as_str(),
         _ => "verdicts disagree",
     };

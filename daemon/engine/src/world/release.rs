@@ -8,6 +8,8 @@ use turnout_manifest::{Generation, Percent, Plan};
 
 /// Windows of one release kept in memory, the newest.
 const WINDOWS_KEPT: usize = 1024;
+/// Undo steps of one release kept in memory, the newest: the undo of one that is stuck can be tried again without end.
+const UNDONE_KEPT: usize = 512;
 
 /// Where a release stands.
 ///
@@ -80,11 +82,15 @@ pub struct Release {
     pub touched: Vec<Step>,
     /// Share of the new version in force.
     pub asked: Percent,
-    /// Verdicts of the present observation, oldest first.
+    /// Verdicts of the present observation, oldest first: those that the plan looks back on. A base of an earlier version
+    /// has all of them, until the next window.
     pub verdicts: Vec<Verdict>,
+    /// Number of verdicts of the present observation before these.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub verdicts_before: u64,
     /// Windows of the whole release, oldest first, the newest thousand.
     pub windows: Vec<Judged>,
-    /// Every step that was begun.
+    /// Every step that was begun; of undo steps the newest five hundred.
     pub log: Vec<Logged>,
     /// When it was created, milliseconds since the epoch.
     pub begun_ms: u64,
@@ -112,6 +118,7 @@ impl Release {
             touched: Vec::new(),
             asked: Percent::NONE,
             verdicts: Vec::new(),
+            verdicts_before: 0,
             windows: Vec::new(),
             log: Vec::new(),
             begun_ms: at_ms,
@@ -165,7 +172,7 @@ impl Release {
                 self.finish(Err(why.clone()), at_ms);
             }
             Record::Observed { window, verdict, .. } => {
-                self.verdicts.push(verdict.clone());
+                self.note_verdict(verdict);
                 self.windows.push(Judged { window: (**window).clone(), verdict: verdict.clone() });
                 if self.windows.len() > WINDOWS_KEPT {
                     self.windows.remove(0);
@@ -174,7 +181,7 @@ impl Release {
             Record::Held { why, .. } => self.held = Some(why.clone()),
             Record::Resumed { .. } => {
                 self.held = None;
-                self.verdicts.clear();
+                self.forget_verdicts();
             }
             Record::Interrupted { cause, .. } => {
                 self.interrupted.get_or_insert_with(|| cause.clone());
@@ -186,11 +193,30 @@ impl Release {
     fn begin(&mut self, step: Step, at_ms: u64) {
         let undo = self.progress == Progress::Backward;
         self.open = true;
-        self.verdicts.clear();
+        self.forget_verdicts();
         if self.progress == Progress::Forward {
             self.touched.push(step);
         }
         self.log.push(Logged { step, undo, begun_ms: at_ms, ended_ms: None, outcome: None });
+        let undone = self.log.iter().filter(|logged| logged.undo).count();
+        if undone > UNDONE_KEPT
+            && let Some(oldest) = self.log.iter().position(|logged| logged.undo)
+        {
+            self.log.remove(oldest);
+        }
+    }
+
+    /// What no decision looks at any more is counted and let go: an observation may last for weeks.
+    fn note_verdict(&mut self, verdict: &Verdict) {
+        self.verdicts.push(verdict.clone());
+        let surplus = self.verdicts.len().saturating_sub(self.plan().windows.look_back as usize);
+        self.verdicts.drain(..surplus);
+        self.verdicts_before += surplus as u64;
+    }
+
+    fn forget_verdicts(&mut self) {
+        self.verdicts.clear();
+        self.verdicts_before = 0;
     }
 
     fn finish(&mut self, outcome: Result<String, String>, at_ms: u64) {
@@ -202,8 +228,17 @@ impl Release {
         }
     }
 
+    /// Number of windows of the present observation that were judged.
+    pub fn windows_judged(&self) -> u64 {
+        self.verdicts_before + self.verdicts.len() as u64
+    }
+
     /// The plan in force.
     pub fn plan(&self) -> &Plan {
         &self.planned.plan
     }
+}
+
+fn is_zero(count: &u64) -> bool {
+    *count == 0
 }
