@@ -11,6 +11,8 @@ use std::path::{Path, PathBuf};
 
 const ARCHITECTURE: &str = "x86_64";
 const SCRIPTS: [&str; 3] = ["post", "preun", "postun"];
+/// Folders that are ours alone, by their names: those, and what lies below them.
+const OWN_FOLDERS: [&str; 2] = ["turnout", "turnoutd.service.d"];
 /// Makes two builds the same, and leaves the files as they were staged.
 const MACROS: &str = "\
 %global debug_package %{nil}
@@ -111,7 +113,8 @@ fn contents(list: &List, tree: &Path) -> Result<Vec<String>> {
             () => "",
         };
         lines.push(format!("{kind}{name}"));
-        if above.iter().any(|part| part == "turnout") && !folders.contains(&above) {
+        let is_ours = above.iter().any(|part| OWN_FOLDERS.iter().any(|own| part == *own));
+        if is_ours && !folders.contains(&above) {
             folders.push(above);
         }
     }
