@@ -162,6 +162,9 @@ mod tests {
         assert_eq!(still_there(folder.path(), vec!["gone".into()]).unwrap(), []);
         fs::create_dir(folder.path().join("plain")).unwrap();
         let refused = still_there(folder.path(), vec!["gone".into(), "plain".into()]);
-        assert!(matches!(&refused, Err(HostError::Os { object, .. }) if object.ends_with("plain")), "{refused:?}");
+        assert!(
+            matches!(&refused, Err(HostError::Os { object, .. }) if object.ends_with("plain")),
+            "{refused:?}"
+        );
     }
 }

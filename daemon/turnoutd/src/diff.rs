@@ -50,7 +50,9 @@ pub async fn handle(
     let (host, view, place) = (desk.host.clone(), desk.view(), desk.long_reads.begin()?);
     let compared = on_host(move || {
         let _place = place;
-        let Some((first, one)) = catalog::snapshot(host.as_ref(), &view, &from)? else { return Ok(Err(from)) };
+        let Some((first, one)) = catalog::snapshot(host.as_ref(), &view, &from)? else {
+            return Ok(Err(from));
+        };
         let Some((second, two)) = catalog::snapshot(host.as_ref(), &view, &to)? else { return Ok(Err(to)) };
         let from = Side { name: &first.name, journal_size: first.journal_size, inside: &one };
         let to = Side { name: &second.name, journal_size: second.journal_size, inside: &two };

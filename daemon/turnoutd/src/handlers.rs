@@ -3,6 +3,7 @@
 use crate::access::{Need, Peer};
 use crate::audit::LongReads;
 use crate::beginning::{self, Wanted};
+use crate::denials::{Denials, RECORDED_MAX};
 use crate::driver::{Denial, FULL, Input};
 use crate::intake::Intake;
 use crate::notary::Notary;
@@ -16,8 +17,9 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use serde::de::DeserializeOwned;
-use std::sync::Arc;
 use std::sync::mpsc::Sender;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 use tokio::sync::{oneshot, watch};
 use turnout_engine::advance::Wish;
 use turnout_engine::{Entry, Event, Record, Refusal};
@@ -57,6 +59,8 @@ pub struct Desk {
     pub notary: Arc<Notary>,
     /// How many may read much at one time.
     pub long_reads: LongReads,
+    /// Whose denials are recorded.
+    pub denials: Arc<Mutex<Denials>>,
 }
 
 /// A problem on its way out.
@@ -91,7 +95,7 @@ impl Desk {
         self.views.borrow().clone()
     }
 
-    /// Lets the peer pass, or journals the denial.
+    /// Lets the peer pass, or journals the denial as far as [`Denials`] lets it.
     ///
     /// # Errors
     /// 403 when this peer may not do this.
@@ -107,7 +111,17 @@ impl Desk {
             }
         };
         let denied = problem(ErrorCode::Denied, format!("{peer} may not {what}")).hint(hint);
-        Err(self.refuse(peer, what, denied).await)
+        let noted =
+            self.denials.lock().unwrap_or_else(PoisonError::into_inner).note(peer.uid, Instant::now());
+        if noted.left_out > 0 {
+            let why = format!(
+                "{} denials were not recorded: only the first {RECORDED_MAX} of a user's minute are",
+                noted.left_out
+            );
+            let (by, what) = (format!("uid {}", peer.uid), "ask again and again".to_owned());
+            let _ = self.note(peer.context, Record::Refused { by, what, why: vec![why] }).await;
+        }
+        Err(if noted.recorded { self.refuse(peer, what, denied).await } else { Failure(denied) })
     }
 
     /// Journals a refusal in short and gives it back. A journal that cannot be written does not hide the refusal.

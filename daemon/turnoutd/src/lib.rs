@@ -12,6 +12,7 @@ pub mod bundle;
 pub mod catalog;
 pub mod checkpoints;
 pub mod config;
+pub mod denials;
 pub mod diff;
 pub mod driver;
 pub mod evidence;

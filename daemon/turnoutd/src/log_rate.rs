@@ -1,5 +1,5 @@
 //! How much of the log is let through: whoever may ask can be refused as often as they like, and each refusal is a line.
-//! Nothing is lost by it that counts: what was refused is in the journal.
+//! Nothing is lost by it that counts: what was refused is in the journal, or how much of it was.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};

@@ -170,17 +170,9 @@ pub fn run(config: Config) -> Result<(), ServeError> {
     });
     let readers = readers(&config);
     let daemon = Arc::new(Daemon { started_ms: now_ms(), degraded: OnceLock::new(), readers, config });
-    let desk = Desk {
-        driver: sender,
-        views,
-        daemon,
-        intake,
-        host,
-        journal,
-        host_key,
-        notary: Arc::clone(&notary),
-        long_reads: LongReads::default(),
-    };
+    let (signer, denials, long_reads) = (Arc::clone(&notary), Arc::default(), LongReads::default());
+    let desk =
+        Desk { driver: sender, views, daemon, intake, host, journal, host_key, notary, denials, long_reads };
     let mut heart = notify::Heartbeat::from_environment();
     let looping = thread("driver", move || driver.run(|| heart.beat()))?;
     tell_key(&desk, known_key.as_deref());
@@ -189,7 +181,7 @@ pub fn run(config: Config) -> Result<(), ServeError> {
     serve((socket, view), desk)?;
     // The loop has written everything that it decided; steps under way are found open at the next start.
     looping.join().unwrap_or_else(|_| tracing::error!("the loop ended with a panic"));
-    notary.stop();
+    signer.stop();
     signing.join().unwrap_or_else(|_| tracing::error!("the notary ended with a panic"));
     telemetry::finish();
     Ok(())

@@ -163,7 +163,8 @@ fn what_is_not_there_any_more_in_a_snapshot_ends_no_reading_and_its_versions_sta
         let (sample, path) = kept(place, &volume, FIRST);
         Subvolume::get(path.as_path()).unwrap().set_ro(false).unwrap();
         std::os::unix::fs::symlink("nowhere", path.join("journal/0001.seg")).unwrap();
-        fs::remove_file(path.join("versions").join(sample.name.to_string()).join("manifest.dsse.json")).unwrap();
+        fs::remove_file(path.join("versions").join(sample.name.to_string()).join("manifest.dsse.json"))
+            .unwrap();
         let inside = volume.inside(FIRST).unwrap();
         assert_eq!(inside.journal.keys().collect::<Vec<_>>(), ["0000.seg"]);
         assert_eq!(inside.versions, BTreeMap::from([(sample.name, Vec::new())]));

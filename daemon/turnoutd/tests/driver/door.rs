@@ -30,6 +30,8 @@ use turnoutd::{api, keeping, now_ms};
 const NOBODY: u32 = 65_534;
 /// Somebody who may only read, as the daemon of these tests is configured.
 const READER: u32 = 65_533;
+/// A key that nobody but root may add.
+const TRUST: &str = r#"{"public_key":"","issuer":"x","models":[]}"#;
 /// How long a release may take to end.
 pub const DEADLINE: Duration = Duration::from_secs(10);
 
@@ -111,6 +113,7 @@ impl Door {
             host_key,
             notary,
             long_reads: LongReads::default(),
+            denials: Arc::default(),
         };
         let driver = running.driver;
         let looping = std::thread::spawn(move || driver.run(|| {}));
@@ -369,6 +372,40 @@ fn a_reader_reads_and_changes_nothing() {
 }
 
 #[test]
+fn a_flood_of_denials_is_answered_as_ever_and_recorded_in_part() {
+    let door = Door::open();
+    let denied = || parse(&door.said_to(READER, ("POST", "/v1/models/digits/rollback"), "{}"));
+    let recorded = |door: &Door| -> Vec<(String, String)> {
+        let refused = |record| match record {
+            Record::Refused { by, why, .. } => Some((by, why.join("; "))),
+            _ => None,
+        };
+        door.journaled().into_iter().filter_map(refused).collect()
+    };
+    let first = denied();
+    check_problem(&first, 403, "denied");
+    (0..18).for_each(|_| check_problem(&denied(), 403, "denied"));
+    // A minute ago there were more than were recorded.
+    let ago = Instant::now().checked_sub(Duration::from_secs(61)).unwrap();
+    for _ in 0..25 {
+        door.desk.denials.lock().unwrap().note(NOBODY, ago);
+    }
+    for _ in 0..6 {
+        let last = denied();
+        check_problem(&last, 403, "denied");
+        let text = |reply: &Reply| reply.body.to_string().split("(pid").next().map(str::to_owned);
+        assert_eq!(text(&last), text(&first), "the answer does not tell what is recorded");
+    }
+    assert_eq!(recorded(&door).len(), 20, "of the reader");
+    check_problem(&door.json_as_nobody("POST", "/v1/trust", TRUST), 403, "denied");
+    let others = recorded(&door).split_off(20);
+    let told = "5 denials were not recorded: only the first 20 of a user's minute are";
+    assert_eq!(others.len(), 2, "{others:?}");
+    assert_eq!(others[0], ("uid 65534".to_owned(), told.to_owned()));
+    assert!(others[1].1.contains("may not add a trusted key"), "{others:?}");
+}
+
+#[test]
 fn what_nobody_understands_is_answered_with_a_problem() {
     let door = Door::open();
     let large = format!("{{\"version\":\"{}\"}}", "x".repeat(2 * 1024 * 1024));
@@ -446,7 +483,7 @@ fn a_request_and_all_that_follows_from_it_have_one_audit_context() {
 #[test]
 fn a_refusal_is_recorded_under_the_context_that_its_answer_names() {
     let door = Door::open();
-    let denied = door.json_as_nobody("POST", "/v1/trust", r#"{"public_key":"","issuer":"x","models":[]}"#);
+    let denied = door.json_as_nobody("POST", "/v1/trust", TRUST);
     check_problem(&denied, 403, "denied");
     let refused = door.entries().pop().unwrap();
     assert!(matches!(refused.record, Record::Refused { .. }), "{refused:?}");
