@@ -146,14 +146,7 @@ pub fn run(config: Config) -> Result<(), ServeError> {
     let sink: Sink = Arc::new(move |event| drop(events.send(Input::Event(event))));
     let (publisher, views) = Publisher::new();
     let intake = Arc::new(intake);
-    let executor = Executor {
-        host: Arc::clone(&host),
-        workers: Arc::new(LinkedWorkers::new(Arc::clone(&host), Arc::clone(&sink))),
-        router: Arc::new(LinkedRouter::new(Arc::clone(&host), sink)),
-        journal: Arc::clone(&journal),
-        intake: Arc::clone(&intake),
-        config: Arc::clone(&config),
-    };
+    let executor = executor((&host, &journal), &intake, &config, sink);
     let spawn = Arc::new(|work: Box<dyn FnOnce() + Send>| drop(std::thread::spawn(work)));
     let driver = Driver::new(Parts {
         world,
@@ -185,6 +178,22 @@ pub fn run(config: Config) -> Result<(), ServeError> {
     signing.join().unwrap_or_else(|_| tracing::error!("the notary ended with a panic"));
     telemetry::finish();
     Ok(())
+}
+
+fn executor(
+    (host, journal): (&Arc<dyn Host>, &Arc<Journal>),
+    intake: &Arc<Intake>,
+    config: &Arc<Config>,
+    sink: Sink,
+) -> Executor {
+    Executor {
+        host: Arc::clone(host),
+        workers: Arc::new(LinkedWorkers::new(Arc::clone(host), Arc::clone(&sink))),
+        router: Arc::new(LinkedRouter::new(Arc::clone(host), sink)),
+        journal: Arc::clone(journal),
+        intake: Arc::clone(intake),
+        config: Arc::clone(config),
+    }
 }
 
 /// Opens the journal and reads the state back from it.
