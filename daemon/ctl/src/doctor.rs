@@ -2,33 +2,40 @@
 
 use crate::error::{Exit, Failure};
 use crate::render::{BAD, DIM, GOOD, Screen, Table, WARN, count, safe, styled, words};
-use std::path::PathBuf;
+use std::ffi::OsStr;
+use std::fs::File;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tokio::process::Command;
 use turnout_protocol::client::{Client, ClientError};
 use turnout_protocol::control::Doctor;
 
 const DAEMON: &str = "turnoutd";
+/// The configuration that the packages' unit gives the daemon.
+const CONFIGURATION: &str = "/etc/turnout/turnout.toml";
 /// How long the daemon's binary may look.
 const LOOK_MAX: Duration = Duration::from_secs(60);
 
 /// Prints one line per requirement; exits 3 when one is missing.
 pub async fn doctor(client: &Client, screen: &mut Screen) -> Result<Exit, Failure> {
     let (found, asked) = match client.doctor().await {
-        Ok(found) => (found, "as the running daemon found it"),
-        Err(error @ ClientError::Unreachable { .. }) => (look(error).await?, "the daemon does not run"),
+        Ok(found) => (found, "as the running daemon found it".to_owned()),
+        Err(error @ ClientError::Unreachable { .. }) => {
+            let configuration = readable(Path::new(CONFIGURATION));
+            (look(error, configuration).await?, stood_in(configuration))
+        }
         Err(error) => return Err(error.into()),
     };
-    screen.show(&found, &text(&found, asked))?;
+    screen.show(&found, &text(&found, &asked))?;
     let missing = found.requirements.iter().any(|requirement| requirement.state == "missing");
     Ok(if missing { Exit::Refused } else { Exit::Done })
 }
 
-async fn look(unreachable: ClientError) -> Result<Doctor, Failure> {
+async fn look(unreachable: ClientError, configuration: Option<&Path>) -> Result<Doctor, Failure> {
     let beside =
         std::env::current_exe().ok().map(|own| own.with_file_name(DAEMON)).filter(|path| path.is_file());
     let binary = beside.unwrap_or_else(|| PathBuf::from(DAEMON));
-    let run = Command::new(&binary).args(["doctor", "--output", "json"]).kill_on_drop(true).output();
+    let run = Command::new(&binary).args(arguments(configuration)).kill_on_drop(true).output();
     let Ok(Ok(output)) = tokio::time::timeout(LOOK_MAX, run).await else {
         return Err(Failure::from(unreachable)
             .hint(format!("`{DAEMON}` is neither running nor to be found beside turnoutctl or in PATH")));
@@ -38,6 +45,25 @@ async fn look(unreachable: ClientError) -> Result<Doctor, Failure> {
         let said = safe(said.lines().next().unwrap_or("it said nothing"));
         Failure::new(Exit::Failed, format!("`{} doctor` gave no findings: {said}", binary.display()))
     })
+}
+
+/// The file, if it is there and the caller may read it.
+fn readable(file: &Path) -> Option<&Path> {
+    File::open(file).is_ok().then_some(file)
+}
+
+fn arguments(configuration: Option<&Path>) -> Vec<&OsStr> {
+    let configuration = configuration.into_iter().flat_map(|file| ["--config".as_ref(), file.as_os_str()]);
+    configuration.chain(["doctor", "--output", "json"].map(OsStr::new)).collect()
+}
+
+/// Who looked in the daemon's place, and where.
+fn stood_in(configuration: Option<&Path>) -> String {
+    let places = configuration.map_or_else(
+        || "every setting has its default".to_owned(),
+        |file| format!("the settings are those of `{}`", file.display()),
+    );
+    format!("the daemon does not run; {places}")
 }
 
 fn text(found: &Doctor, asked: &str) -> String {
@@ -70,4 +96,20 @@ fn text(found: &Doctor, asked: &str) -> String {
         _ => format!("{BAD}not ready{BAD:#}: {} missing", count(missing, "requirement")),
     };
     text + &format!("\n{verdict} ({asked})\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_daemons_binary_is_given_the_configuration_that_can_be_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("turnout.toml");
+        assert_eq!(arguments(readable(&file)), ["doctor", "--output", "json"]);
+        std::fs::write(&file, "").unwrap();
+        let given = [OsStr::new("--config"), file.as_os_str()];
+        assert_eq!(arguments(readable(&file))[..2], given);
+        assert!(stood_in(readable(&file)).contains("turnout.toml"));
+    }
 }
