@@ -34,7 +34,7 @@ enum Way {
     Last,
     /// It follows or serves: it must still run when this document ends.
     Stays,
-    /// Elsewhere: a file below `tests/` or `daemon/` that has this text.
+    /// Elsewhere: a file of this checkout that has this text.
     Elsewhere(&'static str, &'static str),
 }
 
@@ -56,6 +56,7 @@ const WAYS: &[(&str, Way)] = &[
     ("turnoutctl log", JOURNALD),
     ("journalctl", JOURNALD),
     ("systemctl enable --now turnout-metrics", booted("systemctl start turnout-metrics.service")),
+    ("systemctl enable --now turnout-export", booted("systemctl start turnout-export.service")),
     ("systemctl enable --now turnout-audit-view", booted("systemctl start turnout-audit-view.socket")),
     ("curl -s localhost:8790/", booted("curl -sf localhost:8790/")),
     ("turnoutctl audit witness http", Way::Elsewhere("tests/tests/checkpoints.rs", r#""audit", "witness""#)),
@@ -64,8 +65,31 @@ const WAYS: &[(&str, Way)] = &[
         Way::Elsewhere("tests/tests/checkpoints.rs", "\"new-log\""),
     ),
     (
+        "turnoutd --config /etc/turnout/turnout.toml --launcher-service",
+        Way::Elsewhere("packaging/deb/prerm", "/turnout-launcher.service dismantle"),
+    ),
+    (
         "systemctl stop turnoutd.socket turnoutd.service",
-        Way::Elsewhere("tests/vm/scenarios/restore", "systemctl stop turnoutd.socket turnoutd.service"),
+        restored("systemctl stop turnoutd.socket turnoutd.service"),
+    ),
+    // Here too, but from the other document's stream.
+    ("btrfs receive -f turnout-NAME.btrfs", Way::Elsewhere("docs/audit.md", "# btrfs receive -f ")),
+    (
+        "rm -r /var/lib/turnout/journal",
+        restored("rm -rf /var/lib/turnout/journal /var/lib/turnout/journal-signed"),
+    ),
+    (
+        "cp -a /mnt/archive/NAME/journal",
+        restored("cp -a \"$WORK/journal\" \"$WORK/trust.json\" /var/lib/turnout/"),
+    ),
+    ("chgrp -R turnout-export", restored("chgrp -R turnout-export /var/lib/turnout/journal")),
+    (
+        "systemd-tmpfiles --create",
+        Way::Elsewhere("packaging/deb/postinst", "systemd-tmpfiles --create turnout.conf"),
+    ),
+    (
+        "systemctl start turnoutd.socket turnoutd.service",
+        restored("systemctl start turnoutd.socket turnoutd.service"),
     ),
     ("apt install ./turnout_0.1.0", Way::Elsewhere("tests/vm/lib.sh", "dpkg -i \"$TURNOUT_DEB\"")),
     ("apt install ./turnout_0.2.0", Way::Elsewhere("tests/vm/scenarios/upgrade", "TURNOUT_DEB_NEXT")),
@@ -91,6 +115,10 @@ const CERTIFICATES: Way = Way::Elsewhere("daemon/ctl/tests/oms.rs", "--cert-root
 
 const fn booted(text: &'static str) -> Way {
     Way::Elsewhere("tests/vm/scenarios/install", text)
+}
+
+const fn restored(text: &'static str) -> Way {
+    Way::Elsewhere("tests/vm/scenarios/restore", text)
 }
 
 /// What the reader has by then, made before the command that begins so.
