@@ -94,12 +94,13 @@ fn hashes_before(path: &str) -> Option<u64> {
     digits.parse::<u64>().ok()?.checked_mul(HASHES_IN_FILE)
 }
 
-/// Copies up to the length seen at first: what is appended meanwhile belongs to the next snapshot.
+/// Copies up to the length seen at first: what is appended meanwhile belongs to the next snapshot. Zeros at the copy's end
+/// are what the journal has written ahead (of a record only if it ends with them), so records may stand there now.
 fn copy_segment(from: &Path, to: &Path) -> io::Result<()> {
     let from = File::open(from)?;
     let to = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(to)?;
     let length = from.metadata()?.len();
-    let mut have = to.metadata()?.len();
+    let mut have = end_of_content(&to)?;
     if have > length || !same_end(&from, &to, have)? {
         to.set_len(0)?;
         have = 0;
@@ -114,7 +115,22 @@ fn copy_segment(from: &Path, to: &Path) -> io::Result<()> {
         to.write_all_at(&block[..count], have)?;
         have += count as u64;
     }
-    Ok(())
+    to.set_len(length)
+}
+
+/// Where the zeros at the end of a file begin.
+fn end_of_content(file: &File) -> io::Result<u64> {
+    let (mut end, mut block) = (file.metadata()?.len(), vec![0; 64 << 10]);
+    while end > 0 {
+        let size = usize::try_from(end).map_or(block.len(), |end| end.min(block.len()));
+        let begin = end - size as u64;
+        file.read_exact_at(&mut block[..size], begin)?;
+        if let Some(last) = block[..size].iter().rposition(|byte| *byte != 0) {
+            return Ok(begin + last as u64 + 1);
+        }
+        end = begin;
+    }
+    Ok(0)
 }
 
 fn same_end(from: &File, to: &File, have: u64) -> io::Result<bool> {
@@ -129,6 +145,29 @@ fn same_end(from: &File, to: &File, have: u64) -> io::Result<bool> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn records_over_zeros_that_were_written_ahead_are_copied_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let (from, to) = (folder.path().join("from"), folder.path().join("to"));
+        let content = |length: usize| (0..length).map(|at| (at % 255) as u8 + 1).collect::<Vec<u8>>();
+        let ahead = |length: usize| [content(length), vec![0; 64 << 10]].concat();
+        fs::write(&from, ahead(300_000)).unwrap();
+        copy_segment(&from, &to).unwrap();
+        assert_eq!(fs::read(&to).unwrap(), ahead(300_000));
+        // Whoever copies the whole again takes this mark away.
+        OpenOptions::new().write(true).open(&to).unwrap().write_all_at(b"mark", 0).unwrap();
+        for whole in [ahead(300_100), ahead(340_000), content(340_000), ahead(340_001), content(500_000)] {
+            fs::write(&from, &whole).unwrap();
+            copy_segment(&from, &to).unwrap();
+            let copy = fs::read(&to).unwrap();
+            assert_eq!((&copy[..4], &copy[4..]), (&b"mark"[..], &whole[4..]), "{}", whole.len());
+        }
+        let other: Vec<u8> = content(500_000).into_iter().rev().collect();
+        fs::write(&from, &other).unwrap();
+        copy_segment(&from, &to).unwrap();
+        assert_eq!(fs::read(&to).unwrap(), other, "a torn end that was written over");
+    }
 
     #[test]
     fn the_place_of_a_file_of_hashes_is_its_path() {
