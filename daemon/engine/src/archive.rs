@@ -105,6 +105,10 @@ pub enum ArchiveRecord {
         at: String,
         /// Why, or by whom.
         why: String,
+        /// Until when it was granted, milliseconds since the epoch: which of the grants at this place it was. Absent in
+        /// records of older daemons.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        until_ms: Option<u64>,
     },
     /// A snapshot's content was given out, or the signed list of its files.
     SnapshotExported {
@@ -297,7 +301,9 @@ impl Archive {
                 let grant = Grant { snapshot: snapshot.clone(), by: by.clone(), until_ms: *until_ms };
                 self.mounts.insert(at.clone(), grant);
             }
-            R::MountEnded { at, .. } => drop(self.mounts.remove(at)),
+            R::MountEnded { at, .. } if self.ends_grant(record) => drop(self.mounts.remove(at)),
+            // Another one was granted at its place before this was written.
+            R::MountEnded { .. } => {}
             R::SnapshotDeleting { snapshot, .. } => drop(self.deleting.insert(snapshot.clone())),
             R::SnapshotDeleted { snapshot } => {
                 self.deleting.remove(snapshot);
@@ -323,6 +329,14 @@ impl Archive {
             | R::StoreGrown { .. }
             | R::ArchiveFailed { .. } => {}
         }
+    }
+
+    /// Whether this record ends the grant that stands at its place. One of an older daemon ends whichever stands there.
+    pub(crate) fn ends_grant(&self, record: &ArchiveRecord) -> bool {
+        let ArchiveRecord::MountEnded { snapshot, at, until_ms, .. } = record else { return false };
+        self.mounts.get(at).is_some_and(|grant| {
+            until_ms.is_none_or(|until_ms| (&grant.snapshot, grant.until_ms) == (snapshot, until_ms))
+        })
     }
 
     /// Notes a snapshot that was made.

@@ -61,6 +61,12 @@ impl World {
             Record::Planned(planned) if planned.kind == Kind::Restart => {
                 self.contexts.live.get(&planned.model).copied()
             }
+            // Of another grant than the one that stands at its place.
+            Record::Archive(record @ ArchiveRecord::MountEnded { .. })
+                if !self.archive.ends_grant(record) =>
+            {
+                None
+            }
             Record::Archive(record) => self.contexts.open.get(&subject(record)?.0).copied(),
             record => self.contexts.of_release(record.release()?).first().copied(),
         }
@@ -86,6 +92,11 @@ impl World {
     }
 
     fn note_kept(&mut self, record: &ArchiveRecord, context: Option<AuditContext>) {
+        if let ArchiveRecord::MountEnded { at, .. } = record
+            && self.archive.mounts.contains_key(at)
+        {
+            return;
+        }
         match (subject(record), context) {
             (Some((subject, Stage::Announced)), Some(context)) => {
                 Arc::make_mut(&mut self.contexts).open.insert(subject, context);

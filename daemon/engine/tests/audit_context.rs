@@ -193,10 +193,38 @@ fn a_mount_ends_under_the_context_that_granted_it() {
         ArchiveWish::Mount { snapshot: snapshot.clone(), at: at.clone(), by: "root".into(), until_ms: 9 };
     run.tell(&Event::Archive(wish), Some(context(4)));
     run.daemon_restarts();
-    let ended = Record::Archive(ArchiveRecord::MountEnded { snapshot, at, why: "its time was over".into() });
+    let why = "its time was over".to_owned();
+    let ended = Record::Archive(ArchiveRecord::MountEnded { snapshot, at, why, until_ms: Some(9) });
     run.write(vec![ended.clone()], None);
     assert_eq!(run.entries().pop().unwrap().audit_context, Some(context(4)));
     assert_eq!(run.world.context_of(&ended), None, "nothing is kept of what is over");
+}
+
+#[test]
+fn an_end_that_comes_late_takes_nothing_from_the_mount_granted_since() {
+    let mut run = Run::default();
+    let (snapshot, at) = ("00000001-x".to_owned(), "/mnt".to_owned());
+    let ended = |until_ms| {
+        let (snapshot, at) = (snapshot.clone(), at.clone());
+        Record::Archive(ArchiveRecord::MountEnded {
+            snapshot,
+            at,
+            why: String::new(),
+            until_ms: Some(until_ms),
+        })
+    };
+    for until_ms in [9, 20] {
+        let by = "root".to_owned();
+        let wish = ArchiveWish::Mount { snapshot: snapshot.clone(), at: at.clone(), by, until_ms };
+        run.tell(&Event::Archive(wish), Some(context(u8::try_from(until_ms).unwrap())));
+        // An operator ended the first one; then the expiry that had begun is written too, while the second is there.
+        run.write(vec![ended(9)], (until_ms == 9).then(|| context(1)));
+    }
+    assert_eq!(run.entries().pop().unwrap().audit_context, None, "what it belonged to was over");
+    run.daemon_restarts();
+    run.write(vec![ended(20)], None);
+    assert_eq!(run.entries().pop().unwrap().audit_context, Some(context(20)));
+    assert!(run.world.archive.mounts.is_empty());
 }
 
 #[test]
@@ -206,6 +234,7 @@ fn records_without_a_context_are_read_on() {
         r#"{"event":"daemon-started","version":"0.1.0"}"#,
         r#"{"event":"imported","by":"root (pid 1)","bytes":1,"checks":[],"digest":"sha256:abababababababababababababababababababababababababababababababab","signed_by":["ci"],"version":"fraud@1"}"#,
         r#"{"event":"mount-granted","at":"/mnt","by":"root","snapshot":"1-x","until_ms":9}"#,
+        r#"{"event":"mount-ended","at":"/elsewhere","snapshot":"1-x","why":"its time was over"}"#,
         r#"{"event":"worker-died","generation":1,"model":"fraud","why":"killed"}"#,
     ] {
         let entry: Entry = serde_json::from_str(line).unwrap();

@@ -175,10 +175,8 @@ fn kept() -> impl Strategy<Value = Record> {
             by: by(),
             until_ms: 9
         }),
-        snapshot().prop_map(|snapshot| ArchiveRecord::MountEnded {
-            snapshot,
-            at: "/mnt".to_owned(),
-            why: String::new()
+        (snapshot(), prop::option::of(8..10_u64)).prop_map(|(snapshot, until_ms)| {
+            ArchiveRecord::MountEnded { snapshot, at: "/mnt".to_owned(), why: String::new(), until_ms }
         }),
         snapshot().prop_map(move |snapshot| ArchiveRecord::SnapshotDeleting {
             snapshot,

@@ -164,8 +164,8 @@ impl Run {
             Turn::Unmount(at) => {
                 let at = format!("/m{at}");
                 let Some(grant) = self.world.archive.mounts.get(&at) else { return };
-                let (snapshot, why) = (grant.snapshot.clone(), String::new());
-                self.write(Record::Archive(ArchiveRecord::MountEnded { snapshot, at, why }));
+                let (snapshot, why, until_ms) = (grant.snapshot.clone(), String::new(), Some(grant.until_ms));
+                self.write(Record::Archive(ArchiveRecord::MountEnded { snapshot, at, why, until_ms }));
             }
             Turn::Delete(at) => {
                 let Some(snapshot) = self.name(at) else { return };
@@ -281,6 +281,28 @@ proptest! {
             prop_assert!(run.found.snapshots.iter().all(|found| found.name != name));
         }
     }
+}
+
+#[test]
+fn the_end_of_a_mount_ends_no_other_at_its_place() {
+    let [first, second] = ["00000001-20261122T135501Z", "00000002-20261122T135501Z"].map(str::to_owned);
+    let check = |(snapshot, until_ms): (&String, Option<u64>), stays: bool| {
+        let mut run = Run::default();
+        let at = || "/mnt".to_owned();
+        let wish = ArchiveWish::Mount { snapshot: first.clone(), at: at(), by: "root".into(), until_ms: 20 };
+        run.wish(wish).unwrap();
+        let (snapshot, why) = (snapshot.clone(), String::new());
+        run.write(Record::Archive(ArchiveRecord::MountEnded { snapshot, at: at(), why, until_ms }));
+        assert_eq!(run.world.archive.mounts.contains_key("/mnt"), stays, "{until_ms:?}");
+        assert_eq!(snapshot_guards(&run.world, &first).is_empty(), !stays);
+    };
+    check((&first, Some(20)), false);
+    check((&first, Some(9)), true);
+    check((&second, Some(20)), true);
+    check((&second, Some(9)), true);
+    // Records of older daemons name the place alone.
+    check((&first, None), false);
+    check((&second, None), false);
 }
 
 #[test]

@@ -12,6 +12,7 @@ use std::path::Path;
 use std::time::Duration;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
+use turnout_engine::archive::Grant;
 use turnout_engine::retention::{self, Found, FoundSnapshot, Leaving, holding};
 use turnout_engine::{ArchiveRecord, ArchiveRefusal, ArchiveWish, Event};
 use turnout_host::archive::Unmount;
@@ -77,8 +78,7 @@ async fn end_lost_mounts(desk: &Desk) {
         if references.iter().any(|reference| reference.of == of && reference.at == Path::new(&at)) {
             continue;
         }
-        let why = "it was not there any more".to_owned();
-        let _ = desk.keep(None, ArchiveRecord::MountEnded { snapshot: grant.snapshot, at, why }).await;
+        let _ = desk.keep(None, ended(at, grant, "it was not there any more")).await;
     }
 }
 
@@ -90,13 +90,18 @@ async fn end_expired_mounts(desk: &Desk) {
         let gone = on_host(move || host.unmount_snapshot(&wanted, Path::new(&place), Unmount::AtOnce)).await;
         match gone {
             Ok(there) => {
-                let why = if there { "its time was over" } else { "it was not there any more" }.to_owned();
-                let ended = ArchiveRecord::MountEnded { snapshot: grant.snapshot, at, why };
-                let _ = desk.keep(None, ended).await;
+                let why = if there { "its time was over" } else { "it was not there any more" };
+                let _ = desk.keep(None, ended(at, grant, why)).await;
             }
             Err(failed) => tracing::error!("unmount `{at}`: {}", failed.0),
         }
     }
+}
+
+/// The end of this grant, and of no later one at the same place.
+fn ended(at: String, grant: Grant, why: &str) -> ArchiveRecord {
+    let Grant { snapshot, until_ms, .. } = grant;
+    ArchiveRecord::MountEnded { snapshot, at, why: why.to_owned(), until_ms: Some(until_ms) }
 }
 
 /// What is there and what of it is mounted, for the policy.

@@ -163,7 +163,8 @@ pub async fn mount(
     let place = MountPlace { at: dir.clone().into(), pid: peer.pid };
     if let Err(failed) = on_host(move || host.mount_snapshot(&wanted, &place)).await {
         let why = failed.0.message.clone();
-        desk.keep(peer.context, ArchiveRecord::MountEnded { snapshot, at: dir, why }).await?;
+        let until_ms = Some(until_ms);
+        desk.keep(peer.context, ArchiveRecord::MountEnded { snapshot, at: dir, why, until_ms }).await?;
         return Err(failed);
     }
     Ok(Json(Mounted { schema: SCHEMA.to_owned(), snapshot, mounted_at: dir, until_ms }))
@@ -202,12 +203,12 @@ pub async fn unmount(
         let unknown = problem(ErrorCode::NotFound, format!("no snapshot was mounted at `{dir}`"));
         return Err(unknown.hint("`turnoutctl audit snapshots` shows what is mounted where").into());
     };
-    let (host, at) = (desk.host.clone(), dir.clone());
+    let (host, at, until_ms) = (desk.host.clone(), dir.clone(), Some(grant.until_ms));
     let snapshot = grant.snapshot.clone();
     let there =
         on_host(move || host.unmount_snapshot(&grant.snapshot, Path::new(&at), Unmount::WhenIdle)).await?;
     let why = if there { format!("unmounted by {peer}") } else { "it was not there any more".to_owned() };
-    let ended = ArchiveRecord::MountEnded { snapshot: snapshot.clone(), at: dir.clone(), why };
+    let ended = ArchiveRecord::MountEnded { snapshot: snapshot.clone(), at: dir.clone(), why, until_ms };
     desk.keep(peer.context, ended).await?;
     Ok(Json(Unmounted { schema: SCHEMA.to_owned(), snapshot, unmounted: dir }))
 }

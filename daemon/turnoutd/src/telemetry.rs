@@ -202,7 +202,7 @@ fn tell_kept(record: &ArchiveRecord) {
         R::SnapshotHeld { snapshot, by, reason } => tracing::info!(%snapshot, %by, "held: {reason}"),
         R::HoldReleased { snapshot, by } => tracing::info!(%snapshot, %by, "hold released"),
         R::MountGranted { snapshot, at, by, .. } => tracing::info!(%snapshot, %by, "mounted at `{at}`"),
-        R::MountEnded { snapshot, at, why } => tracing::info!(%snapshot, "not mounted at `{at}`: {why}"),
+        R::MountEnded { snapshot, at, why, .. } => tracing::info!(%snapshot, "not mounted at `{at}`: {why}"),
         R::SnapshotExported { snapshot, by, list: None } => tracing::info!(%snapshot, %by, "exported"),
         R::SnapshotExported { snapshot, by, .. } => tracing::info!(%snapshot, %by, "list of files exported"),
         R::SnapshotDeleting { snapshot, by, why } => tracing::info!(%snapshot, %by, "deleting: {why}"),

@@ -213,6 +213,7 @@ mod tests {
 5 | ann no longer holds 1-a | {"event":"hold-released","snapshot":"1-a","by":"ann"}
 5 | ann has 1-a mounted at /mnt | {"event":"mount-granted","snapshot":"1-a","at":"/mnt","by":"ann","until_ms":9}
 6 | 1-a is not mounted at /mnt: its time was over | {"event":"mount-ended","snapshot":"1-a","at":"/mnt","why":"its time was over"}
+6 | 1-a is not mounted at /mnt: its time was over | {"event":"mount-ended","snapshot":"1-a","at":"/mnt","why":"its time was over","until_ms":9}
 5 | ann exported 1-a | {"event":"snapshot-exported","snapshot":"1-a","by":"ann"}
 5 | ann exported the list of files of 1-a | {"event":"snapshot-exported","snapshot":"1-a","by":"ann","list":"DIGEST"}
 5 | ann deletes 1-a: old | {"event":"snapshot-deleting","snapshot":"1-a","by":"ann","why":"old"}
