@@ -13,6 +13,8 @@ pub enum Rule {
     OneOf(u8, &'static [u64]),
     /// When this argument, of which only these bits count, is one of these.
     Masked(u8, u64, &'static [u64]),
+    /// When each of these arguments, of which only these bits count, is this.
+    Each(&'static [(u8, u64, u64)]),
 }
 
 /// One allowed call.
@@ -35,6 +37,14 @@ const NEW_NAMESPACES: u64 = (libc::CLONE_NEWNS
     | libc::CLONE_NEWUSER
     | libc::CLONE_NEWPID
     | libc::CLONE_NEWNET) as u64;
+
+/// Of an argument of 32 bits, all.
+pub const WHOLE: u64 = u32::MAX as u64;
+/// Of a socket's type, all but the flags (`SOCK_TYPE_MASK` of `<linux/net.h>`).
+pub const SOCKET_TYPE: u64 = 0xf;
+/// Of the flags of a call that sends: connects first. Neither the network namespace, because the listener is the host's,
+/// nor every kernel's Landlock holds that.
+const FAST_OPEN: u64 = libc::MSG_FASTOPEN as u64;
 
 const THREADS: &str = "threads of the worker and of the runtime (pthread_create, std::sync)";
 const LOADER: &str = "the ELF loader, and dlopen of the runtime";
@@ -124,15 +134,21 @@ pub const ALLOWED: &[Allowed] = &[
     always(libc::SYS_accept4, SOCKETS),
     always(libc::SYS_recvfrom, SOCKETS),
     always(libc::SYS_recvmsg, SOCKETS),
-    always(libc::SYS_sendto, SOCKETS),
-    always(libc::SYS_sendmsg, SOCKETS),
+    Allowed { call: libc::SYS_sendto, rule: Rule::Without(3, FAST_OPEN), needed_by: SOCKETS },
+    Allowed { call: libc::SYS_sendmsg, rule: Rule::Without(2, FAST_OPEN), needed_by: SOCKETS },
     always(libc::SYS_write, SOCKETS),
     always(libc::SYS_writev, SOCKETS),
-    always(libc::SYS_shutdown, SOCKETS),
+    // For writing alone: a listener that is shut for reading listens no more and can connect.
+    Allowed { call: libc::SYS_shutdown, rule: Rule::OneOf(1, &[libc::SHUT_WR as u64]), needed_by: SOCKETS },
     always(libc::SYS_getsockname, SOCKETS),
     always(libc::SYS_getpeername, SOCKETS),
     always(libc::SYS_getsockopt, SOCKETS),
-    always(libc::SYS_setsockopt, SOCKETS),
+    // Other options change what a socket is, where it sends, or who reads what it gets.
+    Allowed {
+        call: libc::SYS_setsockopt,
+        rule: Rule::Each(&[(1, WHOLE, libc::IPPROTO_TCP as u64), (2, WHOLE, libc::TCP_NODELAY as u64)]),
+        needed_by: SOCKETS,
+    },
     always(libc::SYS_fcntl, SOCKETS),
     Allowed {
         call: libc::SYS_ioctl,
@@ -144,7 +160,12 @@ pub const ALLOWED: &[Allowed] = &[
     always(libc::SYS_epoll_pwait, EVENTS),
     always(libc::SYS_epoll_pwait2, EVENTS),
     always(libc::SYS_eventfd2, EVENTS),
-    Allowed { call: libc::SYS_socketpair, rule: Rule::OneOf(0, &[libc::AF_UNIX as u64]), needed_by: EVENTS },
+    // Not of datagrams: half of such a pair can send to any socket that has a name.
+    Allowed {
+        call: libc::SYS_socketpair,
+        rule: Rule::Each(&[(0, WHOLE, libc::AF_UNIX as u64), (1, SOCKET_TYPE, libc::SOCK_STREAM as u64)]),
+        needed_by: EVENTS,
+    },
     always(libc::SYS_ppoll, EVENTS),
     always(libc::SYS_clock_gettime, CLOCK),
     always(libc::SYS_clock_getres, CLOCK),
@@ -225,6 +246,9 @@ mod tests {
         for call in [
             libc::SYS_socket,
             libc::SYS_connect,
+            libc::SYS_bind,
+            libc::SYS_listen,
+            libc::SYS_sendmmsg,
             libc::SYS_ptrace,
             libc::SYS_mount,
             libc::SYS_move_mount,

@@ -1,9 +1,11 @@
 //! How a router comes to be alone: a worker's steps, but in the host's network, because it must reach the workers'
 //! listeners, without a model, and with the right to connect. Where it may connect to is the kernel's fence: an eBPF
-//! program at the instance's cgroup lets it reach loopback alone.
+//! program at the instance's cgroup lets it reach loopback alone. The program sees IPv4 sockets as they connect, so the
+//! router can make no others, and the list of calls keeps the listener and what it accepts, where these are IPv6, from
+//! connecting.
 
 use crate::cell::{Recipe, StepError, listener, pin, place_descriptors, restrict, set_limits, take_identity};
-use crate::profile::{Allowed, Rule};
+use crate::profile::{Allowed, Rule, SOCKET_TYPE, WHOLE};
 use crate::root::{Contents, Layout, ROUTER};
 use crate::seccomp::Filters;
 use crate::sys;
@@ -19,10 +21,23 @@ use turnout_launcher_wire::Profile;
 const NAME: &CStr = c"turnout-router";
 const CONNECTIONS: &str = "connections to the workers' listeners";
 
+/// Bytes of an IPv4 address with its port and family.
+const ADDRESS: u64 = size_of::<libc::sockaddr_in>() as u64;
+
 /// Calls that a router may make beyond a worker's.
 const ALLOWED: &[Allowed] = &[
-    Allowed { call: libc::SYS_socket, rule: Rule::OneOf(0, &[libc::AF_INET as u64]), needed_by: CONNECTIONS },
-    Allowed { call: libc::SYS_connect, rule: Rule::Always, needed_by: CONNECTIONS },
+    // TCP, which is what protocol 0 means here: datagrams go out without connecting.
+    Allowed {
+        call: libc::SYS_socket,
+        rule: Rule::Each(&[
+            (0, WHOLE, libc::AF_INET as u64),
+            (1, SOCKET_TYPE, libc::SOCK_STREAM as u64),
+            (2, WHOLE, 0),
+        ]),
+        needed_by: CONNECTIONS,
+    },
+    // With an address as long as IPv4's: too short for the listener and what it has accepted, which can be disconnected.
+    Allowed { call: libc::SYS_connect, rule: Rule::OneOf(2, &[ADDRESS]), needed_by: CONNECTIONS },
 ];
 
 /// What is the same for every start of the router.

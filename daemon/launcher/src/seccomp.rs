@@ -60,6 +60,12 @@ fn conditions(allowed: &Allowed) -> Result<Vec<SeccompRule>, BackendError> {
         Rule::Masked(argument, mask, values) => {
             values.iter().map(|value| rule(argument, Dword, SeccompCmpOp::MaskedEq(mask), *value)).collect()
         }
+        Rule::Each(arguments) => {
+            let conditions = arguments.iter().map(|(argument, mask, value)| {
+                SeccompCondition::new(*argument, Dword, SeccompCmpOp::MaskedEq(*mask), *value)
+            });
+            Ok(vec![SeccompRule::new(conditions.collect::<Result<_, _>>()?)?])
+        }
     }
 }
 

@@ -11,7 +11,7 @@ use rustix::thread::{set_thread_res_gid, set_thread_res_uid};
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::Read;
-use std::net::{SocketAddr, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt;
 use turnout_launcher_wire::{
@@ -123,6 +123,29 @@ fn a_router_may_connect_in_the_hosts_network_and_has_no_other_right() {
     assert!(status.lines().any(|line| line == "Cpus_allowed_list:\t0"), "{status}");
     let again = client.start_router().unwrap_or_else(|reply| panic!("{reply:?}"));
     assert_eq!(again.pid, router.pid, "there is one router");
+}
+
+#[test]
+fn a_router_connects_by_tcp_sockets_that_it_made_and_sends_no_datagrams() {
+    let launcher = Launcher::start();
+    let mut client = launcher.client();
+    client.create(ROUTER_CELL);
+    let router = client.start_router().unwrap_or_else(|reply| panic!("{reply:?}"));
+    assert_eq!(router.hear(), "hello");
+    let (wanted, other) =
+        (TcpListener::bind("127.0.0.1:0").unwrap(), UdpSocket::bind("127.0.0.1:0").unwrap());
+    let (port, datagrams) = (wanted.local_addr().unwrap().port(), other.local_addr().unwrap().port());
+    assert_eq!(router.ask(&format!("attack connect {port}")), "allowed ");
+    wanted.accept().unwrap();
+    wanted.set_nonblocking(true).unwrap();
+    // The kernel's fence is at IPv4 sockets that connect: not at a listener of IPv6, and not at datagrams.
+    let is_fenced = TcpListener::bind("[::ffff:127.0.0.1]:0").is_err();
+    for call in ["connect", "sendto", "sendmsg", "disconnect"].iter().filter(|_| !is_fenced) {
+        let said = router.ask(&format!("attack reuse {call} {port}"));
+        assert!(said.starts_with("refused") && wanted.accept().is_err(), "{call}: {said}");
+    }
+    let said = router.ask(&format!("attack send {datagrams}"));
+    assert_eq!(said, "refused Operation not permitted (os error 1)");
 }
 
 #[test]

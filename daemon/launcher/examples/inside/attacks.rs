@@ -2,23 +2,26 @@
 //! a success is for the test to judge.
 
 use nix::sched::{CloneFlags, setns};
-use nix::sys::socket::sockopt::SndBufForce;
+use nix::sys::socket::sockopt::{SndBufForce, TcpFastOpenConnect};
 use nix::sys::socket::{MsgFlags, send, setsockopt};
 use nix::sys::uio::{RemoteIoVec, process_vm_readv};
 use nix::unistd::Pid as NixPid;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{CWD, FileType, Mode, makedev, mknodat};
 use rustix::io::Errno;
 use rustix::mount::{MountFlags, UnmountFlags, mount, mount_remount, unmount};
 use rustix::net::{
-    AddressFamily, RecvFlags, SocketAddrUnix, SocketType, bind, connect, ipproto, listen, recv, socket,
+    AddressFamily, RecvFlags, SendAncillaryBuffer, SendFlags, Shutdown, SocketAddrUnix, SocketFlags,
+    SocketType, bind, connect, connect_unspec, getsockname, ipproto, listen, recv, sendmsg_addr, sendto,
+    shutdown, socket, socketpair,
 };
 use rustix::process::{
     Pid, PidfdFlags, PidfdGetfdFlags, Resource, Rlimit, pidfd_getfd, pidfd_open, prlimit, setrlimit,
 };
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use std::fs;
-use std::io::{self, IoSliceMut, Write};
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::io::{self, IoSlice, IoSliceMut, Write};
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::os::fd::AsFd;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
@@ -31,6 +34,10 @@ const FILL: usize = 4 << 20;
 const FLOOD: usize = 32 << 20;
 const CHILDREN: usize = 64;
 const DESCRIPTORS: usize = 66_000;
+/// Connects and sends in one call, by TCP Fast Open (`MSG_FASTOPEN` of `<linux/socket.h>`).
+const FAST_OPEN: SendFlags = SendFlags::from_bits_retain(0x2000_0000);
+/// Longest wait for the answer to a handshake on the same host.
+const HANDSHAKE: Timespec = Timespec { tv_sec: 10, tv_nsec: 0 };
 
 type Outcome = io::Result<String>;
 
@@ -71,7 +78,11 @@ fn attack(name: &str, argument: &str) -> Outcome {
         "descriptor" => plain(descriptor_of(number(argument))),
         "limit" => plain(limit(number(argument))),
         "connect" => plain(connect_to(argument)),
+        "reuse" => plain(reuse(argument)),
+        "stop-listening" => plain(shutdown(super::inherited(super::LISTENER), Shutdown::Read)),
+        "option" => option(),
         "send" => plain(send_to(argument)),
+        "datagram" => plain(send_datagram(argument)),
         "abstract" => plain(connect_unix(SocketAddrUnix::new_abstract_name(argument.as_bytes())?)),
         "path" => plain(connect_unix(SocketAddrUnix::new(argument)?)),
         "bind" => plain(listen_on(argument)),
@@ -175,7 +186,47 @@ fn connect_to(port: &str) -> Result<(), Errno> {
 
 fn send_to(port: &str) -> Result<(), Errno> {
     let socket = socket(AddressFamily::INET, SocketType::DGRAM, None)?;
-    rustix::net::sendto(&socket, b"out", rustix::net::SendFlags::empty(), &loopback(port)).map(drop)
+    sendto(&socket, b"out", SendFlags::empty(), &loopback(port)).map(drop)
+}
+
+/// A call and a port, with a space between: connects by what was inherited to listen, in the network where that was made.
+fn reuse(argument: &str) -> Result<(), Errno> {
+    let (call, port) = argument.split_once(' ').expect("the test sends a call and a port");
+    let socket = super::inherited(super::LISTENER);
+    // A listener that is shut can be connected. Where it cannot be shut, the call has to be refused all the same.
+    let _ = shutdown(&socket, Shutdown::Read);
+    let to = match SocketAddr::try_from(getsockname(&socket)?)? {
+        SocketAddr::V4(_) => SocketAddr::from(loopback(port)),
+        SocketAddr::V6(_) => SocketAddr::from((Ipv4Addr::LOCALHOST.to_ipv6_mapped(), loopback(port).port())),
+    };
+    let no_control = &mut SendAncillaryBuffer::default();
+    let begun = match call {
+        "sendto" => sendto(&socket, b"out", FAST_OPEN, &to).map(drop),
+        "sendmsg" => sendmsg_addr(&socket, &to, &[IoSlice::new(b"out")], no_control, FAST_OPEN).map(drop),
+        "connect" => connect(&socket, &to),
+        // What undoes a connection undoes listening, too.
+        _ => connect_unspec(&socket).and_then(|()| connect(&socket, &to)),
+    };
+    match begun {
+        Err(Errno::INPROGRESS) => {
+            poll(&mut [PollFd::new(&socket, PollFlags::OUT)], Some(&HANDSHAKE)).map(drop)
+        }
+        other => other,
+    }
+}
+
+/// Only a socket that does not listen takes it.
+fn option() -> Outcome {
+    let socket = super::inherited(super::LISTENER);
+    let _ = shutdown(&socket, Shutdown::Read);
+    setsockopt(&socket, TcpFastOpenConnect, &true).map(|()| String::new()).map_err(io::Error::from)
+}
+
+/// Half of a pair can send to any socket that has a name.
+fn send_datagram(name: &str) -> Result<(), Errno> {
+    let (half, _other) = socketpair(AddressFamily::UNIX, SocketType::DGRAM, SocketFlags::CLOEXEC, None)?;
+    let to = SocketAddrUnix::new_abstract_name(name.as_bytes())?;
+    sendto(&half, b"out", SendFlags::empty(), &to).map(drop)
 }
 
 fn connect_unix(address: SocketAddrUnix) -> Result<(), Errno> {
@@ -226,7 +277,7 @@ fn descriptors() -> Outcome {
 
 /// Bytes that the link takes while nobody reads it, from a sender that has asked for all the room it can get.
 fn flood() -> usize {
-    let _ = setsockopt(&super::link(), SndBufForce, &(2 * FLOOD));
+    let _ = setsockopt(&super::inherited(super::LINK), SndBufForce, &(2 * FLOOD));
     let message = [b'x'; 16 << 10];
     let mut sent = 0;
     while sent < FLOOD && send(super::LINK, &message, MsgFlags::MSG_DONTWAIT).is_ok() {

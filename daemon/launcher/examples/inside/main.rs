@@ -49,10 +49,10 @@ fn say(text: &str) {
     send(LINK, text.as_bytes(), MsgFlags::empty()).expect("the launcher holds the other end");
 }
 
-/// The link, to be asked about itself.
-fn link() -> OwnedFd {
+/// What was inherited by this number, to be used as a descriptor of its own.
+fn inherited(number: i32) -> OwnedFd {
     let own = pidfd_open(rustix::process::getpid(), PidfdFlags::empty()).expect("this process runs");
-    pidfd_getfd(own, LINK, PidfdGetfdFlags::empty()).expect("the link is open")
+    pidfd_getfd(own, number, PidfdGetfdFlags::empty()).expect("the launcher gave it")
 }
 
 /// Takes one connection, which waits in the queue by now, and writes into it.

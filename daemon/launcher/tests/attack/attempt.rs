@@ -3,7 +3,7 @@
 
 use crate::GENERATION;
 use crate::fixture::{Launcher, example};
-use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, listen, socket_with};
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, socket_with};
 use std::any::Any;
 use std::cell::RefCell;
 use std::fs;
@@ -16,6 +16,9 @@ use std::sync::atomic::{AtomicI32, Ordering};
 use turnout_launcher::Protection;
 use turnout_launcher::Protection::Landlock;
 use turnout_launcher::probe;
+
+/// What the worker says of a call that the list refuses.
+pub const UNLISTED: &str = "refused Operation not permitted (os error 1)";
 
 /// One attack, and how it is judged from outside.
 pub struct Attack {
@@ -181,11 +184,18 @@ impl Drop for Segment {
     }
 }
 
-/// A listener without a file, of the kind that the probe asks for.
-pub fn seqpacket(name: &str) -> OwnedFd {
-    let socket = socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).unwrap();
+/// A listener of the host's, to be connected by this call.
+pub fn unconnected(call: &str) -> Aim {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.set_nonblocking(true).unwrap();
+    let port = listener.local_addr().unwrap().port();
+    Aim::judged(format!("{call} {port}"), move |_| listener.accept().is_ok())
+}
+
+/// A Unix socket without a file, of the kind that the probe asks for.
+pub fn named_socket(name: &str, kind: SocketType) -> OwnedFd {
+    let socket = socket_with(AddressFamily::UNIX, kind, SocketFlags::CLOEXEC, None).unwrap();
     bind(&socket, &SocketAddrUnix::new_abstract_name(name.as_bytes()).unwrap()).unwrap();
-    listen(&socket, 8).unwrap();
     socket
 }
 

@@ -7,8 +7,12 @@ mod attempt;
 #[path = "../fixture/mod.rs"]
 mod fixture;
 
-use attempt::{Aim, Attack, Segment, attack, cpus, free_port, program, secret, seqpacket, victim};
+use attempt::{
+    Aim, Attack, Segment, UNLISTED, attack, cpus, free_port, named_socket, program, secret, unconnected,
+    victim,
+};
 use fixture::{Launcher, limits};
+use rustix::net::{SocketType, listen};
 use std::fs;
 use std::io::ErrorKind;
 use std::net::{TcpListener, TcpStream, UdpSocket};
@@ -202,6 +206,32 @@ fn it_cannot_connect() {
     attack.held_by(&[Seccomp, NetworkNamespace]).and_landlock(4).check();
 }
 
+/// It was made in the host's network, and stays there.
+#[test]
+fn what_it_was_given_to_listen_cannot_connect() {
+    let aims: [fn(&Launcher) -> Aim; 2] = [|_| unconnected("sendto"), |_| unconnected("sendmsg")];
+    for aim in aims {
+        let reuse = attack("reuse").aimed(aim).held_by(&[Seccomp]);
+        // Not only because it goes on listening.
+        assert_eq!(reuse.attempt(&[Landlock]), (false, Some(UNLISTED.to_owned())));
+        // Kernels differ in whether Landlock sees a connection that is not made by connect(2).
+        reuse.check_where(&[Landlock]);
+    }
+    attack("reuse").aimed(|_| unconnected("connect")).held_by(&[Seccomp]).and_landlock(4).check();
+}
+
+#[test]
+fn what_it_was_given_to_listen_goes_on_listening() {
+    attack("stop-listening").held_by(&[Seccomp]).check();
+}
+
+#[test]
+fn no_option_makes_a_connection_of_what_it_sends() {
+    let option = attack("option").held_by(&[Seccomp]);
+    assert_eq!(option.attempt(&[]).1.as_deref(), Some(UNLISTED));
+    option.check();
+}
+
 #[test]
 fn it_cannot_send() {
     let attack = attack("send").aimed(|_| {
@@ -219,8 +249,19 @@ fn it_cannot_send() {
 fn it_cannot_reach_abstract_sockets() {
     let attack = attack("abstract").aimed(|launcher| {
         let name = launcher.directory.path().file_name().unwrap().to_string_lossy().into_owned();
-        let listener = seqpacket(&name);
+        let listener = named_socket(&name, SocketType::SEQPACKET);
+        listen(&listener, 8).unwrap();
         Aim::at(name).keeping(listener)
+    });
+    attack.held_by(&[Seccomp, NetworkNamespace]).and_landlock(6).check();
+}
+
+#[test]
+fn it_cannot_send_to_abstract_sockets() {
+    let attack = attack("datagram").aimed(|launcher| {
+        let name = launcher.directory.path().file_name().unwrap().to_string_lossy().into_owned();
+        let socket = named_socket(&name, SocketType::DGRAM);
+        Aim::at(name).keeping(socket)
     });
     attack.held_by(&[Seccomp, NetworkNamespace]).and_landlock(6).check();
 }
@@ -352,7 +393,7 @@ fn it_cannot_open_more_descriptors() {
 
 #[test]
 fn a_link_that_nobody_reads_holds_little() {
-    attack("flood").aimed(|_| Aim::above(8 << 20)).held_by(&POWER).check();
+    attack("flood").aimed(|_| Aim::above(8 << 20)).held_by(&[Seccomp]).held_by(&POWER).check();
 }
 
 #[test]
