@@ -3,6 +3,7 @@
 //! Where systemd fences the daemon, it may not do that; `turnout-audit-view.socket` and its service do the same there.
 
 mod answer;
+mod digests;
 mod process;
 mod request;
 

@@ -1,6 +1,7 @@
 //! One request, one answer: a listing, a file or a part of it, a digest, or why not. Files are opened below the folder's
 //! descriptor without following links (openat2(2)).
 
+use super::digests::Digests;
 use super::request::{Wanted, path, range};
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
@@ -20,7 +21,6 @@ use std::sync::Arc;
 use std::time::Duration;
 use turnout_host::HostError;
 use turnout_host::beneath::{Folder, Opened};
-use turnout_manifest::Sha256;
 use turnout_protocol::control::SCHEMA;
 
 /// Bytes of one piece of a file.
@@ -40,9 +40,12 @@ type Body = BoxBody<Bytes, io::Error>;
 ///
 /// # Errors
 /// None: what went wrong is an answer.
-pub async fn answer(folder: Arc<Folder>, request: Request<Incoming>) -> Result<Response<Body>, Infallible> {
+pub async fn answer(
+    (folder, digests): (Arc<Folder>, Digests),
+    request: Request<Incoming>,
+) -> Result<Response<Body>, Infallible> {
     let mut response = match *request.method() {
-        Method::GET | Method::HEAD => read(folder, &request).await,
+        Method::GET | Method::HEAD => read(folder, &digests, &request).await,
         _ => refused(StatusCode::METHOD_NOT_ALLOWED, "snapshots can only be read"),
     };
     let headers = response.headers_mut();
@@ -51,7 +54,7 @@ pub async fn answer(folder: Arc<Folder>, request: Request<Incoming>) -> Result<R
     Ok(response)
 }
 
-async fn read(folder: Arc<Folder>, request: &Request<Incoming>) -> Response<Body> {
+async fn read(folder: Arc<Folder>, digests: &Digests, request: &Request<Incoming>) -> Response<Body> {
     let Some((below, slash)) = path(request.uri().path()) else {
         return refused(StatusCode::BAD_REQUEST, "a path is names and slashes, each in its one spelling");
     };
@@ -60,7 +63,7 @@ async fn read(folder: Arc<Folder>, request: &Request<Incoming>) -> Response<Body
     match opened {
         Ok(Ok(Some(Opened::Folder(inside)))) if slash => list(inside, &below).await,
         Ok(Ok(Some(Opened::Folder(_)))) => moved(request.uri().path()),
-        Ok(Ok(Some(Opened::File(file)))) if !slash => give(file, request).await,
+        Ok(Ok(Some(Opened::File(file)))) if !slash => give(file, digests, request).await,
         Ok(Err(HostError::Os { source, .. })) if source.kind() == io::ErrorKind::PermissionDenied => refused(
             StatusCode::FORBIDDEN,
             "this snapshot was made by an earlier version: mount it with `turnoutctl audit mount`",
@@ -94,14 +97,14 @@ async fn list(folder: Folder, below: &str) -> Response<Body> {
     document(StatusCode::OK, &listing)
 }
 
-async fn give(file: File, request: &Request<Incoming>) -> Response<Body> {
+async fn give(file: File, digests: &Digests, request: &Request<Incoming>) -> Response<Body> {
     let Ok(length) = file.metadata().map(|metadata| metadata.len()) else {
         return refused(StatusCode::INTERNAL_SERVER_ERROR, "the file cannot be read");
     };
     let file = Arc::new(file);
     let asked = |name: &str| request.headers().get(name).and_then(|value| value.to_str().ok());
     let digest = match asked(WANT_DIGEST).is_some_and(|wanted| wanted.contains("sha-256")) {
-        true => digest(Arc::clone(&file)).await,
+        true => digests.of(Arc::clone(&file)).await,
         false => None,
     };
     let wanted = range(asked(header::RANGE.as_str()), length);
@@ -109,7 +112,8 @@ async fn give(file: File, request: &Request<Incoming>) -> Response<Body> {
         .header(header::CONTENT_TYPE, "application/octet-stream")
         .header(header::ACCEPT_RANGES, "bytes");
     if let Some(digest) = digest {
-        response = response.header("repr-digest", format!("sha-256=:{digest}:"));
+        let encoded = BASE64_STANDARD.encode(digest.as_bytes());
+        response = response.header("repr-digest", format!("sha-256=:{encoded}:"));
     }
     let (first, end) = match wanted {
         Wanted::Whole => (0, length),
@@ -132,11 +136,6 @@ async fn give(file: File, request: &Request<Incoming>) -> Response<Body> {
     response
         .body(body)
         .unwrap_or_else(|_| refused(StatusCode::INTERNAL_SERVER_ERROR, "no answer can be made"))
-}
-
-async fn digest(file: Arc<File>) -> Option<String> {
-    let read = tokio::task::spawn_blocking(move || Sha256::of_reader(&mut &*file)).await;
-    read.ok()?.ok().map(|(digest, _)| BASE64_STANDARD.encode(digest.0))
 }
 
 /// The bytes, read as the reader takes them.

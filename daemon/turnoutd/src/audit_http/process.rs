@@ -2,6 +2,7 @@
 //! does not send or does not read is dropped.
 
 use super::answer;
+use super::digests::Digests;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -13,6 +14,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::runtime::{Builder, Runtime};
 use tokio::sync::Semaphore;
 use turnout_host::HostError;
 use turnout_host::beneath::Folder;
@@ -97,12 +99,7 @@ pub fn serve(view: View, uid: u32) -> Result<(), ServeSnapshotsError> {
     confine(folder.as_fd(), uid).map_err(ServeSnapshotsError::Confine)?;
     let failed = ServeSnapshotsError::Runtime;
     listener.set_nonblocking(true).map_err(failed)?;
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .max_blocking_threads(READERS)
-        .enable_all()
-        .build()
-        .map_err(failed)?;
-    runtime.block_on(async {
+    runtime().map_err(failed)?.block_on(async {
         let listener = tokio::net::TcpListener::from_std(listener).map_err(failed)?;
         let folder = Arc::new(Folder::from(folder));
         tokio::select! {
@@ -113,8 +110,12 @@ pub fn serve(view: View, uid: u32) -> Result<(), ServeSnapshotsError> {
     })
 }
 
+fn runtime() -> io::Result<Runtime> {
+    Builder::new_current_thread().max_blocking_threads(READERS).enable_all().build()
+}
+
 async fn accept(listener: tokio::net::TcpListener, folder: Arc<Folder>) {
-    let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let (places, digests) = (Arc::new(Semaphore::new(CONNECTIONS_MAX)), Digests::default());
     loop {
         let place = Arc::clone(&places).acquire_owned().await.expect("the semaphore is never closed");
         let Ok((stream, _)) = listener.accept().await else {
@@ -122,9 +123,9 @@ async fn accept(listener: tokio::net::TcpListener, folder: Arc<Folder>) {
             tokio::time::sleep(Duration::from_millis(100)).await;
             continue;
         };
-        let folder = Arc::clone(&folder);
+        let served = (Arc::clone(&folder), digests.clone());
         tokio::spawn(async move {
-            let service = service_fn(move |request| answer::answer(Arc::clone(&folder), request));
+            let service = service_fn(move |request| answer::answer(served.clone(), request));
             let served = http1::Builder::new()
                 .timer(TokioTimer::new())
                 .header_read_timeout(HEAD_DEADLINE)
@@ -140,5 +141,68 @@ async fn orphaned(parent: Option<i32>) {
     let Some(parent) = parent else { return std::future::pending().await };
     while getppid().map(Pid::as_raw_pid) == Some(parent) {
         tokio::time::sleep(PARENT_LOOK).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs::{self, File};
+    use std::io::{Read, Write};
+    use std::net::{SocketAddr, TcpStream};
+    use tokio::sync::oneshot;
+
+    const DEADLINE: Duration = Duration::from_secs(20);
+
+    fn ask(at: SocketAddr, request: &str) -> TcpStream {
+        let mut stream = TcpStream::connect(at).unwrap();
+        stream.set_read_timeout(Some(DEADLINE)).unwrap();
+        let fields = "host: x\r\nconnection: close\r\nwant-repr-digest: sha-256=1";
+        stream.write_all(format!("{request} HTTP/1.1\r\n{fields}\r\n\r\n").as_bytes()).unwrap();
+        stream
+    }
+
+    fn answered(mut stream: TcpStream) -> String {
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        answer
+    }
+
+    #[test]
+    fn digests_of_large_files_keep_nobody_from_reading_and_end_when_their_clients_leave() {
+        let place = tempfile::tempdir().unwrap();
+        for number in 0..READERS {
+            File::create(place.path().join(number.to_string())).unwrap().set_len(1 << 40).unwrap();
+        }
+        fs::create_dir(place.path().join("folder")).unwrap();
+        fs::write(place.path().join("small"), "x").unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        listener.set_nonblocking(true).unwrap();
+        let (at, folder) = (listener.local_addr().unwrap(), Arc::new(Folder::open(place.path()).unwrap()));
+        let (stop, stopped) = oneshot::channel::<()>();
+        let serving = std::thread::spawn(move || {
+            let runtime = runtime().unwrap();
+            runtime.block_on(async {
+                let listener = tokio::net::TcpListener::from_std(listener).unwrap();
+                tokio::select! {
+                    () = accept(listener, folder) => {}
+                    _ = stopped => {}
+                }
+            });
+            runtime.shutdown_background();
+        });
+
+        let large: Vec<TcpStream> = (0..READERS).map(|number| ask(at, &format!("HEAD /{number}"))).collect();
+        for _ in 0..5 {
+            let listed = answered(ask(at, "GET /folder/"));
+            assert!(listed.starts_with("HTTP/1.1 200 "), "{listed}");
+        }
+        drop(large);
+        let small = answered(ask(at, "GET /small"));
+        // echo -n x | openssl dgst -sha256 -binary | base64
+        let digest = "repr-digest: sha-256=:LXEWQrcmsEQBYnyp+6wy9chTD7GQPMTbAiWHF5IaSIE=:\r\n";
+        assert!(small.contains(digest) && small.ends_with("\r\n\r\nx"), "{small}");
+        stop.send(()).unwrap();
+        serving.join().unwrap();
     }
 }
