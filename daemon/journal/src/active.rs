@@ -61,7 +61,7 @@ pub(crate) struct Active {
     path: PathBuf,
     file: File,
     length: u64,
-    /// Up to here the file may be filled with zeros.
+    /// Up to here the file may be filled with zeros, or with what a batch that found no room has left.
     filled: u64,
     first_seq: u64,
     created_ns: i64,
@@ -114,6 +114,8 @@ impl Active {
     pub(crate) fn commit(&mut self, frames: &[u8]) -> Result<()> {
         self.roll_unless_fits(frames.len() + TRAILER_BYTES)?;
         self.fill_ahead(frames.len() + TRAILER_BYTES)?;
+        // Without room some of the batch may stay behind where no zeros are: a seal in its place would not be the end.
+        self.filled = self.filled.max(self.length + (frames.len() + TRAILER_BYTES) as u64);
         let tree = if frames.len() < LARGE_BATCH {
             self.write(Point::BatchWrite, (self.length, frames))?;
             self.tree_with(leaves(frames))
@@ -213,7 +215,7 @@ impl Active {
         Ok(())
     }
 
-    /// Cuts off the zeros that are left, durably.
+    /// Cuts off what is left after the last batch, durably.
     fn drop_fill(&mut self) -> Result<()> {
         if self.filled > self.length {
             let cut = self.place.disk.truncate(Point::FillTruncate, &self.file, self.length);

@@ -3,6 +3,7 @@
 use std::fs::{self, File};
 use std::path::Path;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 use std::{cell::Cell, io};
 
 use super::*;
@@ -246,11 +247,21 @@ fn a_writer_that_panics_leaves_a_poisoned_journal_not_a_hanging_one() {
 struct FullDisk {
     dir: std::path::PathBuf,
     writes_left: Mutex<i64>,
+    overwrites: bool,
+    /// How long it takes to say that there is no room.
+    takes: Duration,
+}
+
+impl FullDisk {
+    fn after(writes: i64, dir: &Path) -> FullDisk {
+        let takes = Duration::ZERO;
+        FullDisk { dir: dir.to_owned(), writes_left: Mutex::new(writes), overwrites: true, takes }
+    }
 }
 
 impl Disk for FullDisk {
     fn overwrites(&self, _: &File) -> bool {
-        true
+        self.overwrites
     }
 
     fn write(&self, point: Point, file: &File, at: (u64, &[u8])) -> io::Result<()> {
@@ -259,6 +270,7 @@ impl Disk for FullDisk {
         if *left < 0 && self.dir.join(crate::RESERVE).exists() {
             // As a real one does: some of the bytes arrive.
             SystemDisk.write(point, file, (at.0, &at.1[..at.1.len() / 2]))?;
+            std::thread::sleep(self.takes);
             return Err(io::Error::from_raw_os_error(ENOSPC));
         }
         SystemDisk.write(point, file, at)
@@ -269,7 +281,7 @@ impl Disk for FullDisk {
 fn a_full_disk_costs_the_reserve_and_no_record_whatever_is_being_written() {
     for writes in 1..30 {
         let dir = tempfile::tempdir().unwrap();
-        let disk = Arc::new(FullDisk { dir: dir.path().to_owned(), writes_left: Mutex::new(writes) });
+        let disk = Arc::new(FullDisk::after(writes, dir.path()));
         let options = OpenOptions { reserve_bytes: 4096, ..small() };
         let (journal, _) = Journal::open_on(disk, dir.path(), options).unwrap();
         assert!(!journal.is_on_reserve());
@@ -284,5 +296,25 @@ fn a_full_disk_costs_the_reserve_and_no_record_whatever_is_being_written() {
         let (journal, recovered) = open(dir.path());
         assert_eq!(recovered.cut, None, "after {writes} writes");
         drop(journal);
+    }
+}
+
+#[test]
+fn a_segment_that_becomes_old_while_a_batch_finds_no_room_is_sealed_at_its_last_batch() {
+    // With zeros ahead there are none for so long a batch.
+    for (overwrites, bytes) in [(false, 300), (true, 50 << 10), (true, 300)] {
+        let dir = tempfile::tempdir().unwrap();
+        let age = Duration::from_millis(500);
+        // The header, and a record with its trailer.
+        let writes = 3 + i64::from(overwrites);
+        let full = FullDisk { overwrites, takes: age, ..FullDisk::after(writes, dir.path()) };
+        let options = OpenOptions { reserve_bytes: 4096, segment_age: age, ..OpenOptions::default() };
+        let (journal, _) = Journal::open_on(Arc::new(full), dir.path(), options).unwrap();
+        journal.append(&body(0)).unwrap();
+        journal.append(&vec![b'x'; bytes]).unwrap();
+        assert_eq!((journal.is_on_reserve(), segments(dir.path()).len()), (true, 2));
+        drop(journal);
+        assert_eq!(Journal::open(dir.path(), OpenOptions::default()).unwrap().1.records, 2);
+        assert_eq!(verify(dir.path()).unwrap().size, 2, "{bytes} bytes");
     }
 }
