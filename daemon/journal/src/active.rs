@@ -1,15 +1,14 @@
 //! The segment that is being written: appends batches, seals it when it is full, starts the next one.
 //! Whoever owns the [`Active`] value is the only writer.
 
-use std::fs::{File, OpenOptions};
-use std::os::unix::fs::OpenOptionsExt;
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::{self, Sender};
 use std::thread;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use crate::disk::{Disk, Point};
+use crate::disk::{self, Disk, Point};
 use crate::error::{JournalError, Result};
 use crate::frame::{Kind, SEAL_BYTES, Seal, TRAILER_BYTES, Trailer, encode, records};
 use crate::reserve::found_no_room;
@@ -17,8 +16,6 @@ use crate::segment::{Header, file_name};
 use crate::tree::{Hash, Tree, record_leaf};
 use crate::writer::OpenOptions as JournalOptions;
 
-/// Mode of every file: root writes, the group may read.
-const FILE_MODE: u32 = 0o640;
 /// A segment that has no header yet.
 const NEW_SEGMENT: &str = "segment.new";
 /// Zeros that are written ahead: a file that gets longer has to wait for the file system's own journal too, one that is
@@ -98,9 +95,9 @@ impl Active {
     pub(crate) fn create(place: Place, header: Header) -> Result<Active> {
         let first_seq = header.first_seq();
         let (new, path) = (place.dir.join(NEW_SEGMENT), place.dir.join(file_name(first_seq)));
-        let file = open_for_writing(&new)?;
         let bytes = header.encode();
         let (disk, io) = (&place.disk, JournalError::io);
+        let file = disk.create(Point::SegmentCreate, &new).map_err(io("open", &new))?;
         disk.truncate(Point::SegmentWrite, &file, 0).map_err(io("empty", &new))?;
         disk.write(Point::SegmentWrite, &file, (0, &bytes)).map_err(io("write", &new))?;
         disk.sync(Point::SegmentSync, &file).map_err(io("sync", &new))?;
@@ -264,9 +261,7 @@ fn split(frames: &[u8], about: usize) -> (&[u8], &[u8]) {
 
 /// Opens a file of the journal for writing, creating it where it is missing.
 pub(crate) fn open_for_writing(path: &Path) -> Result<File> {
-    let mut options = OpenOptions::new();
-    options.read(true).write(true).create(true).truncate(false).mode(FILE_MODE);
-    options.open(path).map_err(JournalError::io("open", path))
+    disk::open_for_writing(path).map_err(JournalError::io("open", path))
 }
 
 /// Nanoseconds since 1970 UTC by the wall clock, however wrong it is.

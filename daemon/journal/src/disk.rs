@@ -1,14 +1,16 @@
 //! The only place where the journal changes files, one call per named step, so that tests can fail each step or stop there.
 
-use std::fs::{self, File};
+use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::num::NonZeroU64;
 use std::ops::Range;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 
 use rustix::fs::{Advice, FsWord, fadvise, fstatfs};
 
+/// Mode of every file: root writes, the group may read.
+const FILE_MODE: u32 = 0o640;
 /// ext2 to ext4, and XFS, as `linux/magic.h` numbers them. What copies on write has a new place for every block.
 const OVERWRITING: [FsWord; 2] = [0xef53, 0x5846_5342];
 
@@ -29,7 +31,9 @@ pub(crate) enum Point {
     SealWrite,
     /// Make the seal durable.
     SealSync,
-    /// Write a new segment's header under a temporary name.
+    /// Create a new segment under a temporary name.
+    SegmentCreate,
+    /// Empty it, and write its header.
     SegmentWrite,
     /// Make it durable.
     SegmentSync,
@@ -41,7 +45,9 @@ pub(crate) enum Point {
     RecoverySync,
     /// Make the names it may have left durable.
     RecoveryDirectorySync,
-    /// Copy a torn end to its side file.
+    /// Create the side file of a torn end.
+    TornCreate,
+    /// Copy the torn end to it.
     TornWrite,
     /// Make the copy durable.
     TornSync,
@@ -71,6 +77,11 @@ pub(crate) enum Point {
 
 /// Changes files. What an implementation does not say is done as [`SystemDisk`] does it.
 pub(crate) trait Disk: Send + Sync {
+    /// Opens a file for writing, creating it where it is missing.
+    fn create(&self, _: Point, path: &Path) -> io::Result<File> {
+        open_for_writing(path)
+    }
+
     /// Writes all these bytes at this offset.
     fn write(&self, _: Point, file: &File, (offset, bytes): (u64, &[u8])) -> io::Result<()> {
         file.write_all_at(bytes, offset)
@@ -121,3 +132,10 @@ pub(crate) trait Disk: Send + Sync {
 pub(crate) struct SystemDisk;
 
 impl Disk for SystemDisk {}
+
+/// Opens a file of the journal for writing, creating it where it is missing.
+pub(crate) fn open_for_writing(path: &Path) -> io::Result<File> {
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).create(true).truncate(false).mode(FILE_MODE);
+    options.open(path)
+}

@@ -166,8 +166,8 @@ fn keep_aside(place: &Place, seq: u64, torn: &[u8]) -> Result<Cut> {
     let sha256 = Hash::of(torn);
     // The hash in the name lets a second tear at the same record have a file of its own.
     let path = place.dir.join(format!("torn-{seq}-{:.16}.bin", sha256.to_string()));
-    let file = open_for_writing(&path)?;
     let io = JournalError::io;
+    let file = place.disk.create(Point::TornCreate, &path).map_err(io("open", &path))?;
     place.disk.write(Point::TornWrite, &file, (0, torn)).map_err(io("write", &path))?;
     place.disk.sync(Point::TornSync, &file).map_err(io("sync", &path))?;
     place.disk.sync(Point::TornDirectorySync, &place.directory).map_err(io("sync", &place.dir))?;

@@ -75,8 +75,11 @@ fn is_full(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 
-/// Whether a write failed for want of room: nothing of it counts, and it can be made again. After a failed sync that is
-/// never so.
+/// What the journal does to a file that can be done again after it found no room: nothing of it counts then. After a
+/// failed sync that is never so.
+const REPEATABLE: [&str; 5] = ["open", "empty", "write", "rename", "cut"];
+
+/// Whether something failed for want of room and can be done again.
 pub(crate) fn found_no_room(error: &JournalError) -> bool {
-    matches!(error, JournalError::Io { action: "write", source, .. } if is_full(source))
+    matches!(error, JournalError::Io { action, source, .. } if REPEATABLE.contains(action) && is_full(source))
 }

@@ -76,6 +76,13 @@ impl Disk for FaultyDisk {
         true
     }
 
+    fn create(&self, point: Point, path: &Path) -> io::Result<File> {
+        self.call(point, &|short| {
+            if short.is_some() { Ok(()) } else { SystemDisk.create(point, path).map(drop) }
+        })
+        .and_then(|()| SystemDisk.create(point, path))
+    }
+
     fn write(&self, point: Point, file: &File, (offset, bytes): (u64, &[u8])) -> io::Result<()> {
         self.call(point, &|short| {
             let length = short.unwrap_or(bytes.len()).min(bytes.len());
@@ -102,7 +109,7 @@ impl Disk for FaultyDisk {
     }
 }
 
-const POINTS: [Point; 18] = [
+const POINTS: [Point; 20] = [
     Point::FillWrite,
     Point::BatchWrite,
     Point::BatchSync,
@@ -110,12 +117,14 @@ const POINTS: [Point; 18] = [
     Point::FillTruncateSync,
     Point::SealWrite,
     Point::SealSync,
+    Point::SegmentCreate,
     Point::SegmentWrite,
     Point::SegmentSync,
     Point::SegmentRename,
     Point::SegmentDirectorySync,
     Point::RecoverySync,
     Point::RecoveryDirectorySync,
+    Point::TornCreate,
     Point::TornWrite,
     Point::TornSync,
     Point::TornDirectorySync,
@@ -243,19 +252,29 @@ fn a_writer_that_panics_leaves_a_poisoned_journal_not_a_hanging_one() {
     assert!(matches!(*cause, JournalError::WriterDied));
 }
 
-/// A disk that has no room for a while: writes fail from a given one on, until the reserve is gone.
+/// A disk that has no room for a while: what needs room fails from a given call on, until the reserve is gone.
 struct FullDisk {
     dir: std::path::PathBuf,
-    writes_left: Mutex<i64>,
+    calls_left: Mutex<i64>,
     overwrites: bool,
     /// How long it takes to say that there is no room.
     takes: Duration,
 }
 
 impl FullDisk {
-    fn after(writes: i64, dir: &Path) -> FullDisk {
+    fn find_room(&self) -> io::Result<()> {
+        let mut left = self.calls_left.lock().unwrap();
+        *left -= 1;
+        if *left >= 0 || !self.dir.join(crate::RESERVE).exists() {
+            return Ok(());
+        }
+        std::thread::sleep(self.takes);
+        Err(io::Error::from_raw_os_error(ENOSPC))
+    }
+
+    fn after(calls: i64, dir: &Path) -> FullDisk {
         let takes = Duration::ZERO;
-        FullDisk { dir: dir.to_owned(), writes_left: Mutex::new(writes), overwrites: true, takes }
+        FullDisk { dir: dir.to_owned(), calls_left: Mutex::new(calls), overwrites: true, takes }
     }
 }
 
@@ -265,36 +284,48 @@ impl Disk for FullDisk {
     }
 
     fn write(&self, point: Point, file: &File, at: (u64, &[u8])) -> io::Result<()> {
-        let mut left = self.writes_left.lock().unwrap();
-        *left -= 1;
-        if *left < 0 && self.dir.join(crate::RESERVE).exists() {
+        self.find_room().or_else(|full| {
             // As a real one does: some of the bytes arrive.
-            SystemDisk.write(point, file, (at.0, &at.1[..at.1.len() / 2]))?;
-            std::thread::sleep(self.takes);
-            return Err(io::Error::from_raw_os_error(ENOSPC));
-        }
+            SystemDisk.write(point, file, (at.0, &at.1[..at.1.len() / 2])).and(Err(full))
+        })?;
         SystemDisk.write(point, file, at)
+    }
+
+    fn create(&self, point: Point, path: &Path) -> io::Result<File> {
+        self.find_room()?;
+        SystemDisk.create(point, path)
+    }
+
+    fn rename(&self, point: Point, from: &Path, to: &Path) -> io::Result<()> {
+        self.find_room()?;
+        SystemDisk.rename(point, from, to)
+    }
+
+    // Where the file system copies what it changes, a shorter file needs room too.
+    fn truncate(&self, point: Point, file: &File, length: u64) -> io::Result<()> {
+        self.find_room()?;
+        SystemDisk.truncate(point, file, length)
     }
 }
 
 #[test]
-fn a_full_disk_costs_the_reserve_and_no_record_whatever_is_being_written() {
-    for writes in 1..30 {
+fn a_full_disk_costs_the_reserve_and_no_record_whatever_is_being_done() {
+    for calls in 1..60 {
         let dir = tempfile::tempdir().unwrap();
-        let disk = Arc::new(FullDisk::after(writes, dir.path()));
+        let disk = Arc::new(FullDisk::after(calls, dir.path()));
         let options = OpenOptions { reserve_bytes: 4096, ..small() };
         let (journal, _) = Journal::open_on(disk, dir.path(), options).unwrap();
         assert!(!journal.is_on_reserve());
         for number in 0..20 {
-            assert_eq!(journal.append(&body(number)).unwrap().seq, number, "after {writes} writes");
+            assert_eq!(journal.append(&body(number)).unwrap().seq, number, "after {calls} calls");
         }
         assert_eq!(journal.is_on_reserve(), !dir.path().join(crate::RESERVE).exists());
-        assert!(journal.is_on_reserve() || writes > 20);
+        assert!(journal.is_on_reserve() || calls > 40);
         assert!(journal.restore_reserve().unwrap() && !journal.is_on_reserve());
         drop(journal);
-        assert_eq!(check_whole(dir.path()).size, 20, "after {writes} writes");
+        assert_eq!(check_whole(dir.path()).size, 20, "after {calls} calls");
         let (journal, recovered) = open(dir.path());
-        assert_eq!(recovered.cut, None, "after {writes} writes");
+        assert_eq!(recovered.cut, None, "after {calls} calls");
         drop(journal);
     }
 }
@@ -305,9 +336,9 @@ fn a_segment_that_becomes_old_while_a_batch_finds_no_room_is_sealed_at_its_last_
     for (overwrites, bytes) in [(false, 300), (true, 50 << 10), (true, 300)] {
         let dir = tempfile::tempdir().unwrap();
         let age = Duration::from_millis(500);
-        // The header, and a record with its trailer.
-        let writes = 3 + i64::from(overwrites);
-        let full = FullDisk { overwrites, takes: age, ..FullDisk::after(writes, dir.path()) };
+        // A new segment takes four calls, a record with its trailer two.
+        let calls = 6 + i64::from(overwrites);
+        let full = FullDisk { overwrites, takes: age, ..FullDisk::after(calls, dir.path()) };
         let options = OpenOptions { reserve_bytes: 4096, segment_age: age, ..OpenOptions::default() };
         let (journal, _) = Journal::open_on(Arc::new(full), dir.path(), options).unwrap();
         journal.append(&body(0)).unwrap();
