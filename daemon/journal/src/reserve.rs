@@ -22,11 +22,16 @@ pub(crate) struct Reserve {
 }
 
 impl Reserve {
-    /// Makes the reserve, or finds it; without room for it, it counts as spent. None is kept where `bytes` is 0.
-    pub(crate) fn open(dir: &Path, bytes: u64) -> Result<Reserve> {
-        let reserve = Reserve { dir: dir.to_owned(), bytes, full: Mutex::new(false) };
-        reserve.restore()?;
-        Ok(reserve)
+    /// Looks whether the reserve is there, and changes nothing. None is kept where `bytes` is 0.
+    pub(crate) fn find(dir: &Path, bytes: u64) -> Reserve {
+        let full = bytes > 0 && dir.join(RESERVE).exists();
+        Reserve { dir: dir.to_owned(), bytes, full: Mutex::new(full) }
+    }
+
+    /// Makes the reserve, or makes it as long as it is to be; without room for that, it counts as spent.
+    pub(crate) fn fill(&self) -> Result<()> {
+        *self.state() = false;
+        self.restore().map(drop)
     }
 
     /// Whether the space is used up, or on its way to be.
@@ -34,8 +39,13 @@ impl Reserve {
         self.bytes > 0 && !*self.state()
     }
 
+    /// Does this, and once more with the space given up where there was no room for it.
+    pub(crate) fn with_room<T>(&self, mut work: impl FnMut() -> Result<T>) -> Result<T> {
+        work().or_else(|error| if found_no_room(&error) && self.spend() { work() } else { Err(error) })
+    }
+
     /// Gives the space up; false when there is none to give.
-    pub(crate) fn spend(&self) -> bool {
+    fn spend(&self) -> bool {
         let mut full = self.state();
         if !*full {
             return false;
@@ -54,7 +64,10 @@ impl Reserve {
             return Ok(true);
         }
         let path = self.dir.join(RESERVE);
-        let file = open_for_writing(&path)?;
+        let file = match open_for_writing(&path) {
+            Err(error) if found_no_room(&error) => return Ok(false),
+            opened => opened?,
+        };
         match fallocate(&file, FallocateFlags::empty(), 0, self.bytes).map_err(io::Error::from) {
             Ok(()) => *full = true,
             Err(error) if is_full(&error) => drop(fs::remove_file(&path)),

@@ -13,7 +13,7 @@ use crate::disk::{Disk, SystemDisk};
 use crate::error::{JournalError, Result};
 use crate::frame::{HEAD_BYTES, Kind, MAX_BATCH_BYTES, MAX_BODY_BYTES, encode};
 use crate::recover::{self, Recovered};
-use crate::reserve::{self, Reserve};
+use crate::reserve::Reserve;
 use crate::tree::{Hash, TreeHead};
 
 /// Most memory that is kept for the next batch.
@@ -97,8 +97,9 @@ impl Journal {
     ) -> Result<(Journal, Recovered)> {
         let lock = recover::lock(dir)?;
         let place = Place::open(dir, disk, &options)?;
-        let (active, recovered) = recover::recover(place.clone())?;
-        let reserve = Reserve::open(dir, options.reserve_bytes)?;
+        let reserve = Reserve::find(dir, options.reserve_bytes);
+        let (active, recovered) = reserve.with_room(|| recover::recover(place.clone()))?;
+        reserve.fill()?;
         let head = active.tree().head();
         let (queue, spare) = (VecDeque::new(), Vec::new());
         let front = Front { queue, spare, next_seq: head.size, head, seat: Some(active), poisoned: None };
@@ -221,10 +222,7 @@ impl Shared {
             let batch = front.take_batch();
             drop(front);
             let guard = PoisonOnPanic(self);
-            let written = seat.commit(&batch).or_else(|error| {
-                let again = reserve::found_no_room(&error) && self.reserve.spend();
-                if again { seat.commit(&batch) } else { Err(error) }
-            });
+            let written = self.reserve.with_room(|| seat.commit(&batch));
             drop(guard);
             front = self.front();
             front.spare = if batch.capacity() <= SPARE_MAX { batch } else { Vec::new() };

@@ -331,6 +331,31 @@ fn a_full_disk_costs_the_reserve_and_no_record_whatever_is_being_done() {
 }
 
 #[test]
+fn a_journal_with_a_torn_or_sealed_end_is_opened_on_a_full_disk_with_the_reserve() {
+    let sealed = || {
+        let dir = tempfile::tempdir().unwrap();
+        write_records(dir.path(), 9);
+        fs::remove_file(dir.path().join(segments(dir.path()).pop().unwrap())).unwrap();
+        dir
+    };
+    // What is torn is created, written and cut; a segment is created, emptied, written and named.
+    for (made, calls) in [(torn_journal as fn() -> tempfile::TempDir, 3), (sealed, 4)] {
+        for calls in 0..calls {
+            let dir = made();
+            let records = verify(dir.path()).unwrap().size;
+            fs::write(dir.path().join(crate::RESERVE), [0; 4096]).unwrap();
+            let disk = Arc::new(FullDisk::after(calls, dir.path()));
+            let options = OpenOptions { reserve_bytes: 4096, ..small() };
+            let (journal, recovered) = Journal::open_on(disk, dir.path(), options).unwrap();
+            assert_eq!((recovered.records, recovered.cut.is_some()), (records, records == 4));
+            journal.append(&body(records)).unwrap();
+            drop(journal);
+            assert_eq!(check_whole(dir.path()).size, records + 1, "after {calls} calls");
+        }
+    }
+}
+
+#[test]
 fn a_segment_that_becomes_old_while_a_batch_finds_no_room_is_sealed_at_its_last_batch() {
     // With zeros ahead there are none for so long a batch.
     for (overwrites, bytes) in [(false, 300), (true, 50 << 10), (true, 300)] {
