@@ -148,7 +148,20 @@ impl Torn<'_> {
         let ends = (offset(between.start) / SECTOR + 1..).map(|sector| sector * SECTOR);
         ends.take_while(|end| *end <= last_end).any(|end| {
             let end = usize::try_from(end - self.cut).unwrap_or(usize::MAX).min(self.bytes.len());
-            self.bytes[end.saturating_sub(HOLE_BYTES)..end].iter().all(|byte| *byte == 0)
+            let hole = &self.bytes[end.saturating_sub(HOLE_BYTES)..end];
+            // The first bytes of a length are zeros without a hole.
+            let means_something = || hole.len() > LENGTH_ZEROS_MAX || self.lacks(end, between.end);
+            hole.iter().all(|byte| *byte == 0) && means_something()
+        })
+    }
+
+    /// Whether nothing but this many bytes of its length keep the first frame, up to this end, from being whole.
+    fn lacks(&self, bytes: usize, frame_end: usize) -> bool {
+        let length = frame_end.checked_sub(HEAD_BYTES).and_then(|length| u32::try_from(length).ok());
+        length.is_some_and(|length| {
+            let mut frame = self.bytes[..frame_end].to_vec();
+            frame[..bytes].copy_from_slice(&length.to_be_bytes()[..bytes]);
+            Frame::parse(&frame).is_some_and(|frame| frame.head.frame_bytes() == frame_end)
         })
     }
 }

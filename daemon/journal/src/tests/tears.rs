@@ -8,7 +8,8 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::disk::{Disk, SystemDisk};
-use crate::frame::TRAILER_BYTES;
+use crate::frame::{HEAD_BYTES, TRAILER_BYTES};
+use crate::segment::HEADER_BYTES;
 use crate::{Flaw, Hash};
 
 /// Bytes that a disk writes at once.
@@ -156,6 +157,40 @@ fn a_whole_frame_after_a_broken_one_is_refused_and_nothing_is_changed() {
             assert!(damage.offset <= broken as u64);
             assert_eq!(fs::read(&path).unwrap(), bytes);
         }
+    }
+}
+
+/// A journal whose last batch, of three records with so many bytes, begins this far into a sector; also where it begins.
+fn journal_with_batch_at(offset: usize, bytes: usize) -> (tempfile::TempDir, usize) {
+    let dir = tempfile::tempdir().unwrap();
+    let (journal, _) = Journal::open(dir.path(), OpenOptions::default()).unwrap();
+    let before = HEADER_BYTES + HEAD_BYTES + TRAILER_BYTES;
+    let padding = 1 + (offset + 4 * SECTOR - before - 1) % SECTOR;
+    journal.append(&vec![b'x'; padding]).unwrap();
+    journal.append_all(&[&vec![b'x'; bytes][..]; 3]).unwrap();
+    (dir, before + padding)
+}
+
+#[test]
+fn wherever_in_a_sector_a_batch_begins_an_altered_byte_is_no_tear_and_a_lost_beginning_is_one() {
+    let longer = (SECTOR - 3..SECTOR).map(|offset| (offset, 70_000));
+    for (offset, bytes) in (0..SECTOR).map(|offset| (offset, 300)).chain(longer) {
+        let (dir, start) = journal_with_batch_at(offset, bytes);
+        let path = dir.path().join(&segments(dir.path())[0]);
+        let written = fs::read(&path).unwrap();
+        for altered in [3, 4, HEAD_BYTES, HEAD_BYTES + bytes - 1] {
+            let mut found = written.clone();
+            found[start + altered] ^= 0x40;
+            fs::write(&path, found).unwrap();
+            let verified = verify(dir.path());
+            let Err(JournalError::Damaged(damage)) = verified else { panic!("{offset}, {altered}") };
+            assert!(matches!(damage.what, Flaw::FrameAfterTear { .. }), "{offset}, {altered}: {damage}");
+        }
+        let mut found = written.clone();
+        found[start..start + SECTOR - offset].fill(0);
+        fs::write(&path, &found).unwrap();
+        let whole = if found == written { 4 } else { 1 };
+        assert_eq!(verify(dir.path()).unwrap().size, whole, "{bytes} bytes at {offset}");
     }
 }
 
