@@ -131,6 +131,8 @@ impl Checkpoints {
     fn append(&mut self, note: &Note) -> Result<()> {
         let path = self.dir.join(CHECKPOINTS);
         let bytes = format!("{note}\n").into_bytes();
+        // A longer note that could not be made durable may stand there.
+        self.file.set_len(self.length).map_err(JournalError::io("cut", &path))?;
         self.file.write_all_at(&bytes, self.length).map_err(JournalError::io("write", &path))?;
         self.file.sync_data().map_err(JournalError::io("sync", &path))?;
         self.length += bytes.len() as u64;

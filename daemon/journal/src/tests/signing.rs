@@ -141,6 +141,20 @@ fn a_mark_without_its_note_is_taken_up_and_a_torn_note_is_cut_off() {
 }
 
 #[test]
+fn a_note_takes_the_place_of_a_longer_one_that_was_not_made_durable() {
+    let place = Place::signed_at(&[2]);
+    place.write(1);
+    let mut checkpoints = Checkpoints::open(&place.journal(), &place.mark()).unwrap();
+    let before = fs::read_to_string(place.checkpoints()).unwrap();
+    // Written, and the sync failed.
+    fs::write(place.checkpoints(), before.repeat(3)).unwrap();
+    let (head, key) = (open(&place.journal()).0.head(), place.key());
+    let note = checkpoints.sign(head, &Signer { key: &key, sign: &|message| mark(&key, message) }).unwrap();
+    assert_eq!(fs::read_to_string(place.checkpoints()).unwrap(), format!("{before}{note}\n"));
+    assert_eq!(place.verify().unwrap().signed_size, Some(head.size));
+}
+
+#[test]
 fn an_end_of_the_checkpoints_that_no_interrupted_write_leaves_is_refused_and_stays() {
     let place = Place::signed_at(&[5]);
     let bytes = [fs::read(place.checkpoints()).unwrap(), vec![b'x'; 300 << 10]].concat();
