@@ -52,18 +52,22 @@ async fn record(
             let keys = trusted(&journal.key, proof.signed(), Some(&made.key))?;
             (proof, keys)
         }
-        Some(dir) => {
-            let dir = journal_in(dir);
-            let signed = newest_of(&dir)?;
-            let proof = prove(&dir, seq, &signed).map_err(|error| of_journal(&error))?;
-            let keys = trusted(&journal.key, &signed, None)?;
-            (proof, keys)
-        }
+        Some(dir) => proof_in(&journal_in(dir), seq, &journal.key)?,
     };
     proof.check(&keys, &holds).map_err(|error| refused("the proof", &error))?;
     let value = json!({"schema": SCHEMA, "seq": seq, "proof": proof.to_string()});
     screen.show(&value, &proof.to_string())?;
     Ok(Exit::Done)
+}
+
+/// The proof out of a folder, and the keys that count for it. The records are read once one of them has signed what the
+/// folder says of their number.
+fn proof_in(dir: &Path, seq: u64, keys: &[PathBuf]) -> Result<(ProofFile, Vec<NoteKey>), Failure> {
+    let signed = newest_of(dir)?;
+    let keys = trusted(keys, &signed, None)?;
+    Checkpoint::of(&signed, &keys, &holds).map_err(|error| refused(NEWEST, &error))?;
+    let proof = prove(dir, seq, &signed).map_err(|error| of_journal(&error))?;
+    Ok((proof, keys))
 }
 
 fn check(screen: &mut Screen, file: &Path, keys: &[PathBuf]) -> Result<Exit, Failure> {
@@ -113,7 +117,7 @@ async fn consistency(
     let old = Checkpoint::of(&note, &keys, &holds).map_err(|error| refused(&what, &error))?;
     let step = match &journal.dir {
         None => step_of_daemon(client, &old).await?,
-        Some(dir) => step_in(&journal_in(dir), &old)?,
+        Some(dir) => step_in(&journal_in(dir), &old, &keys)?,
     };
     let claimed = Checkpoint::unverified(&step.newest).map_err(|error| refused(NEWEST, &error))?;
     if old.origin != claimed.origin {
@@ -192,12 +196,13 @@ async fn step_of_daemon(client: &Client, old: &Checkpoint) -> Result<Step, Failu
     Ok(Step { newest: parsed(&made.checkpoint)?, proof })
 }
 
-fn step_in(dir: &Path, old: &Checkpoint) -> Result<Step, Failure> {
+fn step_in(dir: &Path, old: &Checkpoint, keys: &[NoteKey]) -> Result<Step, Failure> {
     let newest = newest_of(dir)?;
     let new = Checkpoint::unverified(&newest).map_err(|error| refused(NEWEST, &error))?;
     if old.head.size == 0 || old.head.size > new.head.size || old.origin != new.origin {
         return Ok(Step { newest, proof: None });
     }
+    Checkpoint::of(&newest, keys, &holds).map_err(|error| refused(NEWEST, &error))?;
     let proof = prove_consistency(dir, old.head.size, new.head).map_err(|error| of_journal(&error))?;
     Ok(Step { newest, proof: Some(proof) })
 }
@@ -263,4 +268,41 @@ pub fn of_journal(error: &JournalError) -> Failure {
             .hint("`turnoutctl audit verify DIR` says when and by whom; an older copy may have it");
     }
     failure
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use turnout_journal::{CHECKPOINTS, Journal, OpenOptions, TreeHead, log_origin};
+    use turnout_manifest::key::PrivateKey;
+
+    #[test]
+    fn no_record_is_read_for_a_newest_checkpoint_that_nobody_known_has_signed() {
+        let folder = tempfile::tempdir().unwrap();
+        let dir = folder.path().join("journal");
+        let (journal, _) = Journal::open(&dir, OpenOptions::default()).unwrap();
+        journal.append(b"{}").unwrap();
+        let (host, stranger) = (PrivateKey::generate().unwrap(), PrivateKey::generate().unwrap());
+        let origin = log_origin(&dir).unwrap();
+        let sign = |head: TreeHead, by: &PrivateKey| {
+            let key = NoteKey::new(&origin, ECDSA, by.public_key().to_der()).unwrap();
+            let checkpoint = Checkpoint { origin: origin.clone(), head };
+            checkpoint.sign(&key, &|message| by.sign(message)).unwrap()
+        };
+        let key = folder.path().join("key.pem");
+        std::fs::write(&key, host.public_key().to_pem()).unwrap();
+        let old = Checkpoint { origin: origin.clone(), head: journal.head() };
+        let keys = [NoteKey::new(&origin, ECDSA, host.public_key().to_der()).unwrap()];
+        let far = TreeHead { size: 1 << 40, ..journal.head() };
+        for (newest, holds) in [(sign(journal.head(), &host), true), (sign(far, &stranger), false)] {
+            std::fs::write(dir.join(CHECKPOINTS), format!("{newest}\n")).unwrap();
+            let proof = proof_in(&dir, 0, std::slice::from_ref(&key)).map(drop);
+            let step = step_in(&dir, &old, &keys).map(drop);
+            for answer in [proof, step] {
+                let said = answer.as_ref().err().map(Failure::message).unwrap_or_default();
+                assert_eq!(answer.is_ok(), holds, "{said}");
+                assert!(holds || said.starts_with(NEWEST), "{said}");
+            }
+        }
+    }
 }

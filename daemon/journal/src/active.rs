@@ -20,7 +20,8 @@ use crate::writer::OpenOptions as JournalOptions;
 const NEW_SEGMENT: &str = "segment.new";
 /// Zeros that are written ahead: a file that gets longer has to wait for the file system's own journal too, one that is
 /// written over has not.
-static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
+static ZEROS: [u8; FILL_BYTES] = [0; FILL_BYTES];
+pub(crate) const FILL_BYTES: usize = 64 << 10;
 /// Longest batch that zeros are written for: for longer ones, they would cost more than they save.
 const FILLED_BATCH_MAX: usize = 32 << 10;
 /// A batch that the disk is given before it is hashed, so that both go on at once.

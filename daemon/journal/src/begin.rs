@@ -1,10 +1,10 @@
 //! Where a journal begins: with record 0, or, once older records were pruned, with the first record of a later segment.
 //! Beside that segment lies its *base*: what the records before it came to, in bytes that are the caller's.
 
-use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 
+use crate::disk::open_for_reading;
 use crate::error::{Damage, Flaw, JournalError, Result};
 use crate::replay::Replay;
 use crate::segment;
@@ -96,7 +96,7 @@ pub fn base(dir: &Path) -> Result<Option<Base>> {
 /// The bytes of this base.
 pub(crate) fn read_base(dir: &Path, first: u64) -> Result<Vec<u8>> {
     let path = dir.join(base_name(first));
-    let file = File::open(&path).map_err(JournalError::io("open", &path))?;
+    let file = open_for_reading(&path).map_err(JournalError::io("open", &path))?;
     let mut bytes = Vec::new();
     file.take(BASE_MAX + 1).read_to_end(&mut bytes).map_err(JournalError::io("read", &path))?;
     if bytes.len() as u64 > BASE_MAX {

@@ -8,6 +8,7 @@ use base64::engine::general_purpose::STANDARD;
 use thiserror::Error;
 
 use crate::note::{Holds, Note, NoteError, NoteKey};
+use crate::segment::MAX_RECORDS;
 use crate::tree::{Hash, TreeHead};
 
 /// What the origins of all journals of this kind begin with; the id of the log follows.
@@ -49,6 +50,9 @@ impl Checkpoint {
         let mut next = |what| lines.next().filter(|line| !line.is_empty()).ok_or(CheckpointError::Form(what));
         let origin = next("no origin")?.to_owned();
         let size = number(next("no size")?).ok_or(CheckpointError::Form("the size is no plain number"))?;
+        if size > MAX_RECORDS {
+            return Err(CheckpointError::Form("no log is of such a size"));
+        }
         let root = hash(next("no root")?).ok_or(CheckpointError::Form("the root is no hash in base64"))?;
         if lines.any(str::is_empty) {
             return Err(CheckpointError::Form("an empty line"));
@@ -138,6 +142,7 @@ mod tests {
             format!("log\n+1\n{root}\n"),
             format!("log\n-1\n{root}\n"),
             format!("log\n18446744073709551616\n{root}\n"),
+            format!("log\n4611686018427387905\n{root}\n"),
             format!("log\n1\n{root}"),
             format!("log\n1\n{}\n", &root[4..]),
             format!("log\n1\n{}\n", root.replace("2I=", "2J=")),
@@ -161,7 +166,7 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(64))]
         #[test]
-        fn checkpoints_survive_their_text(size: u64, root: [u8; 32], origin in "[a-z./0-9]{1,40}") {
+        fn checkpoints_survive_their_text(size in 0..=MAX_RECORDS, root: [u8; 32], origin in "[a-z./0-9]{1,40}") {
             let made = Checkpoint { origin, head: TreeHead { size, root: Hash::from(root) } };
             prop_assert_eq!(Checkpoint::parse(&made.to_string()), Ok(made));
         }

@@ -7,7 +7,7 @@ use std::ops::Range;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 
-use rustix::fs::{Advice, FsWord, fadvise, fstatfs};
+use rustix::fs::{Advice, FsWord, OFlags, fadvise, fstatfs};
 
 /// Mode of every file: root writes, the group may read.
 const FILE_MODE: u32 = 0o640;
@@ -132,6 +132,17 @@ pub(crate) trait Disk: Send + Sync {
 pub(crate) struct SystemDisk;
 
 impl Disk for SystemDisk {}
+
+/// Opens a file of the journal for reading. One that is none is refused, and not waited for: the folder may be a copy from
+/// elsewhere.
+pub(crate) fn open_for_reading(path: &Path) -> io::Result<File> {
+    let flags = OFlags::NONBLOCK.bits().cast_signed();
+    let file = OpenOptions::new().read(true).custom_flags(flags).open(path)?;
+    if file.metadata()?.is_file() {
+        return Ok(file);
+    }
+    Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"))
+}
 
 /// Opens a file of the journal for writing, creating it where it is missing.
 pub(crate) fn open_for_writing(path: &Path) -> io::Result<File> {

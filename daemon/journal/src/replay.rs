@@ -6,6 +6,7 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
+use crate::disk::open_for_reading;
 use crate::error::{Damage, Flaw, JournalError, Result};
 use crate::frame::{Frame, HEAD_BYTES, Head, Kind, MAX_BATCH_BYTES, MAX_BODY_BYTES, Seal, Trailer};
 use crate::segment::{Header, file_name};
@@ -85,7 +86,7 @@ impl Replay {
     pub(crate) fn open(dir: &Path, first_seq: u64) -> Result<Option<Replay>> {
         let name = file_name(first_seq);
         let path = dir.join(&name);
-        let file = match File::open(&path) {
+        let file = match open_for_reading(&path) {
             Ok(file) => file,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(JournalError::io("open", &path)(error)),

@@ -17,7 +17,7 @@ const MAGIC: [u8; 8] = *b"TURNOUTJ";
 const VERSION: u32 = 1;
 const CRC_BYTES: usize = 4;
 /// No log gets this long, so numbers can be added without a check.
-const MAX_RECORDS: u64 = 1 << 62;
+pub(crate) const MAX_RECORDS: u64 = 1 << 62;
 
 /// What a segment says about itself and all before it.
 #[derive(Clone, Debug, PartialEq, Eq)]

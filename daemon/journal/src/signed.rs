@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use crate::active::open_for_writing;
 use crate::begin;
 use crate::checkpoint::{Checkpoint, CheckpointError, origin};
+use crate::disk::open_for_reading;
 use crate::error::{JournalError, Result};
 use crate::note::{NOTE_MAX, Note, NoteKey};
 use crate::proof;
@@ -254,7 +255,7 @@ pub fn log_origin(dir: &Path) -> Result<String> {
 /// `Io`; `Checkpoint` when what stands there is no note.
 pub fn newest(dir: &Path) -> Result<Option<Note>> {
     let path = dir.join(CHECKPOINTS);
-    let file = match File::open(&path) {
+    let file = match open_for_reading(&path) {
         Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(JournalError::io("open", &path)(error)),
@@ -282,7 +283,7 @@ pub(crate) struct Notes {
 impl Notes {
     pub(crate) fn open(dir: &Path) -> Result<Notes> {
         let path = dir.join(CHECKPOINTS);
-        match File::open(&path) {
+        match open_for_reading(&path) {
             Ok(file) => Ok(Notes { path, lines: Some(BufReader::new(file)) }),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Notes { path, lines: None }),
             Err(error) => Err(JournalError::io("open", &path)(error)),
@@ -341,7 +342,7 @@ fn whole_length(file: &File) -> io::Result<u64> {
 
 /// The checkpoints in the mark: one, or two while an operator's decision opens a new log. None where there is no file.
 pub(crate) fn read_mark(path: &Path) -> Result<Vec<Checkpoint>> {
-    let file = match File::open(path) {
+    let file = match open_for_reading(path) {
         Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         Err(error) => return Err(JournalError::io("open", path)(error)),

@@ -1,16 +1,16 @@
 //! Judges the bytes after the last committed batch: left by an interrupted write, or damage to what was once whole?
 
-use std::fs::File;
-use std::io;
 use std::ops::Range;
 
+use crate::active::FILL_BYTES;
 use crate::error::{Flaw, JournalError, Result};
 use crate::frame::{Frame, HEAD_BYTES, Head, Kind, MAX_BATCH_BYTES, TRAILER_BYTES, Trailer};
 use crate::replay::{Replay, read_at_most};
 
 /// Frame heads whose frames do not hold that are looked into before the end counts as no tear.
 const MAX_SUSPECTS: usize = 4096;
-const ZERO_CHECK_BYTES: usize = 256 << 10;
+/// Longest batch with its trailer; zeros written ahead may follow.
+const BATCH_MAX: usize = MAX_BATCH_BYTES + TRAILER_BYTES;
 /// What a disk writes whole or not at all.
 const SECTOR: u64 = 512;
 /// More zeros in a row than the head of a frame and a trailer's number can have.
@@ -36,12 +36,12 @@ pub(crate) fn examine(segment: &Replay, broken_at: u64) -> Result<Tail> {
     let cut = segment.offset();
     let size = segment.tree().size();
     let damage = |offset, what| segment.damage(offset, size, what);
-    let limit = MAX_BATCH_BYTES + TRAILER_BYTES;
-    let bytes = read_at_most(segment.file(), cut, limit).map_err(JournalError::io("read", segment.path()))?;
-    let rest = cut + bytes.len() as u64;
-    let zeros_after = count_zeros(segment.file(), rest).map_err(JournalError::io("read", segment.path()))?;
-    let Some(zeros_after) = zeros_after else { return Err(damage(rest, Flaw::NotATear).into()) };
+    let bytes = read_at_most(segment.file(), cut, BATCH_MAX + FILL_BYTES + 1)
+        .map_err(JournalError::io("read", segment.path()))?;
     let used = bytes.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
+    if used > BATCH_MAX || bytes.len() > BATCH_MAX + FILL_BYTES {
+        return Err(damage(cut + BATCH_MAX as u64, Flaw::NotATear).into());
+    }
     let broken = usize::try_from(broken_at - cut).unwrap_or(usize::MAX);
     let torn = Torn { cut, bytes: &bytes, used, size };
     match torn.find_frame(broken.saturating_add(1)) {
@@ -53,23 +53,8 @@ pub(crate) fn examine(segment: &Replay, broken_at: u64) -> Result<Tail> {
         }
         Search::TooManySuspects => return Err(damage(broken_at, Flaw::NotATear).into()),
     }
-    let zeros = (bytes.len() - used) as u64 + zeros_after;
+    let zeros = (bytes.len() - used) as u64;
     Ok(Tail { torn: bytes[..used].to_vec(), zeros })
-}
-
-/// Counts the bytes from this offset to the end; `None` when one of them is not zero.
-fn count_zeros(file: &File, from: u64) -> io::Result<Option<u64>> {
-    let mut count = 0;
-    loop {
-        let bytes = read_at_most(file, from + count, ZERO_CHECK_BYTES)?;
-        if bytes.iter().any(|byte| *byte != 0) {
-            return Ok(None);
-        }
-        if bytes.is_empty() {
-            return Ok(Some(count));
-        }
-        count += bytes.len() as u64;
-    }
 }
 
 /// The bytes after the last committed batch.

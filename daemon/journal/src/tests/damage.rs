@@ -231,3 +231,22 @@ fn forged_trailers_seals_and_headers_with_valid_checksums_are_found() {
         });
     }
 }
+
+#[test]
+fn a_pipe_in_the_place_of_a_file_is_refused_and_not_waited_for() {
+    for place in ["a segment", "the checkpoints"] {
+        let dir = written();
+        let path = match place {
+            "a segment" => dir.path().join(segments(dir.path()).pop().unwrap()),
+            _ => dir.path().join(crate::CHECKPOINTS),
+        };
+        let _ = fs::remove_file(&path);
+        rustix::fs::mknodat(rustix::fs::CWD, &path, rustix::fs::FileType::Fifo, 0o600.into(), 0).unwrap();
+        let (verified, newest) = (verify(dir.path()), crate::newest(dir.path()));
+        assert!(matches!(verified, Err(JournalError::Io { action: "open", .. })), "{place}: {verified:?}");
+        assert_eq!(newest.is_ok(), place == "a segment");
+        if place == "a segment" {
+            assert!(Journal::open(dir.path(), OpenOptions::default()).is_err());
+        }
+    }
+}
