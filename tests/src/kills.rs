@@ -24,7 +24,7 @@ pub fn kill_once(scene: &mut Scene, seq: u64, wanted: impl Fn(&Value) -> bool) -
 
 /// The daemon did not write it merely because it was started.
 pub fn of_a_release(record: &Value) -> bool {
-    !["daemon-started", "examined", "clock-read"].contains(&kind(record).as_str())
+    !["daemon-started", "examined", "clock-read", "log-recovered"].contains(&kind(record).as_str())
 }
 
 /// The kind of a record.

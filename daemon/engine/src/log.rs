@@ -86,4 +86,14 @@ pub enum LogRecord {
     ReserveSpent,
     /// There is room again, and a reserve.
     ReserveRestored,
+    /// The journal ended in what an interrupted write had left; it was cut off at a start, and kept. Nothing in it was
+    /// acknowledged, unless the disk lost bytes.
+    LogRecovered {
+        /// How many bytes.
+        bytes: u64,
+        /// SHA-256 of them.
+        sha256: Sha256,
+        /// The file that holds them, in the journal's folder.
+        kept_in: String,
+    },
 }

@@ -27,12 +27,13 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{oneshot, watch};
-use turnout_engine::{ArchiveRecord, Entry, Record, World};
+use turnout_engine::{ArchiveRecord, Entry, LogRecord, Record, World};
 use turnout_host::linux_cells::CellsConfig;
 use turnout_host::mounts::cgroup2_root;
 use turnout_host::volume::VolumeConfig;
 use turnout_host::{Host, HostConfig, HostError, LinuxHost, clock};
-use turnout_journal::{Journal, JournalError, OpenOptions, Recovered};
+use turnout_journal::{Cut, Journal, JournalError, OpenOptions};
+use turnout_manifest::{Sha256, canonical};
 
 /// Space kept for the journal's last records: some ten thousand, many times what a release that is undone takes.
 const RESERVE_BYTES: u64 = 16 << 20;
@@ -201,23 +202,33 @@ fn open_journal(config: &Config) -> Result<(Arc<Journal>, World), ServeError> {
     // Before anything is changed: a journal that is not what was signed is evidence.
     notary::check(&config.state).map_err(ServeError::Journal)?;
     let dir = config.state.join(evidence::JOURNAL_DIR);
-    let (journal, recovered) = open_free(&dir).map_err(ServeError::Journal)?;
-    if let Some(cut) = recovered.cut {
-        tracing::warn!(bytes = cut.bytes, kept_in = %cut.kept_in.display(), "cut a torn end off the journal");
-    }
+    let journal = open_free(&dir).map_err(ServeError::Journal)?;
     let world = replay(&dir).map_err(ServeError::Recover)?;
     Ok((Arc::new(journal), world))
 }
 
 /// Opens the journal as soon as nobody else has it.
-fn open_free(dir: &Path) -> Result<(Journal, Recovered), JournalError> {
+fn open_free(dir: &Path) -> Result<Journal, JournalError> {
     let until = Instant::now() + LOCK_PATIENCE;
     loop {
-        match Journal::open(dir, journal_options()) {
+        match open_and_tell(dir) {
             Err(JournalError::Locked { .. }) if Instant::now() < until => std::thread::sleep(LOCK_RETRY),
             opened => return opened,
         }
     }
+}
+
+/// Opens the journal. What an interrupted write had left at its end is told by the next record.
+fn open_and_tell(dir: &Path) -> Result<Journal, JournalError> {
+    let (journal, recovered) = Journal::open(dir, journal_options())?;
+    if let Some(Cut { bytes, sha256, kept_in }) = recovered.cut {
+        tracing::warn!(bytes, kept_in = %kept_in.display(), "cut a torn end off the journal");
+        let kept_in = kept_in.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let sha256 = Sha256(*sha256.as_bytes());
+        let record = Record::Log(LogRecord::LogRecovered { bytes, sha256, kept_in });
+        journal.append(&canonical::to_canonical(&record).expect("texts and numbers below 2^53"))?;
+    }
+    Ok(journal)
 }
 
 /// Signs the journal's checkpoints on a thread of its own: the loop does not wait for the disk twice.
@@ -378,7 +389,7 @@ fn journal_options() -> OpenOptions {
 /// What would not go.
 pub fn dismantle(config: Config) -> Result<(), ServeError> {
     let journal = config.state.join(evidence::JOURNAL_DIR);
-    let _lock = Journal::open(&journal, OpenOptions::default()).map_err(ServeError::Journal)?;
+    let _lock = open_and_tell(&journal).map_err(ServeError::Journal)?;
     LinuxHost::open(host_config(&config)?).and_then(LinuxHost::dismantle).map_err(ServeError::Host)
 }
 
@@ -433,4 +444,29 @@ fn id_of(name: &str, file: &str) -> Option<u32> {
     let names = std::fs::read_to_string(file).ok()?;
     let line = names.lines().find(|line| line.split(':').next() == Some(name))?;
     line.split(':').nth(2)?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use turnout_journal::{Hash, Reader};
+
+    #[test]
+    fn a_torn_end_that_was_cut_off_is_told_by_the_next_record() {
+        let folder = tempfile::tempdir().unwrap();
+        let dir = folder.path();
+        open_and_tell(dir).unwrap().append(br#"{"event":"reserve-restored"}"#).unwrap();
+        let segment = dir.join("000000000000.seg");
+        std::fs::write(&segment, [std::fs::read(&segment).unwrap(), vec![0x55; 70]].concat()).unwrap();
+        drop(open_and_tell(dir).unwrap());
+        drop(open_and_tell(dir).unwrap());
+        let records: Vec<_> = Reader::open(dir, 1).unwrap().map(Result::unwrap).collect();
+        let [recovered] = &records[..] else { panic!("{records:?}") };
+        let told: Record = serde_json::from_slice(&recovered.body).unwrap();
+        let Record::Log(LogRecord::LogRecovered { bytes, sha256, kept_in }) = told else {
+            panic!("{told:?}")
+        };
+        assert_eq!((bytes, sha256.0), (70, *Hash::of(&[0x55; 70]).as_bytes()));
+        assert_eq!(std::fs::read(dir.join(kept_in)).unwrap(), [0x55; 70]);
+    }
 }

@@ -192,6 +192,9 @@ fn tell_log(record: &LogRecord) {
             tracing::error!("the journal's disk is full: nothing new is begun until there is room")
         }
         LogRecord::ReserveRestored => tracing::info!("the journal's disk has room again"),
+        LogRecord::LogRecovered { bytes, kept_in, .. } => {
+            tracing::warn!(bytes, %kept_in, "cut a torn end off the journal")
+        }
     }
 }
 

@@ -4,7 +4,7 @@ use super::{DEBUG, ERROR, INFO, Kind, NOTICE, WARNING, word};
 use serde_json::Value;
 
 /// Every kind of record about the journal and its clock.
-pub const KINDS: [Kind; 4] = [
+pub const KINDS: [Kind; 5] = [
     Kind {
         event: "clock-read",
         id: "df68f53b200045e990f0080ed94776d3",
@@ -43,6 +43,15 @@ pub const KINDS: [Kind; 4] = [
         priority: |_| NOTICE,
         sentence: |_| "the journal's disk has room again".to_owned(),
     },
+    Kind {
+        event: "log-recovered",
+        id: "0329968f77e24ab7bf6b4a4bcb130c16",
+        priority: |_| WARNING,
+        sentence: |body| {
+            let (bytes, kept_in) = (&body["bytes"], word(body, "kept_in"));
+            format!("{bytes} bytes of an interrupted write were cut off the journal and kept in {kept_in}")
+        },
+    },
 ];
 
 fn clock(body: &Value) -> String {
@@ -72,6 +81,7 @@ mod tests {
 3 | uid 0 opened a new log, 0 records of no log were taken over: lost | {"event":"log-opened","by":"uid 0","reason":"lost","taken":0,"taken_root":"cc"}
 3 | the journal's disk is full: its reserve is given up, nothing new is begun | {"event":"reserve-spent"}
 5 | the journal's disk has room again | {"event":"reserve-restored"}
+4 | 70 bytes of an interrupted write were cut off the journal and kept in torn-4-aa.bin | {"event":"log-recovered","bytes":70,"sha256":"sha256:abababababababababababababababababababababababababababababababab","kept_in":"torn-4-aa.bin"}
 "#;
 
     #[test]
