@@ -9,7 +9,7 @@ use crate::proofs;
 use crate::render::{DIM, GOOD, STRONG, Screen, count, safe, time};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
-use turnout_journal::{JournalError, Record, Verified, log_origin, origin, verify_each};
+use turnout_journal::{JournalError, Record, Verified, beside_pruning, log_origin, origin, verify_each};
 use turnout_manifest::{Percent, Sha256};
 use turnout_protocol::client::{Client, Tail};
 use turnout_protocol::control::{AuditRecord, AuditVerified, SCHEMA};
@@ -130,7 +130,7 @@ fn verify(screen: &mut Screen, dir: &Path, keys: &[PathBuf]) -> Result<Exit, Fai
             "keep the folder as it is, and compare it with an older snapshot: `turnoutctl audit snapshots`",
         )
     };
-    let (verified, prunings) = read(&dir, keys).map_err(|error| match error {
+    let (verified, prunings) = beside_pruning(&dir, || read(&dir, keys)).map_err(|error| match error {
         Unread::Key(failure) => failure,
         Unread::Journal(error @ (JournalError::Io { .. } | JournalError::NoJournal { .. })) => {
             Failure::from_error(Exit::Failed, &error)

@@ -13,6 +13,9 @@ use crate::tree::{Hash, Tree, TreeHead};
 /// Longest base, bytes.
 pub const BASE_MAX: u64 = 256 << 20;
 
+/// How often the journal is read while ever more of it is pruned.
+const TRIES: usize = 8;
+
 /// What is left of the pruned records of a journal, beside their hashes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Base {
@@ -67,6 +70,26 @@ pub(crate) fn segments(dir: &Path) -> Result<Vec<u64>> {
 /// `Damaged` when older records are gone and no base is there, `Io`.
 pub fn first_record(dir: &Path) -> Result<u64> {
     Ok(segments(dir)?.first().copied().unwrap_or(0))
+}
+
+/// Reads something of the whole journal in `dir`, and anew from the beginning where that failed while records were being
+/// pruned.
+///
+/// # Errors
+///
+/// What `read` gives.
+pub fn beside_pruning<T, E>(
+    dir: &Path,
+    mut read: impl FnMut() -> std::result::Result<T, E>,
+) -> std::result::Result<T, E> {
+    for _ in 1..TRIES {
+        let first = first_record(dir).ok();
+        match read() {
+            Err(_) if first_record(dir).ok() != first => {}
+            done => return done,
+        }
+    }
+    read()
 }
 
 /// First record of the oldest segment file, also one that an interrupted pruning has left; `None` where there is none.

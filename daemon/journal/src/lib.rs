@@ -53,7 +53,9 @@ mod writer;
 #[cfg(test)]
 mod tests;
 
-pub use begin::{BASE_MAX, Base, SegmentInfo, base, first_record, head_before, oldest_file, segment_infos};
+pub use begin::{
+    BASE_MAX, Base, SegmentInfo, base, beside_pruning, first_record, head_before, oldest_file, segment_infos,
+};
 pub use checkpoint::{Checkpoint, CheckpointError, origin};
 pub use cursor::{CURSOR_MAX, NoCursor, ReaderPlace};
 pub use error::{Damage, Flaw, JournalError};

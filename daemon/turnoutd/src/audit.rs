@@ -7,7 +7,7 @@ use axum::extract::State;
 use std::error::Error;
 use std::sync::Arc;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use turnout_journal::{Holds, JournalError, NoteKey, origin, verify_each};
+use turnout_journal::{Holds, JournalError, NoteKey, beside_pruning, origin, verify_each};
 use turnout_manifest::Sha256;
 use turnout_protocol::control::{AuditVerified, Doctor, SCHEMA};
 use turnout_protocol::error::{ErrorCode, Problem};
@@ -54,12 +54,15 @@ pub async fn verify(State(desk): State<Desk>) -> Result<Json<AuditVerified>, Fai
             Ok(_) | Err(JournalError::Io { .. }) => {}
             Err(error) => return Err(error),
         }
-        let (keys, mut prunings) = ([notary.key().clone()], Prunings::default());
+        let keys = [notary.key().clone()];
         let trusted: (&[NoteKey], Holds<'_>) = (&keys, &checkpoints::holds);
-        let verified = verify_each(&journal, Some(trusted), &mut |record| {
-            prunings.see((record.seq, millis(record.time_ns)), &record.body);
-        })?;
-        Ok((verified, prunings))
+        beside_pruning(&journal, || {
+            let mut prunings = Prunings::default();
+            let verified = verify_each(&journal, Some(trusted), &mut |record| {
+                prunings.see((record.seq, millis(record.time_ns)), &record.body);
+            })?;
+            Ok((verified, prunings))
+        })
     });
     let damaged = |error: &dyn Error| {
         let damaged = problem(ErrorCode::Refused, format!("the journal does not verify: {}", chain(error)));

@@ -12,7 +12,8 @@ use super::*;
 use crate::disk::{Disk, Point};
 use crate::note::tests::holds;
 use crate::{
-    Checkpoint, Flaw, Hash, Tiles, base, first_record, prove, prove_consistency, succeed, verify_consistency,
+    Checkpoint, Flaw, Hash, Tiles, base, beside_pruning, first_record, prove, prove_consistency, succeed,
+    verify_consistency, verify_each,
 };
 
 const BASE: &[u8] = b"what came before";
@@ -84,6 +85,32 @@ fn place_of(files: &Files) -> Place {
         fs::write(path, bytes).unwrap();
     }
     place
+}
+
+#[test]
+fn what_is_verified_while_it_is_pruned_verifies_in_the_end_and_what_is_damaged_does_not() {
+    let place = place_of(&WHOLE);
+    let dir = place.journal();
+    let (mut reads, mut pruned) = (0, false);
+    let verified = beside_pruning(&dir, || {
+        reads += 1;
+        verify_each(&dir, None, &mut |_| {
+            if !std::mem::replace(&mut pruned, true) {
+                prune(&dir, border(&dir, 300)).unwrap();
+            }
+        })
+    });
+    let first = first_record(&dir).unwrap();
+    assert_eq!((verified.unwrap().first, reads), (first, 2));
+    assert!(first > 256);
+    fs::remove_file(dir.join(&segments(&dir)[1])).unwrap();
+    reads = 0;
+    let damaged = beside_pruning(&dir, || {
+        reads += 1;
+        verify(&dir)
+    });
+    assert!(matches!(damaged, Err(JournalError::Damaged(_))), "{damaged:?}");
+    assert_eq!(reads, 1);
 }
 
 /// 600 records, of which the ones before the answer were pruned.
