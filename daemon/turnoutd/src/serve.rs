@@ -226,7 +226,11 @@ fn open_and_tell(dir: &Path) -> Result<Journal, JournalError> {
         let kept_in = kept_in.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let sha256 = Sha256(*sha256.as_bytes());
         let record = Record::Log(LogRecord::LogRecovered { bytes, sha256, kept_in });
-        journal.append(&canonical::to_canonical(&record).expect("texts and numbers below 2^53"))?;
+        let body = canonical::to_canonical(&record).expect("texts and numbers below 2^53");
+        // A disk without room keeps nobody from serving: changes are refused then, as after any write that failed.
+        if let Err(error) = journal.append(&body) {
+            tracing::error!("the journal does not say so: {}", crate::chain(&error));
+        }
     }
     Ok(journal)
 }
