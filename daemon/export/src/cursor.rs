@@ -2,7 +2,8 @@
 //!
 //! A receiver such as journald has a record long before its disk has. The file therefore holds two numbers and the boot
 //! they are of: while the machine runs, the next run goes on at the first; after a power cut, at the second, which the
-//! receiver has had for long enough to be safe. Records in between are given again, never missed.
+//! receiver has had for long enough to be safe. Records in between are given again, never missed. So are they where the
+//! journal lost its end while the machine ran, as after a failed sync: the leaf of the last record given tells.
 
 use std::collections::VecDeque;
 use std::fs::{self, File, Permissions};
@@ -10,7 +11,7 @@ use std::io::{self, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
-use turnout_journal::{CURSOR_MAX, ReaderPlace};
+use turnout_journal::{CURSOR_MAX, Hash, ReaderPlace};
 
 /// After this time a receiver has a record on disk: journald syncs every five minutes (journald.conf(5)).
 const SETTLED: Duration = Duration::from_secs(600);
@@ -25,6 +26,8 @@ pub struct Cursor {
     boot: String,
     next: u64,
     safe: u64,
+    /// Leaf of the record before the next.
+    leaf: Option<Hash>,
     waiting: VecDeque<(Instant, u64)>,
     saved: Option<Instant>,
 }
@@ -56,11 +59,12 @@ impl Cursor {
     }
 
     fn open_in(file: Option<&Path>, boot: String) -> Result<Self, CursorError> {
-        let (next, safe) = match file {
+        let (next, safe, leaf) = match file {
             Some(path) => place(path, &boot)?,
-            None => (0, 0),
+            None => (0, 0, None),
         };
-        Ok(Self { file: file.map(Path::to_owned), boot, next, safe, waiting: VecDeque::new(), saved: None })
+        let (file, waiting) = (file.map(Path::to_owned), VecDeque::new());
+        Ok(Self { file, boot, next, safe, leaf, waiting, saved: None })
     }
 
     /// The next record's number.
@@ -71,17 +75,29 @@ impl Cursor {
     /// Goes on at this record where the ones before it were pruned; gives how many are not given for that.
     pub fn skip_to(&mut self, first: u64) -> u64 {
         let missed = first.saturating_sub(self.next);
-        self.next += missed;
+        if missed > 0 {
+            (self.next, self.leaf) = (first, None);
+        }
         missed
     }
 
-    /// Notes that everything before this number was given. The file follows at once, or within a second while records
+    /// The last record that was given, by its number and leaf, where that is known.
+    pub fn last(&self) -> Option<(u64, Hash)> {
+        self.next.checked_sub(1).zip(self.leaf)
+    }
+
+    /// Goes on where everything before is safe: what was given after that is not what the journal has.
+    pub fn go_back(&mut self) {
+        (self.next, self.leaf) = (self.safe.min(self.next), None);
+    }
+
+    /// Notes that this record, with this leaf, and everything before it were given. The file follows at once, or within a second while records
     /// come fast.
     ///
     /// # Errors
     /// [`CursorError::File`].
-    pub fn advance(&mut self, next: u64) -> Result<(), CursorError> {
-        self.next = next;
+    pub fn advance(&mut self, given: u64, leaf: Hash) -> Result<(), CursorError> {
+        (self.next, self.leaf) = (given + 1, Some(leaf));
         match self.saved {
             Some(saved) if saved.elapsed() < SAVE_EVERY => Ok(()),
             _ => self.save(),
@@ -98,7 +114,8 @@ impl Cursor {
             return Ok(());
         }
         self.settle(Instant::now());
-        let text = format!("{} {} {}\n", self.next, self.safe, self.boot);
+        let leaf = self.leaf.map(|leaf| format!(" {leaf}")).unwrap_or_default();
+        let text = format!("{} {} {}{leaf}\n", self.next, self.safe, self.boot);
         replace(&path, &text).map_err(|source| CursorError::File { path, source })?;
         self.saved = Some(Instant::now());
         Ok(())
@@ -119,21 +136,21 @@ impl Cursor {
     }
 }
 
-/// What a file says: the next record, and the one that is safe.
-fn place(path: &Path, boot: &str) -> Result<(u64, u64), CursorError> {
+/// What a file says: the next record, the one that is safe, and the leaf before the next.
+fn place(path: &Path, boot: &str) -> Result<(u64, u64, Option<Hash>), CursorError> {
     let failed = |source| CursorError::File { path: path.to_owned(), source };
     let foreign = || CursorError::Content(path.to_owned());
     match fs::metadata(path).map(|found| found.len()) {
         Ok(length) if length > CURSOR_MAX => return Err(foreign()),
         Ok(_) => {}
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok((0, 0)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok((0, 0, None)),
         Err(source) => return Err(failed(source)),
     }
     let text = fs::read_to_string(path).map_err(failed)?;
-    let ReaderPlace { next, safe, boot: of } = text.parse().map_err(|_| foreign())?;
+    let ReaderPlace { next, safe, boot: of, leaf } = text.parse().map_err(|_| foreign())?;
     match of {
-        Some(of) if of != boot => Ok((safe, safe)),
-        _ => Ok((next, safe)),
+        Some(of) if of != boot => Ok((safe, safe, None)),
+        _ => Ok((next, safe, leaf)),
     }
 }
 
@@ -160,14 +177,19 @@ fn replace(path: &Path, text: &str) -> io::Result<()> {
 mod tests {
     use super::*;
 
+    fn leaf() -> Hash {
+        Hash::of(b"leaf")
+    }
+
     #[test]
     fn a_cursor_survives_and_a_foreign_file_is_refused() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("cursor");
         let mut cursor = Cursor::open(Some(&path)).unwrap();
         assert_eq!(cursor.next(), 0);
-        cursor.advance(42).unwrap();
-        assert_eq!(Cursor::open(Some(&path)).unwrap().next(), 42);
+        cursor.advance(41, leaf()).unwrap();
+        let cursor = Cursor::open(Some(&path)).unwrap();
+        assert_eq!((cursor.next(), cursor.last()), (42, Some((41, leaf()))));
         for foreign in ["x", "", "-1", "1 2", "1 x b", "1 2 3 4", "99999999999999999999999999"] {
             fs::write(&path, foreign).unwrap();
             assert!(matches!(Cursor::open(Some(&path)), Err(CursorError::Content(_))), "{foreign:?}");
@@ -196,7 +218,7 @@ mod tests {
         let path = folder.path().join("cursor");
         let mut cursor = Cursor::open(Some(&path)).unwrap();
         assert_eq!((cursor.skip_to(7), cursor.skip_to(3), cursor.next()), (7, 0, 7));
-        cursor.advance(8).unwrap();
+        cursor.advance(7, leaf()).unwrap();
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, READABLE);
         let place: ReaderPlace = fs::read_to_string(&path).unwrap().parse().unwrap();
         assert_eq!((place.next, place.safe), (8, 0));
@@ -207,8 +229,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("cursor");
         let mut cursor = Cursor::open(Some(&path)).unwrap();
-        for next in 1..=100 {
-            cursor.advance(next).unwrap();
+        for given in 0..100 {
+            cursor.advance(given, leaf()).unwrap();
         }
         cursor.save().unwrap();
         assert_eq!(Cursor::open(Some(&path)).unwrap().next(), 100);

@@ -72,6 +72,7 @@ fn give_all(arguments: &Arguments, cursor: &mut Cursor, sink: &mut Sink) -> Resu
     if missed > 0 && arguments.cursor.is_some() {
         eprintln!("warning: {missed} records were pruned before they were given; going on at record {first}");
     }
+    check_last(arguments, cursor, first)?;
     let mut subjects = Subjects::new(&arguments.journal, cursor.next());
     let mut reader = Reader::open(&arguments.journal, cursor.next()).map_err(ExportError::Journal)?;
     loop {
@@ -81,7 +82,7 @@ fn give_all(arguments: &Arguments, cursor: &mut Cursor, sink: &mut Sink) -> Resu
                 let subject = subjects.of(&record, &event.body).map_err(ExportError::Journal)?;
                 sink.give(&event, &subject).map_err(ExportError::Sink)?;
                 // After the sink has it: a crash in between gives it once more, never not at all.
-                cursor.advance(record.seq + 1).map_err(ExportError::Cursor)?;
+                cursor.advance(record.seq, record.leaf()).map_err(ExportError::Cursor)?;
             }
             None if arguments.follow => {
                 cursor.save().map_err(ExportError::Cursor)?;
@@ -90,4 +91,20 @@ fn give_all(arguments: &Arguments, cursor: &mut Cursor, sink: &mut Sink) -> Resu
             None => return Ok(()),
         }
     }
+}
+
+/// Goes back where the journal does not have the last record that was given: its end was lost, and others took its place.
+fn check_last(arguments: &Arguments, cursor: &mut Cursor, first: u64) -> Result<(), ExportError> {
+    let Some((seq, leaf)) = cursor.last().filter(|(seq, _)| *seq >= first) else { return Ok(()) };
+    let mut reader = Reader::open(&arguments.journal, seq).map_err(ExportError::Journal)?;
+    let there = reader.next_record().map_err(ExportError::Journal)?;
+    if there.is_none_or(|record| record.leaf() != leaf) {
+        cursor.go_back();
+        cursor.skip_to(first);
+        let next = cursor.next();
+        eprintln!(
+            "warning: the journal does not have record {seq} as it was given; going on at record {next}"
+        );
+    }
+    Ok(())
 }

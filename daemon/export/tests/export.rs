@@ -31,3 +31,29 @@ fn each_record_is_given_once_and_again_when_the_cursor_did_not_move() {
     fs::write(&cursor, "4\n").unwrap();
     assert_eq!(export(&dir, &cursor), [4, 5], "a crash between giving and noting gives a record again");
 }
+
+#[test]
+fn where_the_journal_lost_the_last_record_that_was_given_those_that_may_be_lost_are_given_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let (dir, cursor) = (folder.path().join("journal"), folder.path().join("cursor"));
+    let append = |body: &[u8]| {
+        let (journal, _) = Journal::open(&dir, OpenOptions::default()).unwrap();
+        journal.append(body).unwrap();
+    };
+    append(b"{\"event\":\"test\",\"number\":0}");
+    let segment = dir.join("000000000000.seg");
+    let before = fs::read(&segment).unwrap();
+    append(b"{\"event\":\"test\",\"number\":1}");
+    assert_eq!(export(&dir, &cursor), [0, 1]);
+    fs::write(&segment, before).unwrap();
+    assert_eq!(export(&dir, &cursor), [0], "a shorter journal");
+    append(b"{\"event\":\"test\",\"number\":1}");
+    assert_eq!(export(&dir, &cursor), [1]);
+    let before = fs::read(&segment).unwrap();
+    append(b"{\"event\":\"test\",\"number\":2}");
+    assert_eq!(export(&dir, &cursor), [2]);
+    fs::write(&segment, before).unwrap();
+    append(b"{\"event\":\"test\",\"number\":3}");
+    append(b"{\"event\":\"test\",\"number\":4}");
+    assert_eq!(export(&dir, &cursor), [0, 1, 2, 3], "another record in its place");
+}

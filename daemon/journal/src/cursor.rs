@@ -1,10 +1,12 @@
-//! How far a reader of a journal is, as the text that it keeps between two runs: `NEXT SAFE BOOT`. Whoever prunes reads it
+//! How far a reader of a journal is, as the text that it keeps between two runs: `NEXT SAFE BOOT LEAF`. Whoever prunes reads it
 //! too, and takes nothing that a reader may still have to read again.
 
 use std::str::FromStr;
 
-/// Longest text of a cursor, bytes: two numbers, a boot's id, and what is between them.
-pub const CURSOR_MAX: u64 = 128;
+use crate::tree::Hash;
+
+/// Longest text of a cursor, bytes: two numbers, a boot's id, a hash, and what is between them.
+pub const CURSOR_MAX: u64 = 192;
 
 /// A place in a journal.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -15,6 +17,9 @@ pub struct ReaderPlace {
     pub safe: u64,
     /// The boot that `next` is of; absent in the text of earlier versions.
     pub boot: Option<String>,
+    /// Leaf of the record before `next`: where the journal has another one, its end was lost since. Absent where there is no
+    /// such record, and in the text of earlier versions.
+    pub leaf: Option<Hash>,
 }
 
 /// A text that is no place in a journal.
@@ -30,10 +35,15 @@ impl FromStr for ReaderPlace {
             return Err(NoCursor);
         }
         let number = |word: &str| word.parse().map_err(|_| NoCursor);
+        let place = |next, safe, boot: Option<&str>, leaf| {
+            let (next, safe, boot) = (number(next)?, number(safe)?, boot.map(str::to_owned));
+            Ok(ReaderPlace { next, safe, boot, leaf })
+        };
         match text.split_whitespace().collect::<Vec<_>>()[..] {
-            [next] => Ok(ReaderPlace { next: number(next)?, safe: 0, boot: None }),
-            [next, safe, boot] => {
-                Ok(ReaderPlace { next: number(next)?, safe: number(safe)?, boot: Some(boot.to_owned()) })
+            [next] => place(next, "0", None, None),
+            [next, safe, boot] => place(next, safe, Some(boot), None),
+            [next, safe, boot, leaf] => {
+                place(next, safe, Some(boot), Some(leaf.parse().map_err(|_| NoCursor)?))
             }
             _ => Err(NoCursor),
         }
@@ -45,11 +55,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_place_is_one_number_or_two_and_a_boot() {
-        let place =
-            |next, safe, boot: Option<&str>| Ok(ReaderPlace { next, safe, boot: boot.map(str::to_owned) });
-        assert_eq!("42\n".parse(), place(42, 0, None));
-        assert_eq!("42 7 b-1\n".parse(), place(42, 7, Some("b-1")));
+    fn a_place_is_one_number_or_two_and_a_boot_and_perhaps_a_leaf() {
+        let place = |next, safe, boot: Option<&str>, leaf| {
+            Ok(ReaderPlace { next, safe, boot: boot.map(str::to_owned), leaf })
+        };
+        assert_eq!("42\n".parse(), place(42, 0, None, None));
+        assert_eq!("42 7 b-1\n".parse(), place(42, 7, Some("b-1"), None));
+        let leaf = Hash::of(b"leaf");
+        assert_eq!(format!("42 7 b-1 {leaf}\n").parse(), place(42, 7, Some("b-1"), Some(leaf)));
         let long = format!("1 2 {}", "b".repeat(200));
         for bad in ["", "x", "-1", "1 2", "1 x b", "x 1 b", "1 2 3 4", "18446744073709551616", long.as_str()]
         {

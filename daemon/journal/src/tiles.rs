@@ -231,14 +231,18 @@ impl Tiles {
         Ok(tiles)
     }
 
-    /// Makes the tiles that the records written since complete, some hundred at most; true when none is left to be made.
+    /// Makes the tiles that the first `durable` records complete, some hundred at most; true when none is left to be made.
+    /// What follows these in the file may never reach the disk, and other records may take its place.
     ///
     /// # Errors
     ///
     /// `Io`, `Damaged`; it can be called again.
-    pub fn extend(&mut self) -> Result<bool> {
+    pub fn extend(&mut self, durable: u64) -> Result<bool> {
         for _ in 0..TILES_AT_A_TIME {
             while self.leaves.len() < WIDTH as usize {
+                if self.full * WIDTH + self.leaves.len() as u64 >= durable {
+                    return Ok(true);
+                }
                 let Some(record) = self.reader.next_record()? else { return Ok(true) };
                 self.leaves.push(record.leaf());
             }

@@ -121,23 +121,28 @@ fn send_records(
     (follow, mut lines): (bool, Lines),
     handle: &Handle,
 ) {
+    let mut again = false;
     loop {
+        // What the file has beyond that may never reach the disk.
+        if desk.journal.size() <= next && !follow {
+            return;
+        }
+        // An empty line, which NDJSON readers skip, tells whether the reader is still there.
+        while desk.journal.wait_beyond(next, Instant::now() + FOLLOW_WAIT) <= next {
+            if handle.block_on(lines.send_data(Bytes::from_static(b"\n"))).is_err() {
+                return;
+            }
+        }
         match reader.next_record() {
             Ok(Some(record)) => {
-                next = record.seq + 1;
+                (next, again) = (record.seq + 1, false);
                 if handle.block_on(lines.send_data(line(&audit_record(&record)))).is_err() {
                     return;
                 }
             }
-            Ok(None) if follow => {
-                // An empty line, which NDJSON readers skip, tells whether the reader is still there.
-                while desk.journal.wait_beyond(next, Instant::now() + FOLLOW_WAIT) <= next {
-                    if handle.block_on(lines.send_data(Bytes::from_static(b"\n"))).is_err() {
-                        return;
-                    }
-                }
-            }
-            Ok(None) => return,
+            // Some of it may have been read before it was whole: the second time it is read anew.
+            Ok(None) if !again => again = true,
+            Ok(None) => return tracing::error!("audit log: record {next} is not there"),
             Err(error) => return tracing::error!("audit log: {}", chain(&error)),
         }
     }

@@ -145,7 +145,7 @@ impl Notary {
                 return;
             }
             if !tiled && let Some(making) = &mut tiles {
-                match making.extend() {
+                match making.extend(self.journal.size()) {
                     Ok(all) => tiled = all,
                     Err(error) => {
                         // Proofs are made from the records then.

@@ -374,3 +374,22 @@ fn a_segment_that_becomes_old_while_a_batch_finds_no_room_is_sealed_at_its_last_
         assert_eq!(verify(dir.path()).unwrap().size, 2, "{bytes} bytes");
     }
 }
+
+#[test]
+fn no_tile_is_made_of_records_that_did_not_become_durable() {
+    let dir = tempfile::tempdir().unwrap();
+    let disk = FaultyDisk::new(Point::BatchSync, 1, Fault::Refused(EIO));
+    let options = OpenOptions::default();
+    let (journal, _) = Journal::open_on(disk, dir.path(), options.clone()).unwrap();
+    let bodies: Vec<Vec<u8>> = (0..255).map(body).collect();
+    journal.append_all(&bodies.iter().map(Vec::as_slice).collect::<Vec<_>>()).unwrap();
+    assert!(journal.append(&body(255)).is_err());
+    assert_eq!(read_all(dir.path()).len(), 256, "the record is in the file");
+    let mut tiles = crate::Tiles::open(dir.path()).unwrap();
+    assert!(tiles.extend(journal.size()).unwrap());
+    assert_eq!(crate::tiled(dir.path()), 0);
+    drop(journal);
+    let (journal, _) = Journal::open(dir.path(), options).unwrap();
+    assert!(tiles.extend(journal.size()).unwrap());
+    assert_eq!((journal.size(), crate::tiled(dir.path())), (256, 256));
+}

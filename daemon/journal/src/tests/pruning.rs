@@ -41,7 +41,7 @@ fn border(dir: &Path, before: u64) -> u64 {
 }
 
 fn tile(dir: &Path) {
-    while !Tiles::open(dir).unwrap().extend().unwrap() {}
+    while !Tiles::open(dir).unwrap().extend(u64::MAX).unwrap() {}
 }
 
 fn prune(dir: &Path, first: u64) -> Result<crate::Pruned, JournalError> {

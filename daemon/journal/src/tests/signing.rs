@@ -300,7 +300,7 @@ fn tiled() -> (Place, Note) {
     journal.append_all(&bodies).unwrap();
     drop(journal);
     let note = place.sign().unwrap();
-    assert!(Tiles::open(&place.journal()).unwrap().extend().unwrap());
+    assert!(Tiles::open(&place.journal()).unwrap().extend(u64::MAX).unwrap());
     (place, note)
 }
 

@@ -108,6 +108,27 @@ fn the_journal_is_signed_where_a_release_begins_is_promoted_and_ends() {
     assert_eq!(rung.load(Ordering::Relaxed), 3);
 }
 
+#[test]
+fn the_audit_log_ends_where_the_journal_is_durable_whatever_the_file_has_beyond() {
+    let door = Door::with(&["1"]);
+    let journal = door.stage.folder.path().join("journal");
+    let ahead = tempfile::tempdir().unwrap();
+    for file in fs::read_dir(&journal).unwrap().flatten().filter(|file| file.path().is_file()) {
+        fs::copy(file.path(), ahead.path().join(file.file_name())).unwrap();
+    }
+    let size = door.desk.journal.size();
+    assert!(size > 0);
+    let (other, _) = Journal::open(ahead.path(), OpenOptions::default()).unwrap();
+    assert_eq!(other.append(br#"{"event":"reserve-restored"}"#).unwrap().seq, size);
+    // A write that came as far as the file, and whose sync failed.
+    let segment = "000000000000.seg";
+    fs::write(journal.join(segment), fs::read(ahead.path().join(segment)).unwrap()).unwrap();
+    assert_eq!(Reader::open(&journal, size).unwrap().count(), 1);
+    let log = door.get("/v1/audit/log").body.as_str().unwrap().to_owned();
+    assert_eq!(log.lines().filter(|line| line.starts_with('{')).count() as u64, size);
+    assert_eq!(door.get(&format!("/v1/audit/log?from={size}")).status, 200);
+}
+
 /// The notary by a clock that jumps.
 #[test]
 fn a_clock_that_jumps_forward_and_back_is_in_the_journal_by_how_much() {
