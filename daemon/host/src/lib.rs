@@ -9,6 +9,7 @@ pub mod clock;
 pub mod confine;
 mod counts;
 pub mod devices;
+mod dismantle;
 pub mod doctor;
 pub mod error;
 #[cfg(feature = "fake")]
@@ -39,6 +40,7 @@ pub mod traffic;
 mod verity;
 pub mod volume;
 
+pub use dismantle::dismantle;
 pub use error::HostError;
 pub use linux::{HostConfig, LinuxHost};
 pub use turnout_ebpf_layout::histogram;

@@ -8,9 +8,7 @@ use crate::devices::{self, DevicePath, Devices};
 use crate::linux_cells::{CellsConfig, LinuxCells};
 use crate::linux_pointer::{LinuxPointer, PointerConfig};
 use crate::meters::{self, Meters, Usage};
-use crate::mounts::detach_all;
 use crate::pointer::{Pointer, Shown};
-use crate::programs;
 use crate::steering::{LinuxTraffic, TrafficConfig};
 use crate::store::{Evidence, Held, ImportOutcome, Incoming, SnapshotInfo, Store, StoredName};
 use crate::traffic::{Occupants, Probes, Route, Sample, Traffic};
@@ -44,7 +42,6 @@ pub struct LinuxHost {
     cells: Arc<LinuxCells>,
     traffic: LinuxTraffic,
     cgroup: PathBuf,
-    pins: PathBuf,
 }
 
 impl LinuxHost {
@@ -65,29 +62,15 @@ impl LinuxHost {
         let cells = Arc::new(cells);
         let occupants: Arc<dyn Occupants> = cells.clone();
         let traffic = LinuxTraffic::open(
-            &TrafficConfig { pin_directory: config.pins.clone(), cgroup: cgroup.clone() },
+            &TrafficConfig { pin_directory: config.pins, cgroup: cgroup.clone() },
             occupants,
         )?;
-        Ok(Self { volume, pointer, cells, traffic, cgroup, pins: config.pins })
+        Ok(Self { volume, pointer, cells, traffic, cgroup })
     }
 
     /// Whether the store could be mounted only after its superblock was restored from a copy, as after a power cut.
     pub fn store_was_torn(&self) -> bool {
         self.volume.was_torn()
-    }
-
-    /// Ends every worker and the launcher, takes programs, pins and mounts away. Versions and evidence stay.
-    ///
-    /// # Errors
-    /// The first thing that would not go.
-    pub fn dismantle(self) -> Result<(), HostError> {
-        let Self { volume, pointer, cells, traffic, pins, .. } = self;
-        programs::detach(&pins)?;
-        cells.shutdown()?;
-        drop((traffic, cells));
-        detach_all(&pins)?;
-        pointer.dismantle()?;
-        Arc::into_inner(volume).map_or(Ok(()), Volume::unmount)
     }
 }
 

@@ -6,7 +6,9 @@ use crate::archive::{Archive, Inside, MountPlace, Reference, ScrubFound, StoreSt
 use crate::beneath::{Folder, Kind, walk};
 use crate::image;
 use crate::linux_store::ENVELOPE;
-use crate::mounts::{Mount, all_mount_tables, detached_tree, mount_table, mounts_at, within_namespace_of};
+use crate::mounts::{
+    Mount, all_mount_tables, detached_tree, mount_table, mounts_at, top_at, within_namespace_of,
+};
 use crate::scrub;
 use crate::sending;
 use crate::snapshots::checked_name;
@@ -273,9 +275,7 @@ fn not_real(at: &Path) -> HostError {
 }
 
 fn take_away(wanted: &Path, at: &Path, how: Unmount) -> Result<bool, HostError> {
-    let mounts = mounts_at(at)?;
-    let top = mounts.iter().find(|mount| !mounts.iter().any(|other| other.parent == mount.id));
-    if top.is_none_or(|top| top.kind != "btrfs" || top.root != wanted) {
+    if top_at(at)?.is_none_or(|top| top.kind != "btrfs" || top.root != wanted) {
         return Ok(false);
     }
     let flags = match how {

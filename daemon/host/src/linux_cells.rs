@@ -51,6 +51,24 @@ struct KnownCell {
     pidfd: Option<OwnedFd>,
 }
 
+/// Ends all workers, removes the cells and ends the launcher. Where the instance's cgroup is not there, none of them is,
+/// and nobody is asked. Where a killed launcher left it, the next one cleans up, and ends.
+///
+/// # Errors
+/// [`HostError::Launcher`], [`HostError::Os`] when its socket cannot be reached.
+pub fn end(config: CellsConfig) -> Result<(), HostError> {
+    if !config.cgroup.exists() {
+        return Ok(());
+    }
+    shut_down(&LauncherClient::open(config)?)
+}
+
+fn shut_down(client: &LauncherClient) -> Result<(), HostError> {
+    let request = Request::Shutdown;
+    let ended = client.ask(request, &[]).map_err(|refusal| refused(refusal, request)).map(drop);
+    client.part().and(ended)
+}
+
 impl LinuxCells {
     /// Connects to the launcher; where no service runs it, starts it as a process that outlives this one.
     ///
@@ -109,8 +127,7 @@ impl LinuxCells {
     /// [`HostError::Launcher`]; the launcher then has ended all the same, and the next one cleans up.
     pub fn shutdown(&self) -> Result<(), HostError> {
         *self.known() = Known::default();
-        let ended = self.ask(Request::Shutdown).map(drop);
-        self.client.part().and(ended)
+        shut_down(&self.client)
     }
 
     fn known(&self) -> MutexGuard<'_, Known> {

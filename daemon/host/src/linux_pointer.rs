@@ -7,10 +7,10 @@ mod set_folders;
 pub use points::{Method, STACK_MAX};
 
 use crate::HostError;
-use crate::mounts::{detached_tree, in_private_namespace, mount_table};
+use crate::mounts::{detach_all, detached_tree, in_private_namespace, mount_table};
 use crate::pointer::{Pointer, Shown};
 use crate::store::StoredName;
-use points::{Points, out_of_step};
+use points::{Points, out_of_step, scaffold_beside};
 use rustix::fs::{AtFlags, StatVfsMountFlags, StatxFlags, fstatvfs, statx};
 use rustix::mount::{MountFlags, mount};
 use set_folders::SetFolders;
@@ -73,6 +73,19 @@ impl Method {
     }
 }
 
+/// Takes every pointer away, and the mounts that swapping needs, by whichever method; `dir` is that of
+/// [`PointerConfig`]. Opens and makes nothing, and says what would not go.
+#[must_use]
+pub fn dismantle(dir: &Path) -> Vec<HostError> {
+    let models = fs::canonicalize(dir).unwrap_or_else(|_| dir.to_owned());
+    let folders = [scaffold_beside(&models), models, sets_beside(dir)];
+    folders.iter().filter_map(|folder| detach_all(folder).err()).collect()
+}
+
+fn sets_beside(dir: &Path) -> PathBuf {
+    dir.with_file_name("sets")
+}
+
 impl LinuxPointer {
     /// Makes the folders ready, finds the method, and finishes what a killed swap left. Repeating it is no error.
     ///
@@ -89,7 +102,7 @@ impl LinuxPointer {
                 .unwrap_or(Method::Stack),
         };
         let models = Points::open(&config.dir, method)?;
-        let sets = SetFolders::open(&config.dir.with_file_name("sets"))?;
+        let sets = SetFolders::open(&sets_beside(&config.dir))?;
         Ok(Self { versions, models, sets, swapping: Mutex::new(()) })
     }
 
@@ -107,14 +120,6 @@ impl LinuxPointer {
     /// Where readers find the models of a set, each in the folder of its name; opened once, as a model's.
     pub fn point_of_set(&self, set: &SetName) -> PathBuf {
         self.sets.point_of(set.as_str())
-    }
-
-    /// Takes every pointer away, and the mounts that swapping needs.
-    ///
-    /// # Errors
-    /// The kernel's own.
-    pub fn dismantle(self) -> Result<(), HostError> {
-        self.models.dismantle().and(self.sets.dismantle())
     }
 
     fn alone(&self) -> MutexGuard<'_, ()> {

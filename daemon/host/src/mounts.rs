@@ -66,6 +66,16 @@ pub fn mounts_at(point: &Path) -> Result<Vec<Mount>, HostError> {
     Ok(mounts)
 }
 
+/// The uppermost mount on this point, `None` when nothing is mounted there.
+///
+/// # Errors
+/// As [`mount_table`].
+pub fn top_at(point: &Path) -> Result<Option<Mount>, HostError> {
+    let mounts = mounts_at(point)?;
+    let is_top = |mount: &&Mount| !mounts.iter().any(|other| other.parent == mount.id);
+    Ok(mounts.iter().find(is_top).cloned())
+}
+
 /// The mounts of every namespace that a process of this machine is in, each namespace once.
 ///
 /// # Errors

@@ -63,24 +63,29 @@ pub(crate) fn open(pin_directory: &Path, cgroup: &Path) -> Result<Maps, HostErro
 }
 
 /// Takes steering and watching away: the links, the maps, the mount of the pin directory when it is one. No error when
-/// nothing is there.
+/// nothing is there. What fails keeps nothing else.
 ///
 /// # Errors
-/// The kernel's own.
+/// The kernel's own, the first of them.
 pub fn detach(pin_directory: &Path) -> Result<(), HostError> {
     let layout = layout_directory(pin_directory);
-    for (name, _) in PROGRAMS {
-        let pin = layout.join("links").join(name);
-        if let Some(link) = pinned(&pin)? {
-            sys::link_detach(link.as_fd()).map_err(HostError::os("bpf link detach", pin.display()))?;
-        }
+    if !layout.exists() {
+        return unmount_pins(pin_directory);
     }
-    match fs::remove_dir_all(&layout) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            return Err(HostError::os("remove", layout.display())(error));
-        }
-        _ => {}
+    let links = PROGRAMS.map(|(name, _)| detach_link(&layout.join("links").join(name)));
+    let links: Result<(), HostError> = links.into_iter().collect();
+    let removed = fs::remove_dir_all(&layout).map_err(HostError::os("remove", layout.display()));
+    links.and(removed).and(unmount_pins(pin_directory))
+}
+
+fn detach_link(pin: &Path) -> Result<(), HostError> {
+    match pinned(pin)? {
+        Some(link) => sys::link_detach(link.as_fd()).map_err(HostError::os("bpf link detach", pin.display())),
+        None => Ok(()),
     }
+}
+
+fn unmount_pins(pin_directory: &Path) -> Result<(), HostError> {
     let is_mount_root = match (fs::metadata(pin_directory), fs::metadata(pin_directory.join(".."))) {
         (Ok(own), Ok(above)) => own.dev() != above.dev(),
         _ => false,

@@ -3,7 +3,7 @@
 
 use crate::HostError;
 use crate::image::{self, Found};
-use crate::mounts::{detached_tree, is_btrfs, mounts_at};
+use crate::mounts::{detached_tree, is_btrfs, mounts_at, top_at};
 use crate::room::UnderWay;
 use crate::store::{Held, StoredName};
 use crate::verity;
@@ -260,6 +260,21 @@ impl Volume {
     }
 }
 
+/// Unmounts the store's image, which frees its loop device. Opens and makes nothing, and is no error where it is not
+/// mounted; what is of the host's own Btrfs stays as it is.
+///
+/// # Errors
+/// `EBUSY` while something in it is open.
+pub(crate) fn unmount_at(config: &VolumeConfig) -> Result<(), HostError> {
+    // Where the folder above is not there, nothing is.
+    let real = |path: &Path| real_path(path).unwrap_or_else(|_| path.to_owned());
+    let (root, image) = (real(&config.root), real(&config.image));
+    while matches!(mounted_at(&root, &image)?, Mounted::Image | Mounted::Deleted) {
+        unmount(&root, UnmountFlags::NOFOLLOW).map_err(HostError::os("umount", root.display()))?;
+    }
+    Ok(())
+}
+
 /// Names the call and the object of a failed Btrfs operation. The library keeps words where the cause is an error
 /// number; the C library beneath it leaves that in `errno`.
 pub(crate) fn btrfs<Value>(
@@ -301,7 +316,13 @@ fn prepare(root: &Path, image: &Path, image_bytes: Option<u64>) -> Result<Option
     match taken_over(root, image)? {
         Mounted::Image => return Ok(Some(Found::Whole)),
         Mounted::Other => return Ok(None),
-        Mounted::Nothing => {}
+        Mounted::Foreign(kind) => {
+            return Err(HostError::Unsupported {
+                what: format!("another file system ({kind}) is mounted at `{}`", root.display()),
+                remedy: "unmount it, or configure another place for the store",
+            });
+        }
+        Mounted::Nothing | Mounted::Deleted => {}
     }
     let above = root.parent().unwrap_or(Path::new("/"));
     let have_image = image.exists();
@@ -341,34 +362,37 @@ enum Mounted {
     Nothing,
     /// The store's image.
     Image,
+    /// The same, though its file was deleted.
+    Deleted,
     /// Another Btrfs, which the host's administrator has put there: it is used, and otherwise left alone.
     Other,
+    /// Another kind of file system, by its name.
+    Foreign(String),
 }
 
-/// Which usable Btrfs is mounted at `root` already. A mount whose image was deleted is taken away.
-fn taken_over(root: &Path, image: &Path) -> Result<Mounted, HostError> {
+fn mounted_at(root: &Path, image: &Path) -> Result<Mounted, HostError> {
     // The kernel writes this behind the last name of a file that has none any more.
     let mut deleted = image.as_os_str().to_owned();
     deleted.push(" (deleted)");
+    let Some(top) = top_at(root)? else { return Ok(Mounted::Nothing) };
+    if top.kind != "btrfs" {
+        return Ok(Mounted::Foreign(top.kind));
+    }
+    Ok(match image::backing_file(&top.source) {
+        Some(file) if Path::new(&file) == image => Mounted::Image,
+        Some(file) if Path::new(&file) == Path::new(&deleted) => Mounted::Deleted,
+        _ => Mounted::Other,
+    })
+}
+
+/// What usable is mounted at `root` already. A mount whose image was deleted is taken away.
+fn taken_over(root: &Path, image: &Path) -> Result<Mounted, HostError> {
     loop {
-        let mounts = mounts_at(root)?;
-        let Some(top) = mounts.iter().find(|mount| !mounts.iter().any(|other| other.parent == mount.id))
-        else {
-            return Ok(Mounted::Nothing);
-        };
-        if top.kind != "btrfs" {
-            return Err(HostError::Unsupported {
-                what: format!("another file system ({}) is mounted at `{}`", top.kind, root.display()),
-                remedy: "unmount it, or configure another place for the store",
-            });
+        match mounted_at(root, image)? {
+            Mounted::Deleted => unmount(root, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW)
+                .map_err(HostError::os("umount", root.display()))?,
+            found => return Ok(found),
         }
-        match image::backing_file(&top.source) {
-            Some(file) if Path::new(&file) == image => return Ok(Mounted::Image),
-            Some(file) if Path::new(&file) == Path::new(&deleted) => {}
-            _ => return Ok(Mounted::Other),
-        }
-        unmount(root, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW)
-            .map_err(HostError::os("umount", root.display()))?;
     }
 }
 

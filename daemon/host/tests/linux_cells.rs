@@ -8,10 +8,10 @@ use machine::{FIRST, Machine, PROFILE, SECOND, hear};
 use rustix::net::{
     AddressFamily, SocketAddrUnix, SocketFlags, SocketType, accept, bind, listen, socket_with,
 };
-use rustix::process::{Signal, getsid, kill_process};
+use rustix::process::{Signal, WaitId, WaitIdOptions, getsid, kill_process, waitid};
 use turnout_host::HostError;
 use turnout_host::cells::{Cells, Profile, Tenant, TenantName, WorkerState};
-use turnout_host::linux_cells::{CellsConfig, LinuxCells};
+use turnout_host::linux_cells::{CellsConfig, LinuxCells, end};
 use turnout_launcher_wire::{Failure, Reply, UNKNOWN};
 
 #[test]
@@ -144,6 +144,22 @@ fn failures_name_what_failed() {
     let absent = CellsConfig { worker: "/nowhere/turnout-worker".into(), ..host.config.clone() };
     let Err(absent) = LinuxCells::open(absent, host.mount()) else { panic!("it started without a worker") };
     assert!(absent.to_string().starts_with("launcher: did not start"), "{absent}");
+}
+
+#[test]
+fn an_end_starts_no_launcher_where_there_are_no_cells_and_clears_what_a_killed_one_left() {
+    let host = Machine::new();
+    end(host.config.clone()).unwrap();
+    assert!(!host.config.cgroup.exists() && !host.config.socket.exists());
+
+    let cells = host.open();
+    cells.create_cell(FIRST, PROFILE).unwrap();
+    let launcher = host.launcher();
+    kill_process(launcher, Signal::KILL).unwrap();
+    waitid(WaitId::Pid(launcher), WaitIdOptions::EXITED).unwrap();
+    end(host.config.clone()).unwrap();
+    assert!(!host.config.cgroup.exists() && !host.config.socket.exists());
+    end(host.config.clone()).unwrap();
 }
 
 #[test]

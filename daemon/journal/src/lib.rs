@@ -68,7 +68,7 @@ pub use proof_file::{HASHES_MAX, PROOF_MAX, ProofError, ProofFile, Proven};
 pub use prover::{prove, prove_consistency};
 pub use prune::Pruned;
 pub use reader::Reader;
-pub use recover::{Cut, Recovered};
+pub use recover::{Cut, JournalLock, Recovered};
 pub use replay::Record;
 pub use reserve::RESERVE;
 pub use signed::{CHECKPOINTS, Checkpoints, Signer, check_signed, log_origin, newest};

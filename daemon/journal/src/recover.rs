@@ -45,16 +45,41 @@ pub struct Cut {
     pub kept_in: PathBuf,
 }
 
+/// Keeps writers away from a journal in whatever state it is, as long as the value lives.
+#[derive(Debug)]
+pub struct JournalLock {
+    _file: File,
+}
+
+impl JournalLock {
+    /// Takes the lock and looks at nothing else; `None` where no journal ever was. Creates nothing.
+    ///
+    /// # Errors
+    ///
+    /// `Locked` while another process has the journal open, `Io`.
+    pub fn take(dir: &Path) -> Result<Option<Self>> {
+        let path = dir.join(LOCK);
+        match File::open(&path) {
+            Ok(file) => take(&file, dir).map(|()| Some(Self { _file: file })),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(JournalError::io("open", &path)(error)),
+        }
+    }
+}
+
 /// Creates the directory where it is missing and takes its lock, which is held as long as the file is open.
 pub(crate) fn lock(dir: &Path) -> Result<File> {
     let created = DirBuilder::new().recursive(true).mode(DIRECTORY_MODE).create(dir);
     created.map_err(JournalError::io("create", dir))?;
-    let path = dir.join(LOCK);
-    let file = open_for_writing(&path)?;
+    let file = open_for_writing(&dir.join(LOCK))?;
+    take(&file, dir).map(|()| file)
+}
+
+fn take(file: &File, dir: &Path) -> Result<()> {
     match file.try_lock() {
-        Ok(()) => Ok(file),
+        Ok(()) => Ok(()),
         Err(fs::TryLockError::WouldBlock) => Err(JournalError::Locked { dir: dir.to_owned() }),
-        Err(fs::TryLockError::Error(error)) => Err(JournalError::io("lock", &path)(error)),
+        Err(fs::TryLockError::Error(error)) => Err(JournalError::io("lock", &dir.join(LOCK))(error)),
     }
 }
 

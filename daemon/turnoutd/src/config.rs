@@ -113,6 +113,15 @@ struct Raw {
     models: BTreeMap<String, RawModel>,
 }
 
+/// Of a file that cannot be used: where its instance lies all the same.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct RawPlaces {
+    state: Option<PathBuf>,
+    runtime: Option<PathBuf>,
+    cgroup: Option<PathBuf>,
+}
+
 /// A single value or a list.
 #[derive(Debug, Deserialize)]
 #[serde(untagged)]
@@ -228,6 +237,23 @@ impl Config {
         Ok(Self { file: Some(path.to_owned()), ..parsed })
     }
 
+    /// Reads the file, to find what lies in its places. One that cannot be used is told, and gives the places in it that
+    /// can be understood; for the rest the defaults stand.
+    pub fn read_places(path: &Path) -> (Self, Option<ConfigError>) {
+        let error = match Self::read(path) {
+            Ok(config) => return (config, None),
+            Err(error) => error,
+        };
+        let text = match error {
+            ConfigError::Parse { .. } | ConfigError::Values(_) => std::fs::read_to_string(path),
+            ConfigError::Read { .. } | ConfigError::TooLarge(_) => Ok(String::new()),
+        };
+        let RawPlaces { state, runtime, cgroup } =
+            toml::from_str(&text.unwrap_or_default()).unwrap_or_default();
+        let places = Self::check(Raw { state, runtime, cgroup, ..Raw::default() }, "");
+        (places.unwrap_or_default(), Some(error))
+    }
+
     /// Checks the text of a configuration; the empty text gives the defaults.
     ///
     /// # Errors
@@ -235,6 +261,10 @@ impl Config {
     pub fn parse(text: &str) -> Result<Self, ConfigError> {
         let raw: Raw = toml::from_str(text)
             .map_err(|error| ConfigError::Parse { path: PathBuf::new(), message: error.to_string() })?;
+        Self::check(raw, text)
+    }
+
+    fn check(raw: Raw, text: &str) -> Result<Self, ConfigError> {
         let mut problems = Vec::new();
         let ports = ports(raw.ports.as_deref().unwrap_or("8700-8799"), &mut problems);
         let model_ports = model_ports(&raw.models, &mut problems);
@@ -304,6 +334,12 @@ impl Config {
     /// The public addresses of a model with this port.
     pub fn addresses(&self, port: u16) -> Vec<SocketAddr> {
         self.listen.iter().map(|address| SocketAddr::new(*address, port)).collect()
+    }
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self::parse("").expect("the empty text is a configuration")
     }
 }
 
@@ -448,6 +484,30 @@ mod tests {
         let parsed = Config::parse(&all.join("\n")).unwrap();
         assert_eq!(parsed.live.get().model_ports.len(), 1);
         assert_eq!((parsed.state, parsed.listen), (defaults.state, defaults.listen));
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_used_still_says_where_its_instance_lies() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("turnout.toml");
+        let usual = ("/var/lib/turnout", "/run/turnout");
+        for (text, expected) in [
+            ("state = \"/srv/a\"\nportss = \"1-2\"\n", ("/srv/a", "/run/turnout")),
+            ("runtime = \"/run/b\"\nports = \"x\"\n", ("/var/lib/turnout", "/run/b")),
+            ("state = \"here\"\nruntime = \"/run/b\"\n", usual),
+            ("state = \"/srv/a\"\nno toml", usual),
+        ] {
+            std::fs::write(&file, text).unwrap();
+            let (places, refused) = Config::read_places(&file);
+            assert!(refused.is_some(), "{text}");
+            assert_eq!((places.state, places.runtime), (expected.0.into(), expected.1.into()), "{text}");
+        }
+        std::fs::remove_file(&file).unwrap();
+        let (places, refused) = Config::read_places(&file);
+        assert!(matches!(refused, Some(ConfigError::Read { .. })));
+        assert_eq!(places.state, Path::new(usual.0));
+        std::fs::write(&file, "state = \"/srv/a\"\n").unwrap();
+        assert!(matches!(Config::read_places(&file), (config, None) if config.state == Path::new("/srv/a")));
     }
 
     #[test]

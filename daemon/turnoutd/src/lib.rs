@@ -14,6 +14,7 @@ pub mod checkpoints;
 pub mod config;
 pub mod denials;
 pub mod diff;
+pub mod dismantle;
 pub mod driver;
 pub mod evidence;
 pub mod examine;

@@ -1,41 +1,51 @@
 //! `turnoutd`: configuration, state, sockets, then the loop. `turnoutd doctor` only examines the host.
 
 use clap::Parser;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use turnoutd::arguments::{Arguments, Command};
 use turnoutd::audit_http::{self, View};
-use turnoutd::{chain, new_log, serve};
+use turnoutd::config::Config;
+use turnoutd::{chain, dismantle, new_log, serve};
 
 fn main() -> ExitCode {
-    let arguments = Arguments::parse();
-    // It has no file to read its configuration from, and no right to.
-    if let Some(Command::ServeSnapshots { uid, parent, snapshots }) = arguments.command {
-        return serve_snapshots(uid, parent, snapshots.as_deref());
+    let Arguments { config, launcher_service, command } = Arguments::parse();
+    match command {
+        // It has no file to read its configuration from, and no right to.
+        Some(Command::ServeSnapshots { uid, parent, snapshots }) => {
+            serve_snapshots(uid, parent, snapshots.as_deref())
+        }
+        // It makes do with a configuration that is refused.
+        Some(Command::Dismantle) => match dismantle::run(config.as_deref(), launcher_service) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => refuse(&chain(&error), error.hint()),
+        },
+        command => configured((config.as_deref(), launcher_service), command),
     }
-    let config = match arguments
-        .config
-        .as_deref()
-        .map_or_else(|| turnoutd::config::Config::parse(""), turnoutd::config::Config::read)
-    {
+}
+
+fn configured(
+    (file, launcher_service): (Option<&Path>, Option<PathBuf>),
+    command: Option<Command>,
+) -> ExitCode {
+    let config = match file.map_or_else(|| Ok(Config::default()), Config::read) {
         Ok(config) => config,
         Err(error) => return refuse(&chain(&error), "every key is described in `docs/guide.md`"),
     };
-    let config = match arguments.launcher_service {
+    let config = match launcher_service {
         Some(cgroup) => config.with_launcher_service(cgroup),
         None => config,
     };
-    let done = match arguments.command {
+    let done = match command {
         None => serve::run(config),
         Some(Command::Doctor { output }) => return serve::doctor(&config, &output),
-        Some(Command::Dismantle) => serve::dismantle(config),
         Some(Command::NewLog { reason }) => {
             return match new_log::open(&config, &reason) {
                 Ok(()) => ExitCode::SUCCESS,
                 Err(error) => refuse(&chain(&error), error.hint()),
             };
         }
-        Some(Command::ServeSnapshots { .. }) => Ok(()),
+        Some(Command::Dismantle | Command::ServeSnapshots { .. }) => Ok(()),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

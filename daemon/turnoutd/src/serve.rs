@@ -131,7 +131,7 @@ pub fn run(config: Config) -> Result<(), ServeError> {
     folder(&config.runtime, 0o755)?;
     // The journal's lock comes first: a second daemon on the same state must change nothing.
     let (journal, world) = open_journal(&config)?;
-    let host = LinuxHost::open(host_config(&config)?).map_err(ServeError::Host)?;
+    let host = open_host(&config)?;
     let torn = host.store_was_torn().then_some(TORN);
     let host: Arc<dyn Host> = Arc::new(host);
     let socket = open_door(&config, given)?;
@@ -202,18 +202,20 @@ fn open_journal(config: &Config) -> Result<(Arc<Journal>, World), ServeError> {
     // Before anything is changed: a journal that is not what was signed is evidence.
     notary::check(&config.state).map_err(ServeError::Journal)?;
     let dir = config.state.join(evidence::JOURNAL_DIR);
-    let journal = open_free(&dir).map_err(ServeError::Journal)?;
+    let journal = once_free(|| open_and_tell(&dir)).map_err(ServeError::Journal)?;
     let world = replay(&dir).map_err(ServeError::Recover)?;
     Ok((Arc::new(journal), world))
 }
 
-/// Opens the journal as soon as nobody else has it.
-fn open_free(dir: &Path) -> Result<Journal, JournalError> {
+/// Takes the journal's lock by this as soon as nobody else has it.
+pub(crate) fn once_free<Taken>(
+    take: impl Fn() -> Result<Taken, JournalError>,
+) -> Result<Taken, JournalError> {
     let until = Instant::now() + LOCK_PATIENCE;
     loop {
-        match open_and_tell(dir) {
+        match take() {
             Err(JournalError::Locked { .. }) if Instant::now() < until => std::thread::sleep(LOCK_RETRY),
-            opened => return opened,
+            taken => return taken,
         }
     }
 }
@@ -233,6 +235,11 @@ fn open_and_tell(dir: &Path) -> Result<Journal, JournalError> {
         }
     }
     Ok(journal)
+}
+
+fn open_host(config: &Config) -> Result<LinuxHost, ServeError> {
+    let cgroup = cgroup(config).ok_or(ServeError::NoCgroup)?;
+    LinuxHost::open(host_config(config, cgroup)).map_err(ServeError::Host)
 }
 
 /// Signs the journal's checkpoints on a thread of its own: the loop does not wait for the disk twice.
@@ -387,22 +394,14 @@ fn journal_options() -> OpenOptions {
     OpenOptions { reserve_bytes: RESERVE_BYTES, ..OpenOptions::default() }
 }
 
-/// Takes workers, launcher, routes and pins away. Refused while a daemon runs on this state.
-///
-/// # Errors
-/// What would not go.
-pub fn dismantle(config: Config) -> Result<(), ServeError> {
-    let journal = config.state.join(evidence::JOURNAL_DIR);
-    let _lock = open_and_tell(&journal).map_err(ServeError::Journal)?;
-    LinuxHost::open(host_config(&config)?).and_then(LinuxHost::dismantle).map_err(ServeError::Host)
+/// The cgroup of this instance, where a cgroup2 tree is mounted or the configuration names one.
+pub(crate) fn cgroup(config: &Config) -> Option<PathBuf> {
+    config.cgroup.clone().or_else(|| Some(cgroup2_root()?.join("turnout")))
 }
 
-fn host_config(config: &Config) -> Result<HostConfig, ServeError> {
-    let cgroup = match &config.cgroup {
-        Some(path) => path.clone(),
-        None => cgroup2_root().ok_or(ServeError::NoCgroup)?.join("turnout"),
-    };
-    Ok(HostConfig {
+/// Where everything of an instance lies.
+pub(crate) fn host_config(config: &Config, cgroup: PathBuf) -> HostConfig {
+    HostConfig {
         volume: VolumeConfig {
             kind: config.keep.store,
             root: config.state.join("store"),
@@ -421,7 +420,7 @@ fn host_config(config: &Config) -> Result<HostConfig, ServeError> {
         },
         pointers: config.runtime.join("models"),
         pins: config.runtime.join("bpf"),
-    })
+    }
 }
 
 fn folder(path: &Path, mode: u32) -> Result<(), ServeError> {

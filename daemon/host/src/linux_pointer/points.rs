@@ -2,7 +2,7 @@
 //! beneath the live one and takes the live one away: a reader finds the one or the other, never neither. A swap that was killed after any of its steps is finished when the folder is opened again.
 
 use crate::HostError;
-use crate::mounts::{Mount, detach_all, detached_trees, mount_table, mounts_at};
+use crate::mounts::{Mount, detached_trees, mount_table, mounts_at};
 use crate::volume::{make_folder, set_mode};
 use rustix::fs::{AtFlags, CWD, StatxFlags, statx};
 use rustix::mount::{
@@ -77,7 +77,7 @@ impl Points {
     /// Makes the folder ready and finishes what a killed swap left.
     pub(super) fn open(dir: &Path, method: Method) -> Result<Self, HostError> {
         let dir = own_folder(dir)?;
-        let points = Self { scaffold: dir.with_extension("tuck"), dir, method };
+        let points = Self { scaffold: scaffold_beside(&dir), dir, method };
         points.raise_folder()?;
         points.clear_scaffold()?;
         for name in names_in(&points.dir)? {
@@ -95,11 +95,6 @@ impl Points {
 
     pub(super) fn point_of(&self, name: &str) -> PathBuf {
         self.dir.join(name).join("current")
-    }
-
-    /// Takes every point away, and the mounts that swapping needs.
-    pub(super) fn dismantle(self) -> Result<(), HostError> {
-        [self.dir, self.scaffold].iter().try_for_each(|folder| detach_all(folder))
     }
 
     /// The mount that readers of a point meet.
@@ -228,6 +223,11 @@ impl Points {
         let point = folder.join("current");
         if point.exists() { Ok(()) } else { make_folder(&point, 0o555) }
     }
+}
+
+/// Where swaps have their mounts, should they need any.
+pub(super) fn scaffold_beside(dir: &Path) -> PathBuf {
+    dir.with_extension("tuck")
 }
 
 /// Makes a folder of pointers, by its one path.

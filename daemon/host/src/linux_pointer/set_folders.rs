@@ -101,11 +101,6 @@ impl SetFolders {
         remove(&self.dir.join(name))
     }
 
-    /// Takes every set away.
-    pub(super) fn dismantle(self) -> Result<(), HostError> {
-        detach_all(&self.dir)
-    }
-
     /// A detached tree with a folder for each of these trees, which are mounted there. It is made where nobody sees it.
     pub(super) fn assemble(&self, trees: &[(&str, OwnedFd)]) -> Result<OwnedFd, HostError> {
         let place = &self.dir;

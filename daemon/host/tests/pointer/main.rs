@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
 use subject::{Subject, config, name, open_pointer, own_mounts};
-use turnout_host::linux_pointer::{LinuxPointer, Method};
+use turnout_host::linux_pointer::{LinuxPointer, Method, dismantle};
 use turnout_host::mounts::{in_private_namespace, mount_table};
 use turnout_host::pointer::Pointer;
 
@@ -153,7 +153,8 @@ fn after_dismantling_no_mount_is_left() {
             pointer.point(&name(2)).unwrap();
             Subject::Set.show(&pointer, 1);
             assert!(below().len() > before.len(), "{method:?}");
-            pointer.dismantle().unwrap();
+            assert!(dismantle(&config(method).dir).is_empty());
+            assert!(dismantle(&config(method).dir).is_empty(), "nothing is there any more");
             // The table still lists what the test's own file system covers.
             let left: Vec<_> = below()
                 .into_iter()

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test ends at the first surprise")]
 
 mod archive;
+mod dismantle;
 mod folder;
 mod held;
 mod native;

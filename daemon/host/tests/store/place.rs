@@ -76,7 +76,7 @@ pub fn devices_of(image: &Path) -> usize {
     fs::read_dir("/sys/block").unwrap().map(Result::unwrap).filter(is_bound).count()
 }
 
-fn until(what: &str, mut is_so: impl FnMut() -> bool) {
+pub fn until(what: &str, mut is_so: impl FnMut() -> bool) {
     let deadline = Instant::now() + BUSY_MAX;
     while !is_so() {
         assert!(Instant::now() < deadline, "not within {BUSY_MAX:?}: {what}");

@@ -6,7 +6,7 @@ use std::{fs, io, thread};
 
 use super::*;
 use crate::disk::{Disk, Point, SystemDisk};
-use crate::{MAX_BATCH_BYTES, MAX_BODY_BYTES};
+use crate::{JournalLock, MAX_BATCH_BYTES, MAX_BODY_BYTES};
 
 #[test]
 fn records_survive_reopening_over_many_segments_and_read_from_any_number() {
@@ -78,6 +78,23 @@ fn a_second_writer_is_refused_until_the_last_clone_of_the_first_is_dropped() {
     assert!(matches!(second, Err(JournalError::Locked { .. })));
     drop(clone);
     open(dir.path());
+}
+
+#[test]
+fn a_lock_keeps_writers_away_from_a_damaged_journal_too_and_makes_none() {
+    let dir = tempfile::tempdir().unwrap();
+    assert!(JournalLock::take(dir.path()).unwrap().is_none());
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+    let (journal, _) = open(dir.path());
+    assert!(matches!(JournalLock::take(dir.path()), Err(JournalError::Locked { .. })));
+    drop(journal);
+    fs::write(dir.path().join("000000000000.seg"), "damaged").unwrap();
+    let lock = JournalLock::take(dir.path()).unwrap().unwrap();
+    let writer = Journal::open(dir.path(), OpenOptions::default());
+    assert!(matches!(writer, Err(JournalError::Locked { .. })));
+    drop(lock);
+    let writer = Journal::open(dir.path(), OpenOptions::default());
+    assert!(matches!(writer, Err(JournalError::Damaged { .. })));
 }
 
 #[test]
