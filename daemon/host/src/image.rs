@@ -22,6 +22,8 @@ const BTRFS_PLACES: [&str; 3] = ["/usr/bin/btrfs", "/usr/sbin/btrfs", "/sbin/btr
 /// What `btrfs rescue super-recover` exits with when it has written a superblock again.
 const SUPERBLOCK_RESTORED: i32 = 2;
 const LOOP_CONTROL: &str = "/dev/loop-control";
+/// What the kernel writes behind the name of a file that has none any more.
+pub const DELETED: &str = " (deleted)";
 
 /// Makes the image. It gets its name when it is whole: what a killed run left is made anew.
 ///
@@ -255,10 +257,7 @@ fn remove_if_there(path: &Path) -> Result<(), HostError> {
 /// A mount that outlived its mount point, under a pointer for instance, still has the image on its device. From
 /// Linux 6.7 on, Btrfs would mount it a second time from a second device, and both would write to it.
 fn attached(image: &Path) -> Option<(PathBuf, File)> {
-    let devices = fs::read_dir("/sys/block").ok()?;
-    for device in devices.flatten().filter(|entry| entry.file_name().as_encoded_bytes().starts_with(b"loop"))
-    {
-        let device = Path::new("/dev").join(device.file_name());
+    for device in loop_devices() {
         let is_bound = || backing_file(&device).is_some_and(|file| Path::new(&file) == image);
         if !is_bound() {
             continue;
@@ -271,6 +270,20 @@ fn attached(image: &Path) -> Option<(PathBuf, File)> {
         }
     }
     None
+}
+
+/// The loop devices that have this image, or one that had its name.
+pub fn devices_of(image: &Path) -> Vec<PathBuf> {
+    let has_it = |device: &PathBuf| {
+        backing_file(device).is_some_and(|file| Path::new(file.trim_end_matches(DELETED)) == image)
+    };
+    loop_devices().filter(has_it).collect()
+}
+
+fn loop_devices() -> impl Iterator<Item = PathBuf> {
+    let devices = fs::read_dir("/sys/block").into_iter().flatten().flatten().map(|entry| entry.file_name());
+    let devices = devices.filter(|name| name.as_encoded_bytes().starts_with(b"loop"));
+    devices.map(|name| Path::new("/dev").join(name))
 }
 
 fn open_device(path: &Path) -> io::Result<File> {

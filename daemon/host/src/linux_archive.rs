@@ -13,7 +13,7 @@ use crate::scrub;
 use crate::sending;
 use crate::snapshots::checked_name;
 use crate::store::{ENVELOPE_MAX, StoredName};
-use crate::volume::{StoreKind, Volume, delete_subvolume, remove_folder};
+use crate::volume::{StoreKind, Volume, VolumeConfig, delete_subvolume, real_places, remove_folder};
 use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, StatVfsMountFlags, openat2, statvfs};
 use rustix::io::Errno;
 use rustix::mount::{MoveMountFlags, UnmountFlags, move_mount, unmount};
@@ -56,7 +56,7 @@ impl Archive for Volume {
     }
 
     fn unmount_snapshot(&self, snapshot: &str, at: &Path, how: Unmount) -> Result<bool, HostError> {
-        let wanted = self.inner_path()?.join("audit").join(checked_name(snapshot)?);
+        let wanted = inner_path(self.root())?.join("audit").join(checked_name(snapshot)?);
         // The host's namespace first: where the daemon's own one follows it, taking away the copy here would leave the
         // mount itself. Within a container, process 1 may be out of sight.
         let host_in_sight = fs::read_link("/proc/1/ns/mnt").is_ok();
@@ -65,7 +65,7 @@ impl Archive for Volume {
     }
 
     fn references(&self) -> Result<Vec<Reference>, HostError> {
-        let (inner, own) = (self.inner_path()?, self.covering_mount()?);
+        let (inner, own) = (inner_path(self.root())?, covering_mount(self.root())?);
         let mut found: Vec<Reference> = all_mount_tables()?
             .into_iter()
             .filter(|mount| mount.kind == own.kind && mount.source == own.source)
@@ -170,21 +170,59 @@ impl Volume {
             }
         }
     }
+}
 
-    /// The mount that the store lies on: its own, or the host's.
-    fn covering_mount(&self) -> Result<Mount, HostError> {
-        let mounts = mount_table()?.into_iter().filter(|mount| self.root().starts_with(&mount.point));
-        // Of two on one point, the later line is on top.
-        let covering = mounts.max_by_key(|mount| (mount.point.components().count(), mount.id));
-        covering.ok_or_else(|| HostError::Missing { kind: "mount", name: self.root().display().to_string() })
+/// Ends every mount of a whole snapshot that this host sees: those that were granted to somebody, by the word of the
+/// kernel alone. The store itself need not be mounted any more. Says what would not go.
+pub(crate) fn unmount_snapshots(config: &VolumeConfig) -> Vec<HostError> {
+    let end = || -> Result<Vec<HostError>, HostError> {
+        Ok(mounted_snapshots(config)?.iter().filter_map(|mount| end_snapshot(mount).err()).collect())
+    };
+    let host_in_sight = fs::read_link("/proc/1/ns/mnt").is_ok();
+    // The host's namespace first, as in `unmount_snapshot`. What stays there is not told again for the copy of it here.
+    let there = if host_in_sight { within_namespace_of(1, end) } else { Ok(Vec::new()) };
+    match there {
+        Ok(left) if left.is_empty() => end().unwrap_or_else(|error| vec![error]),
+        Ok(left) => left,
+        Err(error) => vec![error],
     }
+}
 
-    /// The store's path within its file system, as mount tables name it.
-    fn inner_path(&self) -> Result<PathBuf, HostError> {
-        let mount = self.covering_mount()?;
-        let below = self.root().strip_prefix(&mount.point).unwrap_or(Path::new(""));
-        Ok(mount.root.join(below))
+fn end_snapshot(mount: &Mount) -> Result<(), HostError> {
+    if take_away(&mount.root, &mount.point, Unmount::AtOnce)? {
+        return Ok(());
     }
+    let places = vec!["another mount covers it".to_owned()];
+    Err(HostError::InUse { what: mount.point.display().to_string(), places })
+}
+
+/// The mounts of whole snapshots, the last one first: of the file system that the store lies on, and of its image's.
+fn mounted_snapshots(config: &VolumeConfig) -> Result<Vec<Mount>, HostError> {
+    let (root, image) = real_places(config);
+    let mut stores = vec![(covering_mount(&root)?.source, inner_path(&root)?)];
+    stores.extend(image::devices_of(&image).into_iter().map(|device| (device, PathBuf::from("/"))));
+    let shows_one = |mount: &Mount| {
+        let is_of = |(source, inner): &(PathBuf, PathBuf)| {
+            *source == mount.source && mount.root.parent() == Some(inner.join("audit").as_path())
+        };
+        mount.kind == "btrfs" && stores.iter().any(is_of)
+    };
+    Ok(mount_table()?.into_iter().rev().filter(shows_one).collect())
+}
+
+/// The mount that the store lies on: its own, or the host's.
+fn covering_mount(root: &Path) -> Result<Mount, HostError> {
+    let mounts = mount_table()?.into_iter().filter(|mount| root.starts_with(&mount.point));
+    // Of two on one point, the later line is on top.
+    let covering = mounts.max_by_key(|mount| (mount.point.components().count(), mount.id));
+    covering.ok_or_else(|| HostError::Missing { kind: "mount", name: root.display().to_string() })
+}
+
+/// The store's path within its file system, as mount tables name it.
+fn inner_path(root: &Path) -> Result<PathBuf, HostError> {
+    let mount = covering_mount(root)?;
+    let below = root.strip_prefix(&mount.point).unwrap_or(Path::new(""));
+    Ok(mount.root.join(below))
 }
 
 /// What lies in a snapshot. An entry that goes while its folder is read is left out.

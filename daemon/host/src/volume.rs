@@ -266,13 +266,17 @@ impl Volume {
 /// # Errors
 /// `EBUSY` while something in it is open.
 pub(crate) fn unmount_at(config: &VolumeConfig) -> Result<(), HostError> {
-    // Where the folder above is not there, nothing is.
-    let real = |path: &Path| real_path(path).unwrap_or_else(|_| path.to_owned());
-    let (root, image) = (real(&config.root), real(&config.image));
+    let (root, image) = real_places(config);
     while matches!(mounted_at(&root, &image)?, Mounted::Image | Mounted::Deleted) {
         unmount(&root, UnmountFlags::NOFOLLOW).map_err(HostError::os("umount", root.display()))?;
     }
     Ok(())
+}
+
+/// Root and image as the kernel's tables name them; as they are configured, where the folder above is not there.
+pub(crate) fn real_places(config: &VolumeConfig) -> (PathBuf, PathBuf) {
+    let real = |path: &Path| real_path(path).unwrap_or_else(|_| path.to_owned());
+    (real(&config.root), real(&config.image))
 }
 
 /// Names the call and the object of a failed Btrfs operation. The library keeps words where the cause is an error
@@ -371,9 +375,8 @@ enum Mounted {
 }
 
 fn mounted_at(root: &Path, image: &Path) -> Result<Mounted, HostError> {
-    // The kernel writes this behind the last name of a file that has none any more.
     let mut deleted = image.as_os_str().to_owned();
-    deleted.push(" (deleted)");
+    deleted.push(image::DELETED);
     let Some(top) = top_at(root)? else { return Ok(Mounted::Nothing) };
     if top.kind != "btrfs" {
         return Ok(Mounted::Foreign(top.kind));

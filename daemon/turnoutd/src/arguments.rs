@@ -27,8 +27,9 @@ pub enum Command {
         #[arg(long, default_value = "text", value_parser = ["text", "json"])]
         output: String,
     },
-    /// End every worker and the launcher, and take routes, programs, pins and mounts away. Versions, journal and evidence stay.
-    /// What fails keeps nothing else; of a configuration that is refused only the places count.
+    /// End every worker and the launcher, and take routes, programs, pins and mounts away, also snapshots that somebody has
+    /// mounted. Versions, journal and evidence stay. What fails keeps nothing else; of a configuration that is refused only
+    /// the places count.
     Dismantle,
     /// Go on with a new log, where the journal is shorter than what this host has signed, another one, removed or
     /// damaged. What can be read is taken over; the folder before is kept beside. Only while no daemon runs.

@@ -22,13 +22,13 @@ use turnout_host::store::{Evidence, ImportOutcome, Store};
 use turnout_host::volume::{Volume, VolumeConfig};
 use turnout_manifest::Sha256;
 
-const FIRST: &str = "00000001-20261122T135501Z";
+pub const FIRST: &str = "00000001-20261122T135501Z";
 const SECOND: &str = "00000002-20261122T135502Z";
 /// How often a race is run: far more often than it took to lose it while it could be lost.
 const SWAPS: usize = 200;
 
 /// A volume with one version and a snapshot that shows it.
-fn kept(place: &Place, volume: &Volume, name: &str) -> (Sample, PathBuf) {
+pub fn kept(place: &Place, volume: &Volume, name: &str) -> (Sample, PathBuf) {
     let journal = place.path("journal");
     fs::create_dir_all(&journal).unwrap();
     fs::write(journal.join("0000.seg"), "one,").unwrap();
@@ -45,7 +45,7 @@ fn here() -> i32 {
     rustix::thread::gettid().as_raw_nonzero().get()
 }
 
-fn place_at(path: PathBuf) -> MountPlace {
+pub fn place_at(path: PathBuf) -> MountPlace {
     fs::create_dir(&path).unwrap();
     MountPlace { at: path, pid: here() }
 }

@@ -1,11 +1,13 @@
 //! What a daemon has left mounted is taken away part by part, without opening any of it.
 
+use crate::archive::{FIRST, kept, place_at};
 use crate::place::{Place, devices_of, until};
-use crate::sample::Sample;
 use crate::{names, with_volume};
+use rustix::mount::{UnmountFlags, unmount};
 use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::path::PathBuf;
+use turnout_host::archive::Archive;
 use turnout_host::linux_cells::CellsConfig;
 use turnout_host::linux_pointer::{LinuxPointer, PointerConfig};
 use turnout_host::mounts::mount_table;
@@ -34,10 +36,10 @@ fn instance(place: &Place) -> HostConfig {
     }
 }
 
-/// A store with one version, which is pointed at; and no daemon any more.
+/// A store with one version, which is pointed at, and a snapshot, which somebody has mounted; and no daemon any more.
 fn left_behind(place: &Place, volume: Volume) -> StoredName {
-    let sample = Sample::new(1, &[("a/b", 10)]);
-    sample.import(&volume).unwrap();
+    let (sample, _) = kept(place, &volume, FIRST);
+    volume.mount_snapshot(FIRST, &place_at(place.path("mnt"))).unwrap();
     let (dir, versions) = (instance(place).pointers, volume.versions_folder());
     let pointer = LinuxPointer::open(&PointerConfig { dir, versions, method: None }).unwrap();
     pointer.point(&sample.name).unwrap();
@@ -72,6 +74,7 @@ fn what_a_daemon_left_mounted_goes_and_what_it_stored_stays() {
         until("its device is free", || devices_of(&place.config().image) == 0);
         let volume = Volume::open(&place.config()).unwrap();
         assert_eq!(volume.versions().unwrap(), [name]);
+        assert_eq!(volume.snapshots().unwrap().len(), 1);
     });
 }
 
@@ -85,6 +88,16 @@ fn a_store_that_is_held_open_stays_alone() {
         assert!(left.len() == 1 && is_busy(&left[0]), "{left:?}");
         assert_eq!(mounted(place), [store]);
         drop(held);
+        dismantle_once_idle(place);
+        assert_eq!(mounted(place), Vec::<PathBuf>::new());
+    });
+}
+
+#[test]
+fn a_mounted_snapshot_goes_also_after_the_store() {
+    with_volume(|place, volume| {
+        left_behind(place, volume);
+        unmount(place.path("store"), UnmountFlags::DETACH).unwrap();
         dismantle_once_idle(place);
         assert_eq!(mounted(place), Vec::<PathBuf>::new());
     });
