@@ -260,7 +260,7 @@ fn a_window_that_is_empty_or_of_another_form_is_refused() {
         let bad = plain.replace(r#""owner":"owner-2""#, &format!(r#"{written}"owner":"owner-2""#));
         assert_ne!(bad, plain);
         let error = TrustRoot::from_json(bad.as_bytes()).unwrap_err();
-        let cause = std::error::Error::source(&error).and_then(|error| error.source()).unwrap().to_string();
+        let cause = std::error::Error::source(&error).unwrap().to_string();
         assert!(cause.contains(words), "{written}: {cause}");
         let sealed = sealed(ROOT_TYPE, bad.into_bytes(), &ROOT);
         is(found(&SignedRoot::first(&sealed)), Verdict::Rejected, "document", written);

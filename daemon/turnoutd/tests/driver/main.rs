@@ -7,6 +7,7 @@ mod admission;
 mod canary;
 mod crashes;
 mod deaths;
+mod denied;
 mod door;
 mod failures;
 mod in_place;
