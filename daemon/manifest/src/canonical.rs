@@ -2,7 +2,7 @@
 //! integers within ±(2^53 - 1) only, ASCII member names, no name twice, bounded depth and size.
 //! The grammar is in `strict_json`; what a document means is left to others. Fractions are carried as decimal texts.
 
-use crate::document::printable;
+use crate::document::printable_to;
 use crate::strict_json::{self, Numbers};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -64,6 +64,9 @@ pub enum CanonicalError {
     Write(#[source] serde_json::Error),
 }
 
+/// Longest text about a shape that was not expected, characters: a few times the longest that names no value.
+const SHAPE_MAX: usize = 300;
+
 /// Reads one strict JSON document; white space around tokens is allowed.
 ///
 /// # Errors
@@ -81,7 +84,8 @@ pub fn parse(bytes: &[u8]) -> Result<Value, CanonicalError> {
 /// Those of [`parse`], [`CanonicalError::NotCanonical`], or [`CanonicalError::Shape`].
 pub fn from_canonical<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, CanonicalError> {
     parse_canonical(bytes)?;
-    serde_json::from_slice(bytes).map_err(|error| CanonicalError::Shape(printable(&error.to_string())))
+    serde_json::from_slice(bytes)
+        .map_err(|error| CanonicalError::Shape(printable_to(&error.to_string(), SHAPE_MAX)))
 }
 
 /// Reads a document that must already be canonical.

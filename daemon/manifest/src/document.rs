@@ -271,8 +271,13 @@ impl<'a> Group<'a> {
 
 /// Control characters escaped and cut to a printable length.
 pub(crate) fn printable(text: &str) -> String {
-    let mut cut: String = text.chars().take(80).flat_map(|c| c.escape_debug()).collect();
-    if text.chars().nth(80).is_some() {
+    printable_to(text, 80)
+}
+
+/// The same, cut to so many characters.
+pub(crate) fn printable_to(text: &str, most: usize) -> String {
+    let mut cut: String = text.chars().take(most).flat_map(|c| c.escape_debug()).collect();
+    if text.chars().nth(most).is_some() {
         cut.push('…');
     }
     cut
