@@ -55,6 +55,11 @@ fn release_of(lie: Lie) -> (End, Vec<String>) {
     release_with(plan(), lie)
 }
 
+/// No window has enough requests: the release stays where it is until something happens.
+fn waiting() -> Plan {
+    Plan { minimum_requests: 1_000_000, ..plan() }
+}
+
 fn release_with(plan: Plan, lie: Lie) -> (End, Vec<String>) {
     let mut stage = Stage::linked();
     let liar = play(&stage, lie, Told::Leaves);
@@ -134,7 +139,7 @@ fn a_reason_is_kept_as_long_as_a_person_reads() {
 fn a_flood_before_readiness_is_stopped_and_recorded() {
     let floods: [Lie; 2] = [|link| flood(link, b"{]"), |link| flood(link, br#"{"say":"ready","load_ms":1}"#)];
     for flood_of in floods {
-        let (end, causes) = release_of(flood_of);
+        let (end, causes) = release_with(waiting(), flood_of);
         assert_eq!(end, End::RolledBack);
         // The first message may have ended the release before the flood was one.
         let named = ["more than 200 messages in a second", "no message of the link"];
@@ -144,9 +149,7 @@ fn a_flood_before_readiness_is_stopped_and_recorded() {
 
 #[test]
 fn a_flood_of_a_version_with_traffic_ends_its_release() {
-    // No window has enough requests: the release stays where it is until something happens.
-    let waiting = Plan { minimum_requests: 1_000_000, ..plan() };
-    let (end, causes) = release_with(waiting, |link| {
+    let (end, causes) = release_with(waiting(), |link| {
         ready(link);
         flood(
             link,
