@@ -91,8 +91,8 @@ impl Cursor {
         (self.next, self.leaf) = (self.safe.min(self.next), None);
     }
 
-    /// Notes that this record, with this leaf, and everything before it were given. The file follows at once, or within a second while records
-    /// come fast.
+    /// Notes that this record, with this leaf, and everything before it were given. The file follows at once, or within a
+    /// second while records come fast.
     ///
     /// # Errors
     /// [`CursorError::File`].

@@ -119,18 +119,6 @@ impl Volume {
         Ok(volume)
     }
 
-    /// Unmounts the volume, which frees its loop device; what is of the host's own Btrfs stays as it is.
-    ///
-    /// # Errors
-    /// `EBUSY` while something in it is open or mounted elsewhere.
-    pub fn unmount(self) -> Result<(), HostError> {
-        self.checked_versions().clear();
-        if self.image.is_none() {
-            return Ok(());
-        }
-        unmount(&self.root, UnmountFlags::NOFOLLOW).map_err(HostError::os("umount", self.root.display()))
-    }
-
     /// The files of a stored version as a detached, read-only mount: for a worker's cell.
     ///
     /// # Errors
@@ -264,8 +252,8 @@ impl Volume {
 /// mounted; what is of the host's own Btrfs stays as it is.
 ///
 /// # Errors
-/// `EBUSY` while something in it is open.
-pub(crate) fn unmount_at(config: &VolumeConfig) -> Result<(), HostError> {
+/// `EBUSY` while something in it is open or mounted elsewhere.
+pub fn unmount_at(config: &VolumeConfig) -> Result<(), HostError> {
     let (root, image) = real_places(config);
     while matches!(mounted_at(&root, &image)?, Mounted::Image | Mounted::Deleted) {
         unmount(&root, UnmountFlags::NOFOLLOW).map_err(HostError::os("umount", root.display()))?;

@@ -1,5 +1,5 @@
-//! How far a reader of a journal is, as the text that it keeps between two runs: `NEXT SAFE BOOT LEAF`. Whoever prunes reads it
-//! too, and takes nothing that a reader may still have to read again.
+//! How far a reader of a journal is, as the text that it keeps between two runs: `NEXT SAFE BOOT LEAF`. Whoever prunes
+//! reads it too, and takes nothing that a reader may still have to read again.
 
 use std::str::FromStr;
 

@@ -9,7 +9,7 @@ use std::process::Command;
 use turnout_host::HostError;
 use turnout_host::archive::Archive;
 use turnout_host::mounts::in_private_namespace;
-use turnout_host::volume::Volume;
+use turnout_host::volume::{Volume, unmount_at};
 
 #[test]
 fn a_btrfs_that_somebody_mounted_at_the_place_is_used_and_left_there() {
@@ -42,7 +42,8 @@ fn a_btrfs_that_somebody_mounted_at_the_place_is_used_and_left_there() {
                 matches!(refused, Err(HostError::Unsupported { remedy, .. }) if remedy.contains("file system")),
                 "{case}"
             );
-            volume.unmount().unwrap();
+            drop(volume);
+            unmount_at(&place.config()).unwrap();
             assert!(root.join("versions").join(sample.name.to_string()).exists(), "{case}: it is mounted no more");
         }
         run("umount", &[Path::new("--lazy"), &root]);

@@ -6,7 +6,7 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 use turnout_host::HostError;
-use turnout_host::volume::{StoreKind, Volume, VolumeConfig};
+use turnout_host::volume::{StoreKind, Volume, VolumeConfig, unmount_at};
 
 /// How long a process of another test may keep a volume busy.
 const BUSY_MAX: Duration = Duration::from_secs(60);
@@ -55,14 +55,12 @@ pub fn close(volume: Volume, config: &VolumeConfig) {
 /// Unmounts a volume. All tests share one process, and what another test starts has copies of all its descriptors: until
 /// execve(2), and until it ends of those that libbtrfsutil opens, which are not close-on-exec. So it may be busy a while.
 pub fn unmount(volume: Volume, config: &VolumeConfig) {
-    let mut volume = Some(volume);
-    until("it is unmounted", || {
-        match volume.take().unwrap_or_else(|| Volume::open(config).unwrap()).unmount() {
-            Err(HostError::Os { source, .. }) if source.kind() == ErrorKind::ResourceBusy => false,
-            done => {
-                done.unwrap();
-                true
-            }
+    drop(volume);
+    until("it is unmounted", || match unmount_at(config) {
+        Err(HostError::Os { source, .. }) if source.kind() == ErrorKind::ResourceBusy => false,
+        done => {
+            done.unwrap();
+            true
         }
     });
 }
