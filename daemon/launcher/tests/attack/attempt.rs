@@ -25,6 +25,8 @@ pub struct Attack {
     pub name: &'static str,
     pub aim: fn(&Launcher) -> Aim,
     pub guards: Vec<Protection>,
+    /// Nobody listens until it has said what it has to say.
+    pub unheard: bool,
 }
 
 type Judge = dyn Fn(Option<&str>) -> bool;
@@ -66,7 +68,7 @@ impl Aim {
 
 /// An attack that needs no target.
 pub fn attack(name: &'static str) -> Attack {
-    Attack { name, aim: |_| Aim::at(""), guards: Vec::new() }
+    Attack { name, aim: |_| Aim::at(""), guards: Vec::new(), unheard: false }
 }
 
 impl Attack {
@@ -77,6 +79,10 @@ impl Attack {
     pub fn held_by(mut self, guards: &[Protection]) -> Self {
         self.guards.extend(guards);
         self
+    }
+
+    pub fn unheard(self) -> Self {
+        Self { unheard: true, ..self }
     }
 
     /// Landlock holds it too, from this ABI on.
@@ -113,6 +119,9 @@ impl Attack {
         let mut client = launcher.client();
         let worker = client.started(GENERATION, &launcher.model());
         worker.tell(&format!("attack {} {}", self.name, aim.argument));
+        if self.unheard {
+            worker.rests();
+        }
         let is_answer = |said: &str| ["allowed", "refused"].iter().any(|word| said.starts_with(word));
         // A flood comes before the answer.
         let said = std::iter::from_fn(|| worker.hear_or_end()).find(|said| is_answer(said));

@@ -393,14 +393,15 @@ fn it_cannot_open_more_descriptors() {
 
 #[test]
 fn a_link_that_nobody_reads_holds_little() {
-    attack("flood").aimed(|_| Aim::above(8 << 20)).held_by(&[Seccomp]).held_by(&POWER).check();
+    let flood = attack("flood").aimed(|_| Aim::above(8 << 20)).unheard();
+    flood.held_by(&[Seccomp]).held_by(&POWER).check();
 }
 
 #[test]
 fn landlock_holds_what_it_is_there_for_without_the_list_of_calls_and_with_all_writable() {
     assert!(probe::landlock_abi() >= 1, "this kernel has no Landlock");
     let absent = [Seccomp, ReadOnly, Identity, Capabilities, NetworkNamespace, PidNamespace];
-    let landlock = |name, aim| Attack { name, aim, guards: vec![Landlock] };
+    let landlock = |name, aim| Attack { aim, ..attack(name) }.held_by(&[Landlock]);
     landlock("write", |_| Aim::at("/new")).check_where(&absent);
     landlock("mount", |_| Aim::at("")).check_where(&absent);
     landlock("trace", |_| victim(|_| None)).check_where(&absent);
