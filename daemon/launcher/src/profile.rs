@@ -29,6 +29,9 @@ pub struct Allowed {
     pub needed_by: &'static str,
 }
 
+/// Flags of clone(2) of a thread. What it starts without them is a process, with memory of its own: where no controller
+/// counts a cell's memory together, each would have the limit to itself.
+const THREAD: u64 = (libc::CLONE_VM | libc::CLONE_THREAD) as u64;
 /// Flags of clone(2) that make a namespace.
 const NEW_NAMESPACES: u64 = (libc::CLONE_NEWNS
     | libc::CLONE_NEWCGROUP
@@ -95,7 +98,11 @@ pub const ALLOWED: &[Allowed] = &[
     always(libc::SYS_fadvise64, FILES),
     always(libc::SYS_fstatfs, FILES),
     always(libc::SYS_statfs, FILES),
-    Allowed { call: libc::SYS_clone, rule: Rule::Without(0, NEW_NAMESPACES), needed_by: THREADS },
+    Allowed {
+        call: libc::SYS_clone,
+        rule: Rule::Each(&[(0, NEW_NAMESPACES | THREAD, THREAD)]),
+        needed_by: THREADS,
+    },
     always(
         libc::SYS_clone3,
         "libc tries it for threads; a second filter answers ENOSYS, and libc goes on with clone",
@@ -261,6 +268,10 @@ mod tests {
             libc::SYS_userfaultfd,
             libc::SYS_process_vm_readv,
             libc::SYS_execveat,
+            #[cfg(target_arch = "x86_64")]
+            libc::SYS_fork,
+            #[cfg(target_arch = "x86_64")]
+            libc::SYS_vfork,
         ] {
             assert!(!ALLOWED.iter().chain(ALLOWED_HERE).any(|allowed| allowed.call == call), "{call}");
         }

@@ -203,6 +203,7 @@ pub mod probe {
     use rustix::io::Errno;
     use std::ffi::{CStr, c_int, c_long, c_void};
     use std::os::fd::{AsRawFd, BorrowedFd};
+    use std::sync::atomic::{AtomicU32, Ordering};
 
     pub use super::landlock_abi;
 
@@ -215,6 +216,8 @@ pub mod probe {
         Clone3(c_int),
         /// A process that stays.
         Fork,
+        /// The same, once it has taken this many bytes of memory.
+        Hold(usize),
         /// Kills a thread of this process id (tgkill(2)).
         Kill(u32),
         /// Stores a key (add_key(2)).
@@ -241,8 +244,9 @@ pub mod probe {
     /// The kernel's own.
     pub fn attempt(call: Call<'_>) -> Result<(), Errno> {
         match call {
-            Call::Clone(flags) => process(flags, exits),
-            Call::Fork => process(0, stays),
+            Call::Clone(flags) => process(flags, || ()).map(drop),
+            Call::Fork => process(0, stays).map(drop),
+            Call::Hold(bytes) => hold(bytes),
             Call::Clone3(flags) => process_by_clone3(flags),
             Call::Kill(pid) => {
                 // SAFETY: the call takes numbers alone.
@@ -292,7 +296,7 @@ pub mod probe {
         exit_now(0)
     }
 
-    fn stays() -> ! {
+    fn stays() {
         loop {
             let hour = libc::timespec { tv_sec: 3600, tv_nsec: 0 };
             // SAFETY: `hour` outlives the call; a null remainder is not written.
@@ -300,11 +304,45 @@ pub mod probe {
         }
     }
 
-    fn process(flags: c_int, child: fn() -> !) -> Result<(), Errno> {
+    /// Its process id. The child must call nothing that takes a lock; it ends with that.
+    fn process(flags: c_int, child: impl FnOnce()) -> Result<c_int, Errno> {
         let flags = flags | libc::SIGCHLD;
         // SAFETY: without CLONE_VM and with a null stack this is a fork; the child calls nothing that takes a lock.
         let pid = unsafe { libc::syscall(libc::SYS_clone, flags, 0_usize, 0_usize, 0_usize, 0_usize) };
-        if checked(pid)? == 0 { child() } else { Ok(()) }
+        let pid = checked(pid)?;
+        if pid == 0 {
+            child();
+            exits();
+        }
+        c_int::try_from(pid).map_err(|_| Errno::RANGE)
+    }
+
+    fn hold(bytes: usize) -> Result<(), Errno> {
+        let word = memory(size_of::<AtomicU32>(), libc::MAP_SHARED)?;
+        // SAFETY: the mapping is of this size, zeroed, and stays until the process ends.
+        let holds = unsafe { &*word.cast::<AtomicU32>() };
+        let pid = process(0, || {
+            if memory(bytes, libc::MAP_PRIVATE | libc::MAP_POPULATE).is_ok() {
+                holds.store(1, Ordering::Release);
+                stays()
+            }
+        })?;
+        while holds.load(Ordering::Acquire) == 0 {
+            // SAFETY: a null status is not written.
+            if unsafe { libc::waitpid(pid, ptr::null_mut(), libc::WNOHANG) } == pid {
+                return Err(Errno::NOMEM);
+            }
+            std::thread::yield_now();
+        }
+        Ok(())
+    }
+
+    /// Memory without a file behind it, which stays until the process ends.
+    fn memory(bytes: usize, flags: c_int) -> Result<*mut c_void, Errno> {
+        let (rights, flags) = (libc::PROT_READ | libc::PROT_WRITE, flags | libc::MAP_ANONYMOUS);
+        // SAFETY: with a null address the kernel chooses a free place; no descriptor is read.
+        let place = unsafe { libc::mmap(ptr::null_mut(), bytes, rights, flags, -1, 0) };
+        checked(if place == libc::MAP_FAILED { -1 } else { 0 }).map(|_| place)
     }
 
     fn process_by_clone3(flags: c_int) -> Result<(), Errno> {

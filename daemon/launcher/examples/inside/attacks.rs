@@ -34,6 +34,9 @@ const FILL: usize = 4 << 20;
 const FLOOD: usize = 32 << 20;
 const CHILDREN: usize = 64;
 const DESCRIPTORS: usize = 66_000;
+/// Processes that take memory, fewer than a cell may have, and how much each takes: less than a cell may have.
+const CROWD: usize = 8;
+const HELD: usize = 32 << 20;
 /// Connects and sends in one call, by TCP Fast Open (`MSG_FASTOPEN` of `<linux/socket.h>`).
 const FAST_OPEN: SendFlags = SendFlags::from_bits_retain(0x2000_0000);
 /// Longest wait for the answer to a handshake on the same host.
@@ -101,6 +104,7 @@ fn attack(name: &str, argument: &str) -> Outcome {
         "memory" => Ok(super::hog()),
         "threads" => Ok(super::threads(CHILDREN)),
         "fork" => Ok((0..CHILDREN).take_while(|_| attempt(Call::Fork).is_ok()).count().to_string()),
+        "crowd" => Ok((0..CROWD).take_while(|_| attempt(Call::Hold(HELD)).is_ok()).count().to_string()),
         "descriptors" => descriptors(),
         "flood" => Ok(flood().to_string()),
         other => Err(io::Error::other(format!("no attack `{other}`"))),

@@ -208,6 +208,22 @@ pub fn named_socket(name: &str, kind: SocketType) -> OwnedFd {
     socket
 }
 
+/// The cgroup controllers that cells have on this host.
+pub fn controllers() -> String {
+    fs::read_to_string(Launcher::start().cgroup.join("cgroup.subtree_control")).unwrap()
+}
+
+/// Bytes of memory that the processes of a cgroup have each to itself.
+pub fn private_memory(cgroup: &Path) -> u64 {
+    let processes = fs::read_to_string(cgroup.join("cgroup.procs")).unwrap();
+    // One that has ended meanwhile has none.
+    let maps =
+        processes.lines().filter_map(|pid| fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).ok());
+    let private = |line: &str| line.strip_prefix("Private_Dirty:")?.trim().strip_suffix(" kB")?.parse().ok();
+    let kib: u64 = maps.flat_map(|map| map.lines().filter_map(private).collect::<Vec<u64>>()).sum();
+    kib << 10
+}
+
 pub fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }

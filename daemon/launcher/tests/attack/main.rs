@@ -8,8 +8,8 @@ mod attempt;
 mod fixture;
 
 use attempt::{
-    Aim, Attack, Segment, UNLISTED, attack, cpus, free_port, named_socket, program, secret, unconnected,
-    victim,
+    Aim, Attack, Segment, UNLISTED, attack, controllers, cpus, free_port, named_socket, private_memory,
+    program, secret, unconnected, victim,
 };
 use fixture::{Launcher, limits};
 use rustix::net::{SocketType, listen};
@@ -352,10 +352,8 @@ fn it_runs_on_its_cpus_alone() {
 
 #[test]
 fn it_cannot_take_more_cpus() {
-    let launcher = Launcher::start();
-    let enabled = fs::read_to_string(launcher.cgroup.join("cgroup.subtree_control")).unwrap();
     let widen = attack("widen").aimed(|_| Aim::above(1));
-    if enabled.contains("cpuset") {
+    if controllers().contains("cpuset") {
         // The controller holds it whatever the list of calls says.
         assert!(!widen.attempt(&[]).0 && !widen.attempt(&[Seccomp]).0);
     } else {
@@ -376,7 +374,24 @@ fn it_cannot_start_more_threads() {
 
 #[test]
 fn a_fork_bomb_ends_at_its_limit() {
-    attack("fork").aimed(|_| Aim::above(u64::from(limits().1))).held_by(&[PidsLimit]).check();
+    attack("fork").aimed(|_| Aim::above(u64::from(limits().1))).held_by(&[Seccomp, PidsLimit]).check();
+}
+
+#[test]
+fn it_cannot_start_a_process() {
+    let fork = attack("fork").aimed(|_| Aim::above(0)).held_by(&[Seccomp]);
+    fork.check();
+}
+
+#[test]
+fn processes_together_cannot_take_more_memory_than_one() {
+    let crowd = attack("crowd").aimed(|launcher| {
+        let cell = launcher.cgroup.join(format!("cell-{GENERATION}"));
+        Aim::judged("", move |_| private_memory(&cell) > limits().0)
+    });
+    let crowd = crowd.held_by(&[Seccomp]);
+    // Without the controller nothing counts them together: each has the limit to itself.
+    if controllers().contains("memory") { crowd.held_by(&[MemoryLimit]).check() } else { crowd.check() }
 }
 
 #[test]
