@@ -31,6 +31,7 @@ pub fn request_in(context: &SkBuffContext) -> i32 {
     }
     if segment.ends() {
         connection.seen |= seen::CLIENT_END;
+        wait_in_vain(connection);
     }
     if segment.resets() {
         connection.seen |= seen::CLIENT_END;
@@ -154,9 +155,24 @@ fn answer(connection: &mut Connection, class: u32) {
     if class == counter::INTERIM {
         return;
     }
+    if connection.seen & seen::WAITED != 0 {
+        connection.seen &= !seen::WAITED;
+        book(connection, connection.last_out, -1);
+    }
     connection.phase = phase::ANSWERING;
     connection.last_out = now();
     if connection.last_in != 0 {
+        book(connection, connection.last_out, 1);
+    }
+}
+
+/// A client that leaves without an answer has waited at least so long. One that only closes its half may still get its
+/// answer, which then takes the place of this; a worker that does nothing never closes, so nobody else would say it.
+#[inline(always)]
+fn wait_in_vain(connection: &mut Connection) {
+    if connection.phase == phase::ASKED && connection.last_in != 0 && connection.seen & seen::WAITED == 0 {
+        connection.seen |= seen::WAITED;
+        connection.last_out = now();
         book(connection, connection.last_out, 1);
     }
 }
@@ -177,9 +193,8 @@ fn end(connection: &mut Connection) {
     if connection.phase == phase::ASKED {
         let client_left = connection.seen & seen::CLIENT_END != 0;
         count(connection, if client_left { counter::CLIENT_GONE } else { counter::ABORTED });
-        // A client that has waited in vain has waited at least so long.
-        if client_left && connection.last_in != 0 {
-            book(connection, now(), 1);
+        if client_left {
+            wait_in_vain(connection);
         }
     }
     connection.phase = phase::IDLE;

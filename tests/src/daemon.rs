@@ -86,13 +86,18 @@ impl Instance {
         fs::write(self.config(), lines.join("\n") + "\n").map_err(Into::into)
     }
 
+    /// Where a built program lies.
+    pub fn program(&self, name: &str) -> PathBuf {
+        self.settings.programs.join(name)
+    }
+
     /// Starts the daemon and waits until its socket answers.
     ///
     /// # Errors
     /// When it ends or stays silent; the end of its log is in the message.
     pub fn start(&mut self) -> Result<()> {
         let log = File::options().create(true).append(true).open(self.log())?;
-        let mut command = Command::new(self.settings.programs.join("turnoutd"));
+        let mut command = Command::new(self.program("turnoutd"));
         command.arg("--config").arg(self.config()).stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
         // A group of its own: what a terminal sends to the test is not meant for a daemon that may be kept.
         let mut child = command.process_group(0).spawn().context("cannot start `turnoutd`")?;
@@ -148,7 +153,7 @@ impl Instance {
 
     /// The command line, set to this daemon.
     pub fn ctl(&self) -> Ctl {
-        Ctl { program: self.settings.programs.join("turnoutctl"), socket: self.socket() }
+        Ctl { program: self.program("turnoutctl"), socket: self.socket() }
     }
 
     /// A folder of this instance, for what the test itself writes.

@@ -287,6 +287,24 @@ impl Scene {
         })
     }
 
+    /// A load on any model, light enough to leave room for others.
+    ///
+    /// # Errors
+    /// When the daemon serves no such model, or the requests cannot be read.
+    pub fn load_on(&self, name: &str) -> Result<Load> {
+        let models = self.status()?.models;
+        let model = models.iter().find(|model| model.model.as_str() == name).context("no such model")?;
+        Ok(Load {
+            address: model.endpoints[0].parse()?,
+            path: format!("/v2/models/{name}/infer"),
+            bodies: models::bodies(name)?,
+            connections: 4,
+            short_per_second: 30,
+            pace: Pace::PerSecond(80.0),
+            ..self.load()?
+        })
+    }
+
     /// Ends traffic.
     pub fn finish(&self, traffic: Running) -> Tally {
         self.runtime.block_on(traffic.finish())
@@ -350,6 +368,18 @@ pub fn whole(tally: &Tally) -> Result<()> {
         ensure!(version.all.errors == 0, "{} errors from `{}`", version.all.errors, version.version);
     }
     ensure!(tally.sent > 0, "no request was sent");
+    Ok(())
+}
+
+/// Demands that every answer of the good version was one, and that no connection which it had answered was broken.
+///
+/// # Errors
+/// The first failure.
+pub fn good_version_whole(tally: &Tally) -> Result<()> {
+    let good = tally.version(FIRST).context("the good version was never asked")?;
+    ensure!(good.all.errors == 0, "{} errors from the good version", good.all.errors);
+    let failed = tally.failures.iter().find(|failed| failed.version.as_deref() == Some(FIRST));
+    ensure!(failed.is_none(), "{failed:?}");
     Ok(())
 }
 

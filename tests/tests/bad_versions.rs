@@ -14,7 +14,7 @@ use turnout_protocol::client::Bundle;
 use turnout_protocol::control::{ReleaseState, ReleaseStatus};
 use turnout_scenarios::load::{Load, Pace};
 use turnout_scenarios::models::{self, FIRST, Source};
-use turnout_scenarios::scenario::{LIMIT, play, until};
+use turnout_scenarios::scenario::{LIMIT, good_version_whole, play, until};
 use turnout_scenarios::tally::Tally;
 
 /// A canary that is judged by every window, for its errors alone.
@@ -165,15 +165,6 @@ fn rolled_back(release: &ReleaseStatus, word: &str) -> Result<()> {
     let cause = release.cause.clone().unwrap_or_default();
     let fits = release.state == ReleaseState::RolledBack && cause.contains(word);
     ensure!(fits, "{} ended {:?}: {cause} (no `{word}`)", release.to, release.state);
-    Ok(())
-}
-
-/// Every request that is known to have gone to the good version was answered well.
-fn good_version_whole(tally: &Tally) -> Result<()> {
-    let good = tally.version(FIRST).context("the good version was never asked")?;
-    ensure!(good.all.errors == 0, "{} errors from the good version", good.all.errors);
-    let failed = tally.failures.iter().find(|failed| failed.version.as_deref() == Some(FIRST));
-    ensure!(failed.is_none(), "{failed:?}");
     Ok(())
 }
 

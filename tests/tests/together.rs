@@ -3,7 +3,6 @@
 
 use anyhow::{Context, Result, bail, ensure};
 use std::fs::{self, File};
-use std::net::SocketAddr;
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -11,8 +10,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use turnout_protocol::control::{ReleaseState, ReleaseStatus};
 use turnout_scenarios::kills::{kill_once, kind, of_a_release};
-use turnout_scenarios::load::{Load, Pace, Running};
-use turnout_scenarios::models::{self, FIRST, MODELS, Source};
+use turnout_scenarios::load::Running;
+use turnout_scenarios::models::{FIRST, MODELS, Source};
 use turnout_scenarios::scenario::{CANARY, RELEASE_LIMIT, Scene, play, until, whole};
 
 /// Kills that one release may take: a few for each of its records.
@@ -129,21 +128,7 @@ fn open(scene: &mut Scene, others: &[(&str, &str)]) -> Result<()> {
 
 /// Live traffic on each of [`MODELS`].
 fn traffic(scene: &Scene) -> Result<[Running; 2]> {
-    let [digits, cancer] = MODELS.map(|name| -> Result<Running> {
-        let status = scene.status()?;
-        let model =
-            status.models.iter().find(|model| model.model.as_str() == name).context("no such model")?;
-        let address: SocketAddr = model.endpoints[0].parse()?;
-        scene.begin(&Load {
-            address,
-            path: format!("/v2/models/{name}/infer"),
-            bodies: models::bodies(name)?,
-            connections: 4,
-            short_per_second: 30,
-            pace: Pace::PerSecond(80.0),
-            ..scene.load()?
-        })
-    });
+    let [digits, cancer] = MODELS.map(|model| scene.begin(&scene.load_on(model)?));
     Ok([digits?, cancer?])
 }
 

@@ -12,6 +12,9 @@ pub struct Figures {
     pub connections: u64,
     /// Requests.
     pub requests: u64,
+    /// Those that got a final answer, whatever it says; absent in records of earlier versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub answered: Option<u64>,
     /// 5xx answers, aborted requests, answers that are not HTTP.
     pub errors: u64,
     /// Answers withheld by an assertion, as the worker counts them.
@@ -73,17 +76,20 @@ pub fn judge(window: &Window, plan: &Plan) -> Verdict {
         let why = format!("{} of at least {} requests in the window", seen.requests, plan.minimum_requests);
         return Verdict::Insufficient(why);
     }
-    match (missed(seen, &plan.objectives), unknown(seen, &plan.objectives)) {
-        (Some(why), _) => Verdict::Missed(why),
-        (None, Some(name)) => Verdict::Insufficient(format!(
-            "none of {} requests was answered: {name} is not known",
-            seen.requests
-        )),
-        (None, None) => Verdict::Met,
+    if let Some(why) = missed(seen, &plan.objectives) {
+        return Verdict::Missed(why);
+    }
+    // A version that answers nobody meets no objective, whatever it is.
+    if seen.answered == Some(0) {
+        return Verdict::Insufficient(format!("none of {} requests was answered", seen.requests));
+    }
+    match unknown(seen, &plan.objectives) {
+        Some(name) => Verdict::Insufficient(format!("{name} of {} requests is not known", seen.requests)),
+        None => Verdict::Met,
     }
 }
 
-/// The first percentile with an objective of which nothing is known: a version that answers nobody meets none.
+/// The first percentile with an objective of which nothing is known.
 fn unknown(seen: &Figures, objectives: &Objectives) -> Option<&'static str> {
     let limited = |(name, value, limit): (&'static str, Option<u64>, Option<u64>)| {
         (limit.is_some() && value.is_none()).then_some(name)
@@ -204,13 +210,24 @@ mod tests {
     #[test]
     fn requests_that_nobody_answers_meet_no_objective() {
         let mut plan = crate::world::tests_support::plan();
-        let silent = Figures { requests: 100, ..Figures::default() };
-        let window =
-            Window { at_ms: 0, length_ms: 200, asked: Percent::ALL, candidate: silent, stable: None };
-        let Verdict::Insufficient(why) = judge(&window, &plan) else { panic!("a dead version is judged") };
-        assert_eq!(why, "none of 100 requests was answered: p95 is not known");
+        let silent = Figures { requests: 100, answered: Some(0), ..Figures::default() };
+        let gave_up = Figures { p95_us: Some(9000), ..silent.clone() };
+        let of = |seen: &Figures, plan: &Plan| {
+            let (asked, candidate) = (Percent::ALL, seen.clone());
+            judge(&Window { at_ms: 0, length_ms: 200, asked, candidate, stable: None }, plan)
+        };
+        let insufficient = Verdict::Insufficient("none of 100 requests was answered".to_owned());
+        for seen in [&silent, &gave_up] {
+            assert_eq!(of(seen, &plan), insufficient, "{seen:?}");
+        }
+        let waited = Figures { p95_us: Some(31_200), ..silent.clone() };
+        assert_eq!(of(&waited, &plan), Verdict::Missed("p95 31.2 ms exceeds 10 ms".to_owned()));
+        let answered = Figures { answered: Some(1), ..silent.clone() };
+        let unknown = Verdict::Insufficient("p95 of 100 requests is not known".to_owned());
+        assert_eq!(of(&answered, &plan), unknown);
         plan.objectives.p95_us = None;
-        assert_eq!(judge(&window, &plan), Verdict::Met, "where times do not matter");
+        assert_eq!(of(&silent, &plan), insufficient, "also where times do not matter");
+        assert_eq!(of(&answered, &plan), Verdict::Met);
     }
 
     #[test]

@@ -53,6 +53,7 @@ fn difference(last: &Look, now: &Look) -> Figures {
     Figures {
         connections: seen.opened,
         requests: seen.requests,
+        answered: Some(seen.success + seen.client_errors + seen.server_errors + seen.not_http),
         errors: seen.server_errors + seen.not_http + seen.aborted,
         // The worker's own word: it counts for no more answers than the kernel saw it give.
         assertion_failures: assertion_failures(last.1, now.1).min(seen.requests),

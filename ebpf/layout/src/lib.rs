@@ -91,6 +91,8 @@ pub mod seen {
     pub const END: u32 = 16;
     /// It comes from the router.
     pub const ROUTED: u32 = 32;
+    /// The client said it will send no more before it had an answer: what it had waited by then is booked.
+    pub const WAITED: u32 = 64;
 }
 
 /// Phases of a connection.

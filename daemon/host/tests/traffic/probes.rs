@@ -4,7 +4,7 @@ use crate::scene::*;
 use std::io::Write;
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use turnout_ebpf_layout::histogram;
 use turnout_host::traffic::{Probes, Sample, Spread, Traffic};
 
@@ -165,6 +165,30 @@ fn requests_without_an_answer_are_the_fault_of_who_left_first() {
         [1, 10, 1],
         "a half-closed client gets its answer"
     );
+    let slowest = seen.latencies.iter().rposition(|count| *count > 0).unwrap();
+    assert_eq!(seen.latencies.iter().sum::<u64>(), 2);
+    assert!(slowest as u32 >= histogram::bucket(20_000_000), "the time of the answer, not of its leaving");
+}
+
+#[test]
+fn a_client_that_leaves_a_worker_that_does_nothing_has_waited_in_vain() {
+    let mut scene = Scene::new();
+    let traffic = scene.single("127.0.0.1:0");
+    let mut patient = TcpStream::connect(public()).unwrap();
+    patient.write_all(b"GET /slow/60000 HTTP/1.1\r\n\r\n").unwrap();
+    let asked = Instant::now();
+    sample_when(&traffic, |sample| sample.requests == 1);
+    // Without a reset: to the worker the connection is half open, for as long as it likes.
+    drop(patient);
+    let seen = sample_when(&traffic, |sample| sample.latencies.iter().sum::<u64>() == 1);
+    assert_eq!([seen.closed, seen.aborted, seen.client_gone, seen.success], [0, 0, 0, 0]);
+    let bucket = seen.latencies.iter().position(|count| *count > 0).unwrap();
+    let longest = u64::try_from(asked.elapsed().as_nanos()).unwrap();
+    assert!(bucket as u32 <= histogram::bucket(longest), "bucket {bucket}");
+    scene.kill(STABLE);
+    let seen = sample_when(&traffic, |sample| sample.closed == 1);
+    assert_eq!([seen.aborted, seen.client_gone], [0, 1]);
+    assert_eq!(seen.latencies.iter().sum::<u64>(), 1, "booked once");
 }
 
 #[test]

@@ -1,0 +1,95 @@
+//! Processes that only play a worker, in the real cell, before the real daemon and live traffic: a version that takes no
+//! connection, and one that keeps its listener after it was told to leave. What else is served notices nothing.
+
+use anyhow::{Context, Result, ensure};
+use std::fs;
+use std::path::PathBuf;
+use std::time::Duration;
+use turnout_protocol::control::{ReleaseState, ReleaseStatus};
+use turnout_scenarios::load::{Load, Running};
+use turnout_scenarios::models::{FIRST, MODELS, Source};
+use turnout_scenarios::scenario::{Scene, good_version_whole, play, text, whole};
+
+/// Most requests reach the good version, whatever the other does with its own.
+const CANARY: &str = "\
+strategy: {kind: weight}
+steps: [{percent: 30}, {percent: 100}]
+window: 500ms
+windows: {look_back: 3, consecutive: 2}
+objectives: {p95_ms: 500, error_rate: 0.02}
+minimum_requests: 3
+patience: 20s
+";
+/// A client's patience.
+const DEADLINE: Duration = Duration::from_secs(1);
+
+#[test]
+fn a_version_that_takes_no_connection_is_rolled_back_for_what_its_clients_waited() {
+    play("deaf", |scene| {
+        let release = release_falsely(scene, "deaf")?;
+        let cause = release.cause.clone().unwrap_or_default();
+        ensure!(cause.starts_with("p95"), "{release:?}");
+        Ok(())
+    });
+}
+
+#[test]
+fn a_version_that_keeps_its_listener_when_told_to_leave_is_cut_off_and_killed() {
+    play("stays", |scene| {
+        let release = release_falsely(scene, "stays")?;
+        let cause = release.cause.clone().unwrap_or_default();
+        ensure!(cause.starts_with("error rate"), "{release:?}");
+        let told = scene.records(0)?.into_iter().map(|record| record.to_string());
+        let stays = "the worker does not leave by itself";
+        let cut = "connections are still open";
+        ensure!(
+            told.filter(|record| record.contains(stays) || record.contains(cut)).count() == 1,
+            "no word of a worker that stays"
+        );
+        Ok(())
+    });
+}
+
+/// Releases a version of `digits` whose worker is a false one, under live traffic on every model, and waits for the end.
+/// Holds that it was rolled back, that nothing is left of it, and that nobody else's requests failed.
+fn release_falsely(scene: &mut Scene, label: &str) -> Result<ReleaseStatus> {
+    let worker = replaceable_worker(scene)?;
+    scene.open_with(&[])?;
+    scene.import(Source::of("cancer", FIRST))?;
+    scene.ctl.ok(&["release", "start", "cancer@1.0.0", "--wait", "--timeout", "30s"])?;
+    scene.import(Source { model: "digits", version: FIRST, label })?;
+    let before = scene.workers()?;
+    let [digits, cancer] = traffic(scene)?;
+    // Whoever starts a worker from now on starts this.
+    let program = worker.with_extension("new");
+    fs::copy(scene.instance.program("false-worker"), &program)?;
+    fs::rename(&program, &worker)?;
+    scene.release(label, CANARY)?;
+    let release = scene.ended()?;
+    ensure!(release.state == ReleaseState::RolledBack, "{release:?}");
+    ensure!(scene.workers()? == before, "a worker is left, or one is gone");
+    let after = digits.elapsed();
+    std::thread::sleep(2 * DEADLINE);
+    whole(&scene.finish(cancer)).context("another model")?;
+    let tally = scene.finish(digits);
+    good_version_whole(&tally)?;
+    let late: Vec<_> = tally.failures.iter().filter(|failed| failed.at > after).collect();
+    ensure!(late.is_empty(), "after the rollback: {late:?}");
+    scene.ctl.ok(&["audit", "verify"])?;
+    Ok(release)
+}
+
+/// A worker's program that can be changed beneath a launcher: a copy of the real one, configured.
+fn replaceable_worker(scene: &Scene) -> Result<PathBuf> {
+    let worker = scene.instance.folder().join("worker");
+    fs::copy(scene.instance.program("turnout-worker"), &worker)?;
+    scene.instance.configure("worker", &format!("{:?}", text(&worker)?))?;
+    Ok(worker)
+}
+
+fn traffic(scene: &Scene) -> Result<[Running; 2]> {
+    let [digits, cancer] = MODELS.map(|model| -> Result<Running> {
+        scene.begin(&Load { deadline: DEADLINE, ..scene.load_on(model)? })
+    });
+    Ok([digits?, cancer?])
+}
