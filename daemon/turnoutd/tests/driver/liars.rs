@@ -21,17 +21,17 @@ use turnout_protocol::worker::{Counts, FromWorker, LINK_VERSION, ToWorker};
 use turnoutd::pace::MESSAGES_PER_SECOND;
 use turnoutd::supervise::{LinkedWorkers, Workers};
 
-type Lie = fn(&OwnedFd);
+pub type Lie = fn(&OwnedFd);
 
 /// What a liar does when it is told to leave.
 #[derive(PartialEq, Eq)]
-enum Told {
+pub enum Told {
     Leaves,
     Stays,
 }
 
 /// The worker of version 2, played: it waits for its assignment, lies, and lives on until it is told to leave or ended.
-fn play(stage: &Stage, lie: Lie, told: Told) -> JoinHandle<()> {
+pub fn play(stage: &Stage, lie: Lie, told: Told) -> JoinHandle<()> {
     let link = stage.host.link_to(V2).unwrap();
     let host = Arc::clone(&stage.host);
     std::thread::spawn(move || {
@@ -73,11 +73,11 @@ fn release_with(plan: Plan, lie: Lie) -> (End, Vec<String>) {
     (end, stage.release().causes)
 }
 
-fn say(link: &OwnedFd, message: &FromWorker) {
+pub fn say(link: &OwnedFd, message: &FromWorker) {
     frame::send(link, message).unwrap();
 }
 
-fn ready(link: &OwnedFd) {
+pub fn ready(link: &OwnedFd) {
     say(link, &FromWorker::Ready { load_ms: 1 });
 }
 

@@ -13,6 +13,7 @@ mod failures;
 mod in_place;
 mod kept;
 mod liars;
+mod lies_in_place;
 mod places;
 mod plans;
 mod power;

@@ -28,7 +28,7 @@ use turnout_host::traffic::{Route, Sample};
 use turnout_journal::{Journal, JournalError, OpenOptions};
 use turnout_manifest::{AuditContext, Generation, ModelName, Operator, Percent, Plan};
 use turnout_protocol::frame;
-use turnout_protocol::worker::ToWorker;
+use turnout_protocol::worker::{FromWorker, ToWorker};
 use turnoutd::config::Config;
 use turnoutd::driver::{Denial, Driver, Input, Parts, Spawn};
 use turnoutd::executor::Executor;
@@ -155,12 +155,20 @@ impl Stage {
 
     /// As [`Stage::live`], with real links. The live version's worker is honest: it leaves when it is told to.
     pub fn linked() -> Self {
+        Self::linked_to(|_| Vec::new())
+    }
+
+    /// The same, where the live version's worker says this to what it is told.
+    pub fn linked_to(answer: fn(&ToWorker) -> Vec<FromWorker>) -> Self {
         let mut stage = Self { linked: true, ..Self::on(LIVE.0.clone(), &LIVE.1) };
         let (link, host) = (stage.host.link_to(V1).unwrap(), Arc::clone(&stage.host));
         std::thread::spawn(move || {
             while let Ok(order) = frame::receive::<ToWorker>(&link) {
                 if matches!(order, ToWorker::Drain { .. }) {
                     return host.end_worker(V1, WorkerState::Exited(0));
+                }
+                for word in answer(&order) {
+                    frame::send(&link, &word).unwrap();
                 }
             }
         });
