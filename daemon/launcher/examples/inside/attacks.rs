@@ -266,17 +266,15 @@ fn widen() -> Outcome {
 
 fn descriptors() -> Outcome {
     let most = Some(DESCRIPTORS as u64 + 100);
-    let raised = setrlimit(Resource::Nofile, Rlimit { current: most, maximum: most });
+    setrlimit(Resource::Nofile, Rlimit { current: most, maximum: most })?;
     let mut held = Vec::new();
     while held.len() < DESCRIPTORS {
-        match rustix::io::dup(io::stdin()) {
+        match rustix::io::fcntl_dupfd_cloexec(io::stdin(), 0) {
             Ok(descriptor) => held.push(descriptor),
-            Err(_) => break,
+            Err(errno) => return Err(io::Error::other(format!("{errno} at {}", held.len()))),
         }
     }
-    let count = held.len();
-    drop(held);
-    raised.map(|()| count.to_string()).map_err(|errno| io::Error::other(format!("{errno} at {count}")))
+    Ok(held.len().to_string())
 }
 
 /// Bytes that the link takes while nobody reads it, from a sender that has asked for all the room it can get.

@@ -4,6 +4,7 @@
 use crate::GENERATION;
 use crate::fixture::{Launcher, example};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, socket_with};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::any::Any;
 use std::cell::RefCell;
 use std::fs;
@@ -211,6 +212,19 @@ pub fn named_socket(name: &str, kind: SocketType) -> OwnedFd {
 /// The cgroup controllers that cells have on this host.
 pub fn controllers() -> String {
     fs::read_to_string(Launcher::start().cgroup.join("cgroup.subtree_control")).unwrap()
+}
+
+/// Whether nobody may move a process across the border of a cgroup namespace (`nsdelegate`, cgroups(7)).
+pub fn cgroup_namespaces_are_borders() -> bool {
+    let mounts = fs::read_to_string("/proc/self/mounts").unwrap();
+    mounts.lines().any(|line| line.contains(" cgroup2 ") && line.contains("nsdelegate"))
+}
+
+/// Whether what this process starts may open so many files; as root it may raise its limit.
+pub fn may_open(files: u64) -> bool {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit { maximum: Some(files), ..limit };
+    limit.maximum.is_none_or(|hard| hard >= files) || setrlimit(Resource::Nofile, raised).is_ok()
 }
 
 /// Bytes of memory that the processes of a cgroup have each to itself.
