@@ -29,12 +29,13 @@ use system::{SYSTEMS, System};
 
 /// Where a scenario is played by CI, which has no time for all of them on both systems: what is the kernel's on the older
 /// kernel, what is the packages' on the newer systemd. The others are played on both.
-const QUICK: [(&str, &str); 9] = [
+const QUICK: [(&str, &str); 10] = [
     ("cell", "debian-12"),
     ("power-cut", "debian-12"),
     ("snapshots", "debian-12"),
     ("swap", "debian-12"),
     ("traffic", "debian-12"),
+    ("reboot", "debian-13"),
     ("restore", "debian-13"),
     ("rpm", "debian-13"),
     ("upgrade", "debian-13"),
@@ -50,7 +51,7 @@ pub struct Arguments {
     /// Keep the guests' disks and logs, for `vm shell SYSTEM --of SCENARIO`: the first that was played in the guest
     #[arg(long)]
     keep: bool,
-    /// Fewer swaps, connections and power cuts, and most scenarios on one system only unless `--only` says which, as CI does
+    /// Fewer swaps, connections, reboots and power cuts, and most scenarios on one system only unless `--only` says which, as CI does
     #[arg(long)]
     quick: bool,
     /// Power cuts on each system: 10 unless said, 2 with `--quick`

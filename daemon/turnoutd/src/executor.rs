@@ -355,6 +355,12 @@ impl Executor {
             (IDLE_RETIRED, self.config.live.get().drain)
         };
         let begun = Instant::now();
+        // After a reboot nothing is left of it, and nobody has said so.
+        if self.workers.supervise(generation).is_err()
+            && self.workers.ended_within(generation, Duration::ZERO)
+        {
+            return Ok("nothing to do: the worker has ended".to_owned());
+        }
         self.workers.expect_end(generation);
         self.workers.drain(generation, idle);
         let Some(closed) = self.last_connection(generation, begun + limit) else {

@@ -17,8 +17,9 @@ const MAKE_LIMIT: Duration = Duration::from_secs(120);
 const SPARE_BYTES: u64 = 64 << 20;
 /// A version that any package is upgraded to.
 const NEXT: &str = "999.0.0";
-/// How much tests do where less is enough, in place of a thousand swaps and twenty thousand connections.
-const QUICK: &str = "export TURNOUT_TEST_SWAPS=100\nexport TURNOUT_TEST_CONNECTIONS=2000\n";
+/// How much tests do where less is enough, in place of a thousand swaps, twenty thousand connections and four reboots.
+const QUICK: &str =
+    "export TURNOUT_TEST_SWAPS=100\nexport TURNOUT_TEST_CONNECTIONS=2000\nexport TURNOUT_TEST_REBOOTS=1\n";
 /// Folders that go as they are.
 const FOLDERS: [&str; 2] = ["tests/models", "tests/vm"];
 
