@@ -10,7 +10,7 @@ mod stage;
 
 use crate::setup::{self, Need};
 use crate::{command, ebpf, test};
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use list::{Kind, List};
 use sha2::{Digest, Sha256};
 use std::fs;
@@ -74,7 +74,7 @@ pub fn run(root: &Path, arguments: &Arguments) -> Result<()> {
     ebpf::run(root)?;
     configuration::refresh(root)?;
     let (job, list) = prepare(root, arguments)?;
-    let packages = [deb::pack(&job, &list)?, rpm::pack(&job, &list)?];
+    let packages = pack(&job, &list)?;
     deb::check(&job, &packages[0])?;
     rpm::check(&job, &packages[1])?;
     for package in &packages {
@@ -90,13 +90,34 @@ pub fn run(root: &Path, arguments: &Arguments) -> Result<()> {
 pub fn quick(root: &Path, next: &str) -> Result<Quick> {
     let arguments = Arguments { profile: "dev".to_owned(), package_version: None, packing: Packing::Plain };
     let (job, list) = prepare(root, &arguments)?;
-    let (deb, rpm) = (deb::pack(&job, &list)?, rpm::pack(&job, &list)?);
+    let [deb, rpm] = pack(&job, &list)?;
     let later = Job { version: next.to_owned(), ..job };
     made::make(&later, &list)?;
     Ok(Quick { deb, next: deb::pack(&later, &list)?, rpm })
 }
 
-/// Builds the programs and whatever else goes into a package.
+/// Makes both packages of what was built, twice: a second run must give the same bytes.
+fn pack(job: &Job, list: &List) -> Result<[PathBuf; 2]> {
+    let once = || -> Result<_> {
+        made::make(job, list)?;
+        let packages = [deb::pack(job, list)?, rpm::pack(job, list)?];
+        let digests = [sha256(&packages[0])?, sha256(&packages[1])?];
+        Ok((packages, digests))
+    };
+    let (packages, first) = once()?;
+    let (_, second) = once()?;
+    for ((package, first), second) in packages.iter().zip(first).zip(second) {
+        ensure!(
+            first == second,
+            "`{}` was packed twice, and came out as {first} and as {second}",
+            package.display()
+        );
+    }
+    println!("dist: packed twice, with the same bytes");
+    Ok(packages)
+}
+
+/// Builds the programs and reads the list of what goes into a package.
 fn prepare<'a>(root: &'a Path, arguments: &Arguments) -> Result<(Job<'a>, List)> {
     // All of the workspace, as the other verbs build it: otherwise other features of libraries would be built anew.
     let build = ["build", "--locked", "--workspace", "--bins", "--profile", &arguments.profile];
@@ -111,7 +132,6 @@ fn prepare<'a>(root: &'a Path, arguments: &Arguments) -> Result<(Job<'a>, List)>
         packing: arguments.packing,
     };
     let list = List::read(&root.join("packaging/files.toml"))?;
-    made::make(&job, &list)?;
     Ok((job, list))
 }
 
