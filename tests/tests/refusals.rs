@@ -7,6 +7,7 @@ use std::io::Write;
 use std::net::TcpListener;
 use std::path::Path;
 use std::process::{Command, Output};
+use turnout_journal::{Journal, OpenOptions, verify};
 use turnout_protocol::control::ReleaseState;
 use turnout_scenarios::models::{self, FIRST, Source};
 use turnout_scenarios::scenario::{LIMIT, PORT, Scene, play, until};
@@ -47,6 +48,31 @@ fn a_second_daemon_on_the_same_state_is_refused_and_the_first_goes_on() {
         scene.release("better", AT_ONCE)?;
         let release = scene.ended()?;
         ensure!(release.state == ReleaseState::Promoted, "{release:?}");
+        scene.finish_whole(traffic).map(drop)
+    });
+}
+
+#[test]
+fn a_daemon_that_is_older_than_its_journal_does_not_start_and_traffic_goes_on() {
+    play("older", |scene| {
+        scene.open_with(&[])?;
+        let traffic = scene.traffic()?;
+        scene.instance.stop()?;
+        let journal = Journal::open(&scene.journal(), OpenOptions::default())?.0;
+        let known = journal.size();
+        journal.append(br#"{"event":"of-the-next-version","release":"r-1"}"#)?;
+        drop(journal);
+        let before = (verify(&scene.journal())?, scene.workers()?);
+        for _ in 0..2 {
+            let refused = format!("{:#}", scene.instance.start().err().context("it started")?);
+            for says in [
+                format!("journal record {known} is not one that this version knows"),
+                "install the one that wrote it".to_owned(),
+            ] {
+                ensure!(refused.contains(&says), "no `{says}` in: {refused}");
+            }
+            ensure!((verify(&scene.journal())?, scene.workers()?) == before, "something was changed");
+        }
         scene.finish_whole(traffic).map(drop)
     });
 }

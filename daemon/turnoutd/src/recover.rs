@@ -16,7 +16,7 @@ pub enum RecoverError {
     #[error("journal")]
     Journal(#[source] JournalError),
     /// A record of a newer daemon, or none of ours.
-    #[error("journal record {seq} is not one that this version knows")]
+    #[error("journal record {seq} is not one that this version knows: install the one that wrote it")]
     Record {
         /// Its position.
         seq: u64,
