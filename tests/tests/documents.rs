@@ -72,16 +72,17 @@ const WAYS: &[(&str, Way)] = &[
         "systemctl stop turnoutd.socket turnoutd.service",
         restored("systemctl stop turnoutd.socket turnoutd.service"),
     ),
-    // Here too, but from the other document's stream.
-    ("btrfs receive -f turnout-NAME.btrfs", Way::Elsewhere("docs/audit.md", "# btrfs receive -f ")),
+    ("btrfs receive -f turnout-NAME.btrfs", restored("btrfs receive -q -f")),
     (
         "rm -r /var/lib/turnout/journal",
-        restored("rm -rf /var/lib/turnout/journal /var/lib/turnout/journal-signed"),
+        restored("rm -r /var/lib/turnout/journal /var/lib/turnout/journal-signed"),
     ),
     (
         "cp -a /mnt/archive/NAME/journal",
-        restored("cp -a \"$WORK/journal\" \"$WORK/trust.json\" /var/lib/turnout/"),
+        restored("cp -a \"$ARCHIVE/$name/journal\" \"$BACKUP/trust.json\" /var/lib/turnout/"),
     ),
+    ("systemctl stop turnout.slice", moved("systemctl stop turnout.slice")),
+    ("mount /var/lib/turnout", moved("mount -o loop \"$WORK/$kind.img\" /var/lib/turnout")),
     ("chgrp -R turnout-export", restored("chgrp -R turnout-export /var/lib/turnout/journal")),
     (
         "systemd-tmpfiles --create",
@@ -115,6 +116,10 @@ const CERTIFICATES: Way = Way::Elsewhere("daemon/ctl/tests/oms.rs", "--cert-root
 
 const fn booted(text: &'static str) -> Way {
     Way::Elsewhere("tests/vm/scenarios/install", text)
+}
+
+const fn moved(text: &'static str) -> Way {
+    Way::Elsewhere("tests/vm/scenarios/another-disk", text)
 }
 
 const fn restored(text: &'static str) -> Way {

@@ -29,12 +29,13 @@ use system::{SYSTEMS, System};
 
 /// Where a scenario is played by CI, which has no time for all of them on both systems: what is the kernel's on the older
 /// kernel, what is the packages' on the newer systemd. The others are played on both.
-const QUICK: [(&str, &str); 10] = [
+const QUICK: [(&str, &str); 11] = [
     ("cell", "debian-12"),
     ("power-cut", "debian-12"),
     ("snapshots", "debian-12"),
     ("swap", "debian-12"),
     ("traffic", "debian-12"),
+    ("another-disk", "debian-13"),
     ("reboot", "debian-13"),
     ("restore", "debian-13"),
     ("rpm", "debian-13"),

@@ -6,12 +6,13 @@ use std::path::{Path, PathBuf};
 
 /// Packages of every system: an init with its bus and devices, a kernel, what Turnout's package depends on, and what the
 /// scenarios ask with. Nothing is fetched inside a guest, so all of it is in the image.
-pub const PACKAGES: [&str; 17] = [
+pub const PACKAGES: [&str; 18] = [
     "adduser",
     "btrfs-progs",
     "busybox-static",
     "curl",
     "dbus",
+    "e2fsprogs",
     "iproute2",
     "jq",
     "kmod",
