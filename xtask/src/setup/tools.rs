@@ -25,12 +25,8 @@ pub const BPF_LINKER: Tool = Tool {
 pub const CARGO_DENY: Tool = Tool {
     name: "cargo-deny",
     version: "0.20.2",
-    arguments: &[],
-    environment: &[
-        ("CARGO_PROFILE_RELEASE_LTO", "off"),
-        ("CARGO_PROFILE_RELEASE_OPT_LEVEL", "1"),
-        ("CARGO_PROFILE_RELEASE_DEBUG", "0"),
-    ],
+    arguments: &["--debug"],
+    environment: &[("CARGO_PROFILE_DEV_DEBUG", "0")],
 };
 
 /// Says whether the tool is there at its pinned version.
