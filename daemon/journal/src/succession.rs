@@ -3,7 +3,8 @@
 //! the two. The old folder is kept beside.
 
 use std::fs::{self, File};
-use std::io::Write;
+use std::io::{self, Write};
+use std::os::unix::fs::{MetadataExt, chown};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -63,6 +64,9 @@ pub fn succeed(dir: &Path, mark: &Path, link: impl FnOnce(&Predecessor) -> Vec<u
     let _lock = if there { Some(recover::lock(dir)?) } else { None };
     let new = dir.with_extension("new");
     let _ = fs::remove_dir_all(&new);
+    if there {
+        make_alike(dir, &new).map_err(JournalError::io("create", &new))?;
+    }
     let _new_lock = recover::lock(&new)?;
     let Taken { mut active, broken, base } =
         take_over(there.then_some(dir), Place::open(&new, Arc::new(SystemDisk), &OpenOptions::default())?)?;
@@ -82,6 +86,16 @@ pub fn succeed(dir: &Path, mark: &Path, link: impl FnOnce(&Predecessor) -> Vec<u
     let kept_in = if there { Some(exchange(dir, &new)?) } else { rename(&new, dir).map(|()| None)? };
     write_mark(mark, &[opened])?;
     Ok(Succession { before, origin, kept_in })
+}
+
+/// Makes an empty folder for the group of another one, with its mode: whoever reads the old log reads the new one, because
+/// a set-group-ID folder gives its group to the files in it.
+fn make_alike(dir: &Path, new: &Path) -> io::Result<()> {
+    let like = fs::metadata(dir)?;
+    fs::create_dir(new)?;
+    chown(new, None, Some(like.gid()))?;
+    // Last: a change of group may take bits of the mode away.
+    fs::set_permissions(new, like.permissions())
 }
 
 /// What was taken over into a new log.

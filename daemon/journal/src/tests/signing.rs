@@ -396,6 +396,7 @@ fn a_journal_proves_that_it_goes_on_from_an_older_checkpoint() {
 mod succession {
     use super::*;
     use crate::succeed;
+    use std::os::unix::fs::{MetadataExt, PermissionsExt};
 
     #[test]
     fn a_new_log_goes_on_from_a_shorter_one_and_the_old_folder_stays() {
@@ -425,6 +426,22 @@ mod succession {
         assert_eq!(read_all(&kept), records);
         place.sign().unwrap();
         assert_eq!(place.verify().unwrap().signed, 1);
+    }
+
+    #[test]
+    fn whoever_may_read_the_old_log_may_read_the_new_one() {
+        let place = Place::signed_at(&[4]);
+        let (journal, exporter) = (place.journal(), 60_998);
+        std::os::unix::fs::chown(&journal, None, Some(exporter)).unwrap();
+        fs::set_permissions(&journal, fs::Permissions::from_mode(0o2750)).unwrap();
+        succeed(&journal, &place.mark(), |_| b"{}".to_vec()).unwrap();
+        place.sign().unwrap();
+        let folder = fs::metadata(&journal).unwrap();
+        assert_eq!((folder.gid(), folder.mode() & 0o7777), (exporter, 0o2750));
+        for file in fs::read_dir(&journal).unwrap() {
+            let file = file.unwrap();
+            assert_eq!(file.metadata().unwrap().gid(), exporter, "{}", file.path().display());
+        }
     }
 
     #[test]
