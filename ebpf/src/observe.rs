@@ -17,6 +17,9 @@ use turnout_ebpf_layout::{Connection, ROUTER_MARK, SLOTS, counter, histogram, ph
 const ALLOW: i32 = 1;
 /// Length of `HTTP/1.1 100 Continue` and the blank line: a final answer may follow in the same segment.
 const CONTINUE: u32 = 25;
+/// A client that says it will send no more so long after its request, nanoseconds, has given up waiting; one that says
+/// so at once has only closed its half.
+const GIVES_UP: u64 = 1_000_000;
 /// Length of `HTTP/1.1 200`.
 const STATUS: usize = 12;
 
@@ -79,7 +82,7 @@ fn account(context: &SkBuffContext, port: u32) -> Option<(&'static mut Connectio
         return None;
     }
     // SAFETY: the storage lives as long as its socket. Two CPUs may write it at once (a packet each way): fields are
-    // single words, and the worst outcome is one miscounted end.
+    // single words, and the worst outcome is one miscounted end or wait.
     let connection = unsafe { &mut *CONNECTIONS.of(socket)? };
     let counts = connection.port == port || routed(context, connection);
     (counts && connection.slot < SLOTS).then_some((connection, socket))
@@ -127,6 +130,7 @@ fn ask(connection: &mut Connection, context: &SkBuffContext, segment: &Segment) 
     if over && connection.seen & seen::REQUEST != 0 {
         return;
     }
+    take_back(connection);
     if connection.phase == phase::ASKED {
         connection.last_in = now();
     } else if connection.phase == phase::IDLE || begins_request(context, segment) {
@@ -155,10 +159,7 @@ fn answer(connection: &mut Connection, class: u32) {
     if class == counter::INTERIM {
         return;
     }
-    if connection.seen & seen::WAITED != 0 {
-        connection.seen &= !seen::WAITED;
-        book(connection, connection.last_out, -1);
-    }
+    take_back(connection);
     connection.phase = phase::ANSWERING;
     connection.last_out = now();
     if connection.last_in != 0 {
@@ -166,14 +167,27 @@ fn answer(connection: &mut Connection, class: u32) {
     }
 }
 
-/// A client that leaves without an answer has waited at least so long. One that only closes its half may still get its
-/// answer, which then takes the place of this; a worker that does nothing never closes, so nobody else would say it.
+/// A client that leaves without an answer has waited at least so long. It may only have closed its half: an answer then
+/// takes the place of this, and so does the connection's end. A worker that does nothing comes to neither.
 #[inline(always)]
 fn wait_in_vain(connection: &mut Connection) {
-    if connection.phase == phase::ASKED && connection.last_in != 0 && connection.seen & seen::WAITED == 0 {
-        connection.seen |= seen::WAITED;
-        connection.last_out = now();
-        book(connection, connection.last_out, 1);
+    let waits = connection.phase == phase::ASKED && connection.last_in != 0;
+    if waits && connection.seen & seen::WAITED == 0 {
+        let now = now();
+        if now.saturating_sub(connection.last_in) >= GIVES_UP {
+            connection.last_out = now;
+            connection.seen |= seen::WAITED;
+            book(connection, now, 1);
+        }
+    }
+}
+
+/// Takes back what [`wait_in_vain`] has booked, before either end of that time changes.
+#[inline(always)]
+fn take_back(connection: &mut Connection) {
+    if connection.seen & seen::WAITED != 0 {
+        connection.seen &= !seen::WAITED;
+        book(connection, connection.last_out, -1);
     }
 }
 
@@ -193,8 +207,10 @@ fn end(connection: &mut Connection) {
     if connection.phase == phase::ASKED {
         let client_left = connection.seen & seen::CLIENT_END != 0;
         count(connection, if client_left { counter::CLIENT_GONE } else { counter::ABORTED });
-        if client_left {
-            wait_in_vain(connection);
+        take_back(connection);
+        // A client that has waited in vain has waited at least so long.
+        if client_left && connection.last_in != 0 {
+            book(connection, now(), 1);
         }
     }
     connection.phase = phase::IDLE;

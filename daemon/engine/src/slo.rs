@@ -80,7 +80,7 @@ pub fn judge(window: &Window, plan: &Plan) -> Verdict {
         return Verdict::Missed(why);
     }
     // A version that answers nobody meets no objective, whatever it is.
-    if seen.answered == Some(0) {
+    if seen.requests > 0 && seen.answered == Some(0) {
         return Verdict::Insufficient(format!("none of {} requests was answered", seen.requests));
     }
     match unknown(seen, &plan.objectives) {
@@ -227,6 +227,9 @@ mod tests {
         assert_eq!(of(&answered, &plan), unknown);
         plan.objectives.p95_us = None;
         assert_eq!(of(&silent, &plan), insufficient, "also where times do not matter");
+        plan.minimum_requests = 0;
+        let idle = Figures { answered: Some(0), ..Figures::default() };
+        assert_eq!(of(&idle, &plan), Verdict::Met, "where none are needed");
         assert_eq!(of(&answered, &plan), Verdict::Met);
     }
 
