@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 use turnout_engine::record::{Kind, Target};
 use turnout_engine::{Progress, Release, Step};
 use turnout_host::Host;
+use turnout_host::cells::WorkerState;
 use turnout_host::store::{Held, StoredName};
 use turnout_host::traffic::{Route, Spread};
 use turnout_host::volume::StoreKind;
@@ -355,13 +356,12 @@ impl Executor {
             (IDLE_RETIRED, self.config.live.get().drain)
         };
         let begun = Instant::now();
+        self.workers.expect_end(generation);
         // After a reboot nothing is left of it, and nobody has said so.
-        if self.workers.supervise(generation).is_err()
-            && self.workers.ended_within(generation, Duration::ZERO)
-        {
+        let runs = |cells: Vec<_>| cells.contains(&(generation, WorkerState::Running));
+        if !self.host.cells().map_or(true, runs) {
             return Ok("nothing to do: the worker has ended".to_owned());
         }
-        self.workers.expect_end(generation);
         self.workers.drain(generation, idle);
         let Some(closed) = self.last_connection(generation, begun + limit) else {
             return Ok(format!("connections are still open after {} ms and will be cut", limit.as_millis()));

@@ -2,8 +2,8 @@
 
 use crate::power::Moment;
 use crate::stage::{PORT, Stage, V1, V2, model, plan, stored};
-use turnout_engine::Progress;
 use turnout_engine::record::{End, Kind};
+use turnout_engine::{Progress, Step};
 use turnout_host::cells::{Cells, WorkerState};
 use turnout_manifest::{Generation, Percent};
 
@@ -38,7 +38,12 @@ fn the_candidates_death_at_any_step_rolls_back() {
         stage.kill(V2);
         assert_eq!(stage.settle(), End::RolledBack);
         assert_eq!(stage.first_version_serves(), V1);
-        assert_eq!(stage.release().causes, ["the new version's worker died: killed by SIGKILL"]);
+        let release = stage.release();
+        assert_eq!(release.causes, ["the new version's worker died: killed by SIGKILL"]);
+        let drained = release.log.iter().filter(|logged| logged.step == Step::Drain(V2));
+        for said in drained.map(|logged| logged.outcome.clone()) {
+            assert_eq!(said, Some(Ok("nothing to do: the worker has ended".to_owned())));
+        }
         assert_eq!(stage.host.worker(V2), None);
     }
 }
