@@ -249,6 +249,22 @@ mod tests {
     }
 
     #[test]
+    fn clone_makes_threads_of_the_same_memory_and_no_namespace() {
+        let clone = ALLOWED.iter().find(|allowed| allowed.call == libc::SYS_clone).unwrap();
+        let Rule::Each(&[(0, mask, value)]) = clone.rule else { panic!("{:?}", clone.rule) };
+        let allows = |flags: libc::c_int| flags as u64 & mask == value;
+        let thread = libc::CLONE_VM | libc::CLONE_THREAD | libc::CLONE_SIGHAND;
+        assert!(allows(thread | libc::CLONE_FS | libc::CLONE_FILES | libc::CLONE_SETTLS));
+        let vfork = libc::CLONE_VM | libc::CLONE_VFORK | libc::SIGCHLD;
+        for other in [libc::SIGCHLD, vfork, thread & !libc::CLONE_VM] {
+            assert!(!allows(other), "{other:#x}");
+        }
+        for bit in (0..64).map(|bit| 1_u64 << bit).filter(|bit| NEW_NAMESPACES & bit != 0) {
+            assert!(!allows(thread | bit as libc::c_int), "{bit:#x}");
+        }
+    }
+
+    #[test]
     fn nothing_that_reaches_out_of_the_cell_is_listed() {
         for call in [
             libc::SYS_socket,
