@@ -24,7 +24,8 @@ pub(super) struct RawJournal {
     /// The newest segments stay, so many bytes of them at least. Default all, such as `1073741824`.
     keep_bytes: Option<u64>,
     /// Files in which readers of the journal keep their place: no record goes before they have it on disk. One that is
-    /// named and not there keeps everything. Default `["/var/lib/turnout-export/cursor"]`, where it exists.
+    /// named and not there keeps everything, but for the default one. Default `["/var/lib/turnout-export/cursor"]`, where
+    /// it exists.
     cursors: Option<Vec<PathBuf>>,
 }
 
