@@ -205,7 +205,8 @@ impl Instance {
         self.folder().join("turnoutd.toml")
     }
 
-    fn log(&self) -> PathBuf {
+    /// Where what the daemon writes to its standard error goes.
+    pub fn log(&self) -> PathBuf {
         self.folder().join("turnoutd.log")
     }
 

@@ -64,6 +64,7 @@ fn a_daemon_that_is_older_than_its_journal_does_not_start_and_traffic_goes_on() 
         drop(journal);
         let before = (verify(&scene.journal())?, scene.workers()?);
         for _ in 0..2 {
+            fs::write(scene.instance.log(), "")?;
             let refused = format!("{:#}", scene.instance.start().err().context("it started")?);
             for says in [
                 format!("journal record {known} is not one that this version knows"),
