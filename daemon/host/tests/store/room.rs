@@ -25,13 +25,23 @@ fn room(volume: &Volume) -> u64 {
     state.free_bytes.saturating_sub(state.reserve_bytes)
 }
 
-/// Takes all but [`ROOM`], as other files of the same file system would.
+/// Takes all but [`ROOM`], as other files of the same file system would. A file system that gives its own metadata more
+/// room meanwhile leaves less than was asked for: then some is given back.
 fn leave_little(root: &Path, volume: &Volume) {
     let hog = File::create(root.join("hog")).unwrap();
-    fallocate(&hog, FallocateFlags::empty(), 0, room(volume) - ROOM).unwrap();
-    btrfsutil::sync::sync(root).unwrap();
-    let left = room(volume);
-    assert!(left.abs_diff(ROOM) < MIB, "{left}");
+    let deadline = Instant::now() + Duration::from_secs(30);
+    let mut taken = room(volume) - ROOM;
+    loop {
+        hog.set_len(taken).unwrap();
+        fallocate(&hog, FallocateFlags::empty(), 0, taken).unwrap();
+        btrfsutil::sync::sync(root).unwrap();
+        let left = room(volume);
+        if left.abs_diff(ROOM) < MIB {
+            return;
+        }
+        assert!(Instant::now() < deadline, "{left} bytes are left");
+        taken = taken + left - ROOM;
+    }
 }
 
 /// Deleted space comes back with a later commit.
