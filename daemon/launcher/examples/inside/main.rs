@@ -18,6 +18,7 @@ use std::time::Duration;
 const LISTENER: i32 = 3;
 const LINK: i32 = 4;
 const CHUNK: usize = 16 << 20;
+const CHUNKS: usize = 40;
 
 fn main() {
     if std::env::args().any(|argument| argument == attacks::BECOME) {
@@ -147,10 +148,10 @@ fn attempts() -> Vec<(&'static str, io::Result<()>)> {
     ]
 }
 
-/// Takes memory until there is none, or far more than any limit of the tests; MiB.
+/// Takes memory until there is none, or more than any limit of the tests, and no more than a small machine has; MiB.
 fn hog() -> String {
     let mut held: Vec<Vec<u8>> = Vec::new();
-    while held.len() < 64 {
+    while held.len() < CHUNKS {
         let mut chunk = Vec::new();
         if chunk.try_reserve_exact(CHUNK).is_err() {
             break;
