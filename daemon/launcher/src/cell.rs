@@ -66,8 +66,17 @@ pub struct Worker<'a> {
     pub model: BorrowedFd<'a>,
     /// The devices that it is given.
     pub devices: &'a [Device],
-    /// Its end of the link.
+    /// What it talks through.
+    pub ends: Ends<'a>,
+}
+
+/// A new process's ends of what it talks through.
+#[derive(Clone, Copy)]
+pub struct Ends<'a> {
+    /// The link, to the daemon.
     pub link: BorrowedFd<'a>,
+    /// Standard output and error, to the launcher.
+    pub output: BorrowedFd<'a>,
 }
 
 /// The step that failed.
@@ -166,7 +175,7 @@ pub fn become_worker(recipe: &Recipe, worker: &Worker<'_>) -> StepError {
             rustix::system::sethostname(HOSTNAME).map_err(StepError::Hostname)?;
         }
         // 5. Descriptors take their places while anything can still be opened.
-        place_descriptors(listener, worker.link).map_err(StepError::Descriptors)?;
+        place_descriptors(listener, worker.ends).map_err(StepError::Descriptors)?;
         // 6. CPUs: inherited by all threads, and the filter of step 12 denies widening them.
         pin(worker.profile.cpus).map_err(StepError::Affinity)?;
         // 7. Limits while raising one is still allowed.
@@ -243,12 +252,10 @@ pub fn listener() -> Result<OwnedFd, Errno> {
     Ok(socket)
 }
 
-/// 0 `/dev/null`, 1 and 2 the launcher's standard error, 3 the listener, 4 the link.
-pub fn place_descriptors(listener: OwnedFd, link: BorrowedFd<'_>) -> Result<(), Errno> {
+/// 0 `/dev/null`, 1 and 2 the pipe for what it says, 3 the listener, 4 the link.
+pub fn place_descriptors(listener: OwnedFd, ends: Ends<'_>) -> Result<(), Errno> {
     let null = open("/dev/null", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
-    let errors = io::stderr();
-    let errors = errors.as_fd();
-    let parked = [null.as_fd(), errors, errors, listener.as_fd(), link]
+    let parked = [null.as_fd(), ends.output, ends.output, listener.as_fd(), ends.link]
         .map(|descriptor| fcntl_dupfd_cloexec(descriptor, PARKED));
     let parked = parked.into_iter().collect::<Result<Vec<_>, _>>()?;
     sys::place_descriptors(&parked.iter().map(OwnedFd::as_fd).collect::<Vec<_>>())?;

@@ -3,10 +3,12 @@
 
 mod background;
 mod given;
+mod said;
 
-use crate::cell::{self, PARKED, Recipe, StepError, Worker, become_worker, first_namespaces};
+use crate::cell::{self, Ends, PARKED, Recipe, StepError, Worker, become_worker, first_namespaces};
 use crate::cgroup::{CellGroup, CgroupError, Hierarchy};
 use crate::device::{Device, DeviceError};
+use crate::relay::Output;
 use crate::router::{RouterRecipe, become_router};
 use crate::swap::{self, SwapError};
 use crate::sys::{self, Forked};
@@ -126,7 +128,7 @@ struct Born {
 }
 
 enum Process {
-    Running { born: Born, link: OwnedFd },
+    Running { born: Born, link: OwnedFd, output: Output },
     Not(WorkerState),
 }
 
@@ -168,9 +170,9 @@ impl Cells {
             return Err(CellsError::NoCell);
         }
         let devices = self.take_devices(generation);
-        self.start_once(generation, |own, uid, link| {
+        self.start_once(generation, |own, uid, ends| {
             let (profile, model, devices) = (own.entry.profile, model.as_fd(), devices.as_slice());
-            let worker = Worker { uid, profile, model, devices, link };
+            let worker = Worker { uid, profile, model, devices, ends };
             launch(&own, || become_worker(own.recipe, &worker))
         })
     }
@@ -181,8 +183,8 @@ impl Cells {
     /// [`CellsError`]; no process is left.
     pub fn start_router(&mut self) -> Result<Started, CellsError> {
         self.renew_router_group()?;
-        self.start_once(ROUTER_CELL, |own, uid, link| {
-            launch(&own, || become_router((own.recipe, own.router), own.entry.profile, (uid, link)))
+        self.start_once(ROUTER_CELL, |own, uid, ends| {
+            launch(&own, || become_router((own.recipe, own.router), own.entry.profile, (uid, ends)))
         })
     }
 
@@ -201,7 +203,7 @@ impl Cells {
     fn start_once(
         &mut self,
         generation: u32,
-        start: impl FnOnce(Own<'_>, u32, BorrowedFd<'_>) -> Result<Born, CellsError>,
+        start: impl FnOnce(Own<'_>, u32, Ends<'_>) -> Result<Born, CellsError>,
     ) -> Result<Started, CellsError> {
         if let Some(started) = self.adopt(generation)? {
             return Ok(started);
@@ -212,8 +214,9 @@ impl Cells {
             socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
                 .map_err(process("link"))?;
         let own = Own { entry, recipe: &self.recipe, router: &self.router };
-        let born = start(own, uid, theirs.as_fd())?;
-        entry.process = Process::Running { born, link };
+        let (output, said) = Output::new(said::name(generation)).map_err(process("pipe"))?;
+        let born = start(own, uid, Ends { link: theirs.as_fd(), output: said.as_fd() })?;
+        entry.process = Process::Running { born, link, output };
         self.adopt(generation)?.ok_or(CellsError::NoCell)
     }
 
@@ -225,7 +228,7 @@ impl Cells {
         let enforcement = self.enforcement();
         let entry = self.cells.get_mut(&generation).ok_or(CellsError::NoCell)?;
         entry.reap();
-        let Process::Running { born, link } = &entry.process else { return Ok(None) };
+        let Process::Running { born, link, .. } = &entry.process else { return Ok(None) };
         let duplicate = |descriptor: &OwnedFd| fcntl_dupfd_cloexec(descriptor, 0).map_err(process("dup"));
         let descriptors = [duplicate(&born.pidfd)?, duplicate(link)?];
         Ok(Some(Started {
@@ -404,7 +407,10 @@ impl Entry {
         if let Process::Running { born, .. } = &self.process
             && let Some(state) = ended(&born.pidfd)
         {
-            self.process = Process::Not(state);
+            let before = std::mem::replace(&mut self.process, Process::Not(state));
+            if let Process::Running { output, .. } = before {
+                output.finish();
+            }
         }
     }
 

@@ -8,6 +8,7 @@ mod cgroup;
 mod device;
 mod profile;
 mod protection;
+mod relay;
 mod root;
 mod router;
 mod seccomp;
@@ -35,7 +36,7 @@ use std::process::ExitCode;
 #[cfg(all(feature = "weaken", not(debug_assertions)))]
 compile_error!("`weaken` makes cells that do not hold: it is for tests, and no build for use may have it");
 
-/// Descriptors the launcher itself needs: four for each cell and those of the devices it is given, the connections, and
+/// Descriptors the launcher itself needs: five for each cell and those of the devices it is given, the connections, and
 /// those of one start.
 const DESCRIPTORS: u64 = 2048;
 

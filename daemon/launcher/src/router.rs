@@ -4,7 +4,9 @@
 //! router can make no others, and the list of calls keeps the listener and what it accepts, where these are IPv6, from
 //! connecting.
 
-use crate::cell::{Recipe, StepError, listener, pin, place_descriptors, restrict, set_limits, take_identity};
+use crate::cell::{
+    Ends, Recipe, StepError, listener, pin, place_descriptors, restrict, set_limits, take_identity,
+};
 use crate::profile::{Allowed, Rule, SOCKET_TYPE, WHOLE};
 use crate::root::{Contents, Layout, ROUTER};
 use crate::seccomp::Filters;
@@ -14,7 +16,6 @@ use landlock::AccessNet;
 use rustix::thread::UnshareFlags;
 use seccompiler::BackendError;
 use std::ffi::CStr;
-use std::os::fd::BorrowedFd;
 use std::path::PathBuf;
 use turnout_launcher_wire::Profile;
 
@@ -61,7 +62,7 @@ impl RouterRecipe {
 pub fn become_router(
     (recipe, router): (&Recipe, &RouterRecipe),
     profile: Profile,
-    (uid, link): (u32, BorrowedFd<'_>),
+    (uid, ends): (u32, Ends<'_>),
 ) -> StepError {
     let locked = || -> Result<(), StepError> {
         let layout = Layout::find_for_router(&router.program, &router.cell_root).map_err(StepError::Root)?;
@@ -69,7 +70,7 @@ pub fn become_router(
         let listener = listener().map_err(StepError::Listener)?;
         sys::unshare(UnshareFlags::NEWCGROUP).map_err(StepError::Namespaces)?;
         layout.enter(&Contents::default(), &recipe.protections).map_err(StepError::Root)?;
-        place_descriptors(listener, link).map_err(StepError::Descriptors)?;
+        place_descriptors(listener, ends).map_err(StepError::Descriptors)?;
         pin(profile.cpus).map_err(StepError::Affinity)?;
         set_limits(recipe, profile).map_err(StepError::Limit)?;
         caps::clear(None, CapSet::Bounding).map_err(StepError::Capabilities)?;

@@ -12,7 +12,7 @@ use rustix::net::{
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use turnout_launcher_wire::{
     Failure, Received, Reply, Request, TransportError, UNKNOWN, WIRE_VERSION, receive, send,
 };
@@ -96,6 +96,7 @@ impl Server {
         loop {
             let ready = self.wait().map_err(ServeError::Poll)?;
             self.cells.reap();
+            self.cells.pass_on();
             self.cells.end_backgrounds();
             if ready.signal {
                 self.cells.end().map_err(ServeError::End)?;
@@ -117,10 +118,12 @@ impl Server {
     fn wait(&self) -> Result<Ready, Errno> {
         let fixed = [self.listener.as_fd(), self.signals.as_fd()];
         let connections = self.connections.iter().map(|connection| connection.socket.as_fd());
-        let all = fixed.into_iter().chain(connections).chain(self.cells.pidfds());
+        let now = Instant::now();
+        let workers = self.cells.pidfds().chain(self.cells.outputs(now));
+        let all = fixed.into_iter().chain(connections).chain(workers);
         let mut polled: Vec<_> =
             all.map(|descriptor| PollFd::from_borrowed_fd(descriptor, PollFlags::IN)).collect();
-        let until = self.cells.background_left();
+        let until = self.cells.background_left().into_iter().chain(self.cells.output_left(now)).min();
         rustix::io::retry_on_intr(|| poll(&mut polled, until.map(timespec).as_ref()))?;
         let ready: Vec<bool> = polled.iter().map(|entry| !entry.revents().is_empty()).collect();
         let connections = ready[2..2 + self.connections.len()].to_vec();

@@ -11,14 +11,17 @@ use rustix::net::{AddressFamily, SocketType, socket};
 use rustix::process::{PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
 use rustix::thread::CpuSet;
 use std::fs;
-use std::io;
+use std::io::{self, Write};
 use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 const LISTENER: i32 = 3;
 const LINK: i32 = 4;
 const CHUNK: usize = 16 << 20;
 const CHUNKS: usize = 40;
+/// Bytes that were written to standard error.
+static SHOUTED: AtomicU64 = AtomicU64::new(0);
 
 fn main() {
     if std::env::args().any(|argument| argument == attacks::BECOME) {
@@ -37,6 +40,12 @@ fn main() {
             ("threads", most) => say(&threads(most.parse().expect("the test sends a number"))),
             ("greet", _) => greet(),
             ("spin", _) => say(&spin()),
+            ("write", text) => {
+                eprintln!("{text}");
+                say("written");
+            }
+            ("shout", _) => drop(std::thread::spawn(shout)),
+            ("shouted", _) => say(&SHOUTED.load(Ordering::Relaxed).to_string()),
             ("attack", attack) => {
                 let (name, argument) = attack.split_once(' ').unwrap_or((attack, ""));
                 say(&attacks::run(name, argument));
@@ -169,6 +178,14 @@ fn spin() -> String {
         std::hint::spin_loop();
     }
     "spun".to_owned()
+}
+
+/// Writes to standard error for as long as it is let.
+fn shout() {
+    let line = [[b'!'; 1023].as_slice(), b"\n"].concat();
+    while io::stderr().write_all(&line).is_ok() {
+        SHOUTED.fetch_add(line.len() as u64, Ordering::Relaxed);
+    }
 }
 
 /// Starts threads until it may not, or as many as asked for; they live on.

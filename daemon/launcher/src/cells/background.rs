@@ -2,6 +2,7 @@
 //! beside them wants. It ends by itself.
 
 use super::{Cells, CellsError, Entry};
+use std::io::{self, Write};
 use std::time::{Duration, Instant};
 use turnout_launcher_wire::{Class, Reply};
 
@@ -32,7 +33,8 @@ impl Cells {
         let is_over = |entry: &&mut Entry| entry.behind_until.is_some_and(|until| until <= now);
         for entry in self.cells.values_mut().filter(is_over) {
             if let Err(error) = entry.put_behind(None) {
-                eprintln!("turnout-launcher: a cell stays behind the others: {error}");
+                // A log that takes no more is no reason to end.
+                let _ = writeln!(io::stderr(), "turnout-launcher: a cell stays behind the others: {error}");
                 entry.behind_until = None;
             }
         }

@@ -214,12 +214,6 @@ pub fn controllers() -> String {
     fs::read_to_string(Launcher::start().cgroup.join("cgroup.subtree_control")).unwrap()
 }
 
-/// Whether nobody may move a process across the border of a cgroup namespace (`nsdelegate`, cgroups(7)).
-pub fn cgroup_namespaces_are_borders() -> bool {
-    let mounts = fs::read_to_string("/proc/self/mounts").unwrap();
-    mounts.lines().any(|line| line.contains(" cgroup2 ") && line.contains("nsdelegate"))
-}
-
 /// Whether what this process starts may open so many files; as root it may raise its limit.
 pub fn may_open(files: u64) -> bool {
     let limit = getrlimit(Resource::Nofile);

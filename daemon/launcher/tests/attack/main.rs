@@ -8,10 +8,10 @@ mod attempt;
 mod fixture;
 
 use attempt::{
-    Aim, Attack, Segment, UNLISTED, attack, cgroup_namespaces_are_borders, controllers, cpus, free_port,
-    may_open, named_socket, private_memory, program, secret, unconnected, victim,
+    Aim, Attack, Segment, UNLISTED, attack, controllers, cpus, free_port, may_open, named_socket,
+    private_memory, program, secret, unconnected, victim,
 };
-use fixture::{Launcher, limits};
+use fixture::{Launcher, cgroup_namespaces_are_borders, limits};
 use rustix::net::{SocketType, listen};
 use std::fs;
 use std::io::ErrorKind;
