@@ -168,6 +168,19 @@ pub struct Seen {
     pub p99_us: Option<u64>,
 }
 
+/// Why a release exists.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ReleaseKind {
+    /// Somebody asked for this version.
+    #[default]
+    Release,
+    /// Somebody asked for the version that was live before.
+    Return,
+    /// The live version's worker died and is brought up again.
+    Restart,
+}
+
 /// State of a release, stable names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -202,6 +215,9 @@ pub struct ReleaseStatus {
     pub schema: String,
     /// Its id.
     pub release_id: ReleaseId,
+    /// Why it exists. A daemon of an earlier version does not say.
+    #[serde(default)]
+    pub kind: ReleaseKind,
     /// The model.
     pub model: ModelName,
     /// The version that was live before, if any.

@@ -1,5 +1,4 @@
-//! How releases begin: what is asked of each version first, the ports, the way back after a promotion, and several models
-//! as one set.
+//! How releases begin: what is asked of each version first, the ports, and several models as one set.
 
 use crate::access::{Need, Peer};
 use crate::driver::Denial;
@@ -12,11 +11,11 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use std::collections::BTreeSet;
 use turnout_engine::advance::{Start, StartSet};
-use turnout_engine::record::{End, Kind};
+use turnout_engine::record::Kind;
 use turnout_engine::set::{MEMBERS_MAX, Set};
-use turnout_engine::{Event, Progress, Record, Refusal, World, decide};
+use turnout_engine::{Event, Record, Refusal, World, decide};
 use turnout_host::store::StoredName;
-use turnout_manifest::{ModelName, Plan, SetName, VersionRef};
+use turnout_manifest::{ModelName, Plan, VersionRef};
 use turnout_protocol::control::SCHEMA;
 use turnout_protocol::error::ErrorCode;
 use turnout_protocol::set::{PlannedMember, SetDryRun, SetStarted, StartSet as Wish};
@@ -159,67 +158,4 @@ fn stays(set: &Set, named: &[ModelName]) -> Vec<ModelName> {
 /// What was shown and will not be.
 fn leaves(set: &Set) -> Vec<ModelName> {
     set.showed.iter().filter(|model| !set.shows.contains(model)).cloned().collect()
-}
-
-/// A rollback with no release under way: the version that was live before is released at once. When the last release
-/// was itself undone, or was such a return, nothing is left to do. What was promoted as a set goes back as a set.
-pub(crate) async fn go_back(
-    desk: &Desk,
-    name: &ModelName,
-    (peer, failure): (Peer, Failure),
-) -> Result<(), Failure> {
-    let view = desk.view();
-    if view.world.models.get(name).is_none_or(|model| model.current.is_some()) {
-        return Err(failure);
-    }
-    // A worker that was brought up again is no release that anybody asked for.
-    let mut releases = view.world.releases.values().rev();
-    let last = releases.find(|r| r.planned.model == *name && r.planned.kind != Kind::Restart);
-    let undone = last.is_some_and(|release| {
-        let promoted = release.progress == Progress::Ended(End::Promoted);
-        !promoted || release.planned.kind == Kind::Return
-    });
-    if undone {
-        return Ok(());
-    }
-    let Some(start) = start_back(&view.world, name, peer) else {
-        let nothing =
-            problem(ErrorCode::Conflict, format!("no version of `{name}` was live before this one"));
-        return Err(nothing.hint("`turnoutctl release start` takes another version live").into());
-    };
-    let event = match last.and_then(|release| release.planned.set.as_ref()) {
-        None => Event::Start(Box::new(start)),
-        Some(set) => Event::StartSet(Box::new(set_back(&view.world, set, peer))),
-    };
-    desk.ask(peer.context, event).await
-}
-
-/// The way back of every model that still has what the set brought, and had a version before it. One that was released
-/// since stays as it is.
-fn set_back(world: &World, set: &Set, peer: Peer) -> StartSet {
-    let brought = set.members.iter().filter(|member| {
-        world.models.get(&member.model).and_then(|model| model.live_release) == Some(member.release)
-    });
-    let starts = brought.filter_map(|member| start_back(world, &member.model, peer));
-    let name: SetName = set.name.clone();
-    StartSet { name, starts: starts.collect() }
-}
-
-fn start_back(world: &World, name: &ModelName, peer: Peer) -> Option<Start> {
-    let model = world.models.get(name)?;
-    let previous = model.previous.as_ref()?;
-    Some(Start {
-        model: name.clone(),
-        kind: Kind::Return,
-        version: previous.version.clone(),
-        digest: previous.digest,
-        signed_by: previous.signed_by.clone(),
-        plan: Plan::all_at_once(),
-        port: model.port,
-        salt: crate::salt(),
-        by: peer.to_string(),
-        audit_context: Some(peer.context.id()),
-        // The way back needs no order, whatever the trust root demands of new work.
-        order: None,
-    })
 }

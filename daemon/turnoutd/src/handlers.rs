@@ -9,6 +9,7 @@ use crate::intake::Intake;
 use crate::notary::Notary;
 use crate::snapshots::said;
 use crate::view::{Daemon, View, release_status};
+use crate::way_back;
 use crate::{metrics, view};
 use axum::Json;
 use axum::extract::rejection::{BytesRejection, PathRejection};
@@ -401,12 +402,11 @@ pub async fn intervene(
         let unknown = problem(ErrorCode::NotFound, format!("no model `{model}` was ever released here"));
         return Err(unknown.hint("`turnoutctl status` shows the models").into());
     }
-    let event = Event::Operator { model: model.clone(), wish, by: peer.to_string(), reason };
-    let asked = desk.ask(peer.context, event).await;
-    match (asked, wish) {
-        (Ok(()), _) => {}
-        (Err(failure), Wish::Rollback) => beginning::go_back(&desk, &model, (peer, failure)).await?,
-        (Err(failure), _) => return Err(failure),
+    if wish == Wish::Rollback {
+        way_back::roll_back(&desk, &model, peer, &reason).await?;
+    } else {
+        let event = Event::Operator { model: model.clone(), wish, by: peer.to_string(), reason };
+        desk.ask(peer.context, event).await?;
     }
     desk.last_release(&model).map(Json).ok_or_else(|| Failure(stopping()))
 }

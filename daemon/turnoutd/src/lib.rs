@@ -54,6 +54,7 @@ pub mod timers;
 pub mod totals;
 pub mod trust;
 pub mod view;
+mod way_back;
 pub mod windows;
 
 use std::error::Error;

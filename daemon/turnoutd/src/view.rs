@@ -9,13 +9,13 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 use tokio::sync::watch;
-use turnout_engine::record::{Cause, End, Target};
+use turnout_engine::record::{Cause, End, Kind, Target};
 use turnout_engine::world::{Judged, Model};
 use turnout_engine::{Figures, Progress, Release, Step, Verdict, World};
 use turnout_manifest::{Generation, ModelName, Percent};
 use turnout_protocol::control::{
-    CellStatus, JournalHead, LiveVersion, ModelStatus, ReleaseState, ReleaseStatus, Role, SCHEMA, Seen,
-    Status, Timings, WindowStatus,
+    CellStatus, JournalHead, LiveVersion, ModelStatus, ReleaseKind, ReleaseState, ReleaseStatus, Role,
+    SCHEMA, Seen, Status, Timings, WindowStatus,
 };
 use turnout_protocol::report::{Report, StepReport};
 use turnout_protocol::router::Stats;
@@ -333,6 +333,11 @@ pub fn release_status(release: &Release) -> ReleaseStatus {
     ReleaseStatus {
         schema: SCHEMA.to_owned(),
         release_id: planned.release,
+        kind: match planned.kind {
+            Kind::Release => ReleaseKind::Release,
+            Kind::Return => ReleaseKind::Return,
+            Kind::Restart => ReleaseKind::Restart,
+        },
         model: planned.model.clone(),
         from: planned.from.as_ref().map(|from| from.version.clone()),
         to: planned.to.version.clone(),

@@ -6,7 +6,7 @@ use std::io::{Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, OnceLock};
@@ -145,18 +145,14 @@ impl Door {
         self.send(("POST /v1/bundles", "application/octet-stream"), bundle)
     }
 
-    fn send(&self, (request, kind): (&str, &str), body: &[u8]) -> Reply {
-        let mut stream = UnixStream::connect(&self.socket).unwrap();
-        stream.set_read_timeout(Some(DEADLINE)).unwrap();
-        let length = body.len();
-        let fields =
-            format!("host: turnout\r\nconnection: close\r\ncontent-type: {kind}\r\ncontent-length: {length}");
-        stream.write_all(format!("{request} HTTP/1.1\r\n{fields}\r\n\r\n").as_bytes()).unwrap();
-        // A request that is refused early is not read to its end.
-        let _ = stream.write_all(body);
-        let mut answer = Vec::new();
-        let _ = stream.read_to_end(&mut answer);
-        parse(&String::from_utf8(answer).unwrap())
+    fn send(&self, request: (&str, &str), body: &[u8]) -> Reply {
+        send(&self.socket, request, body)
+    }
+
+    /// A request that is answered while the test does something else.
+    pub fn json_meanwhile(&self, request: &'static str, body: &'static str) -> JoinHandle<Reply> {
+        let socket = self.socket.clone();
+        std::thread::spawn(move || send(&socket, (request, "application/json"), body.as_bytes()))
     }
 
     /// The same as somebody who is not root.
@@ -222,6 +218,20 @@ impl Drop for Door {
             looped.unwrap().unwrap();
         }
     }
+}
+
+fn send(socket: &Path, (request, kind): (&str, &str), body: &[u8]) -> Reply {
+    let mut stream = UnixStream::connect(socket).unwrap();
+    stream.set_read_timeout(Some(DEADLINE)).unwrap();
+    let length = body.len();
+    let fields =
+        format!("host: turnout\r\nconnection: close\r\ncontent-type: {kind}\r\ncontent-length: {length}");
+    stream.write_all(format!("{request} HTTP/1.1\r\n{fields}\r\n\r\n").as_bytes()).unwrap();
+    // A request that is refused early is not read to its end.
+    let _ = stream.write_all(body);
+    let mut answer = Vec::new();
+    let _ = stream.read_to_end(&mut answer);
+    parse(&String::from_utf8(answer).unwrap())
 }
 
 pub fn parse(answer: &str) -> Reply {

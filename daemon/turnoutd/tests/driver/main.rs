@@ -27,4 +27,5 @@ mod shelf;
 mod signed;
 mod stage;
 mod tenants;
+mod way_back;
 mod workers;

@@ -286,6 +286,12 @@ impl Stage {
         works.into_iter().for_each(|work| work());
     }
 
+    /// Runs the steps that were kept back, and keeps back those that follow.
+    pub fn step(&self) {
+        let works: Vec<_> = std::mem::take(&mut *self.freezer.works.lock().unwrap());
+        works.into_iter().for_each(|work| work());
+    }
+
     pub fn freeze(&self) {
         self.freezer.closed.store(true, Ordering::Relaxed);
     }
