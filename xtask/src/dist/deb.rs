@@ -23,6 +23,7 @@ pub fn pack(job: &Job<'_>, list: &List) -> Result<PathBuf> {
     write(&control.join("control"), fields(job, list, &tree)?)?;
     write(&control.join("conffiles"), conffiles(list))?;
     write(&control.join("md5sums"), checksums(job, &tree, &installed)?)?;
+    write(&control.join("triggers"), fs::read(job.root.join("packaging/deb/triggers"))?)?;
     for script in SCRIPTS {
         let content = fs::read(job.root.join("packaging/deb").join(script))?;
         write(&control.join(script), content)?;
