@@ -77,6 +77,10 @@ fn specification(job: &Job<'_>, list: &List, tree: &Path) -> Result<String> {
     for needed in &list.depends.rpm {
         writeln!(text, "Requires: {needed}")?;
     }
+    // Its programs are what the scripts call: it is installed before this package and removed after it.
+    for script in SCRIPTS {
+        writeln!(text, "Requires({script}): systemd")?;
+    }
     write!(text, "\n%description\n{}\n", package.description.trim())?;
     write!(text, "\n%install\ncp -a {}/. %{{buildroot}}/\n", tree.display())?;
     for script in SCRIPTS {
