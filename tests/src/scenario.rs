@@ -39,7 +39,7 @@ pub const PORT: u16 = 8700;
 /// Last port that models may be given.
 const PORT_LAST: u16 = 8719;
 /// First user id of the workers of all scenarios; each scene takes [`UIDS`].
-const UID_BASE: u32 = 62_000;
+const UID_BASE: u32 = 70_000;
 const UIDS: u32 = 64;
 /// Longest wait for a release to end.
 pub const RELEASE_LIMIT: Duration = Duration::from_secs(30);

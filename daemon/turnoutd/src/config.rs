@@ -433,6 +433,7 @@ fn uid_base(given: Option<u32>, problems: &mut Vec<String>) -> u32 {
         problems
             .push(format!("worker_uid_base {base} must be 1000 or more: cells must not share a system uid"));
     }
+    problems.extend(tenants::meets_system_users("worker_uid_base", base));
     base
 }
 

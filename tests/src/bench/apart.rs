@@ -24,7 +24,7 @@ use turnout_protocol::frame;
 use turnout_protocol::worker::{Assignment, FromWorker, LISTENER_FD, ToWorker};
 
 /// First user id of its workers.
-const WORKER_UIDS: u32 = 62_000;
+const WORKER_UIDS: u32 = 70_000;
 /// Where those of a launcher beside begin, after them.
 const UIDS_BESIDE: u32 = 500;
 /// Longest wait for a worker's word.

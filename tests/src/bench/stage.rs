@@ -15,7 +15,7 @@ const NAME: &str = "bench";
 /// Ports of which the first free one is the model's; the next ones are the instance's too.
 const PORTS: std::ops::Range<u16> = 9700..9900;
 const PORTS_OWN: u16 = 8;
-const WORKER_UIDS: u32 = 63_000;
+const WORKER_UIDS: u32 = 71_000;
 /// Longest wait for an answer, and for a process to end.
 const DEADLINE: Duration = Duration::from_secs(20);
 const LOOK_EVERY: Duration = Duration::from_millis(1);

@@ -3,6 +3,7 @@
 
 use serde::Deserialize;
 use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
 use std::sync::{Arc, Mutex, PoisonError};
 use turnout_host::cells::{self, SLOTS};
 use turnout_host::devices::{DEVICES_MAX, DevicePath};
@@ -17,6 +18,8 @@ const TENANTS_MAX: usize = SLOTS as usize;
 const MODELS_MAX: usize = 64;
 /// Most groups of devices.
 const GROUPS_MAX: usize = 256;
+/// Uids that systemd gives out on its own: to services with `DynamicUser=`, and to nobody; and the one that is none.
+const SYSTEMD_UIDS: RangeInclusive<u32> = 61_184..=65_535;
 
 /// A tenant: models whose cells have users and a cgroup of their own, and limits together. Models of no tenant are the
 /// instance's own, without any of this.
@@ -25,7 +28,8 @@ const GROUPS_MAX: usize = 256;
 pub(super) struct RawTenant {
     /// Its models; `*` stands for any run of characters, and no name may be two tenants'. Needed, such as `["NAME-*"]`.
     models: Vec<String>,
-    /// First uid of its cells; 64 are used, and they must be nobody else's. Needed, such as `62000`.
+    /// First uid of its cells; 64 are used, and they must be nobody else's: 65536 to 99999 are free on most systems. Needed,
+    /// such as `70000`.
     uid_base: u32,
     /// Greatest memory of all its cells together, bytes. Default no limit, such as `8589934592`.
     memory_bytes: Option<u64>,
@@ -194,11 +198,23 @@ impl Tenants {
     }
 }
 
+/// Why cells cannot have the uids from here on: some are those of services that systemd starts.
+pub(super) fn meets_system_users(key: &str, base: u32) -> Option<String> {
+    let (first, last) = SYSTEMD_UIDS.into_inner();
+    let meets = base <= last && base.saturating_add(SLOTS - 1) >= first;
+    meets.then(|| {
+        format!(
+            "{key} {base}: its {SLOTS} uids meet {first} to {last}, which systemd gives to services; take 65536 or more"
+        )
+    })
+}
+
 fn check_tenant(name: &str, raw: RawTenant, problems: &mut Vec<String>) -> Option<Tenant> {
     let before = problems.len();
     let cpu_limit = raw.cpu_limit.as_ref();
     let cpu_limit = cpu_limit.and_then(|cpus| cpus.check(&format!("tenants.{name}.cpu_limit"), problems));
     let RawTenant { models, uid_base, memory_bytes, processes, cells, store_bytes, .. } = raw;
+    problems.extend(meets_system_users(&format!("tenants.{name}.uid_base"), uid_base));
     let mut wrong = |what: String| problems.push(format!("tenants.{name}{what}"));
     let parsed = name.parse::<TenantName>().map_err(|error| wrong(format!(": {error}"))).ok();
     if models.is_empty() || models.len() > MODELS_MAX {
@@ -277,7 +293,7 @@ mod tests {
         }
     }
 
-    const RISK: &str = "[tenants.risk]\nmodels = [\"fraud-*\", \"score\"]\nuid_base = 62000\n";
+    const RISK: &str = "[tenants.risk]\nmodels = [\"fraud-*\", \"score\"]\nuid_base = 70000\n";
 
     #[test]
     fn a_model_is_of_one_tenant_or_of_none() {
@@ -291,23 +307,43 @@ mod tests {
         let tenant = config.tenants.iter().next().unwrap().to_cells();
         assert_eq!(
             (tenant.uid_base, tenant.cells_max, tenant.cpu_thousandths, tenant.memory_bytes),
-            (62_000, 2, 2500, 0)
+            (70_000, 2, 2500, 0)
         );
     }
 
     #[test]
     fn tenants_share_neither_a_user_nor_a_model() {
         for (other, why) in [
-            ("[tenants.ads]\nmodels = [\"ads\"]\nuid_base = 62063\n", "no two may share a user"),
+            ("[tenants.ads]\nmodels = [\"ads\"]\nuid_base = 70063\n", "no two may share a user"),
             ("[tenants.ads]\nmodels = [\"ads\"]\nuid_base = 61001\n", "worker_uid_base"),
-            ("[tenants.ads]\nmodels = [\"*-eu\"]\nuid_base = 63000\n", "`fraud-*`"),
-            ("[tenants.ads]\nmodels = [\"s*e\"]\nuid_base = 63000\n", "can be one model"),
+            ("[tenants.ads]\nmodels = [\"*-eu\"]\nuid_base = 71000\n", "`fraud-*`"),
+            ("[tenants.ads]\nmodels = [\"s*e\"]\nuid_base = 71000\n", "can be one model"),
         ] {
             let found = problems(&format!("{other}{RISK}"));
             assert!(found.len() == 1 && found[0].contains(why), "{found:?}");
         }
-        let apart = "[tenants.ads]\nmodels = [\"ads-*\", \"scores\"]\nuid_base = 62064\n";
+        let apart = "[tenants.ads]\nmodels = [\"ads-*\", \"scores\"]\nuid_base = 70064\n";
         assert_eq!(Config::parse(&format!("{apart}{RISK}")).unwrap().tenants.iter().count(), 2);
+    }
+
+    #[test]
+    fn cells_share_no_user_with_a_service_of_systemd() {
+        for (base, is_refused) in
+            [(61_120, false), (61_121, true), (62_000, true), (65_535, true), (65_536, false)]
+        {
+            for text in [
+                format!("[tenants.risk]\nmodels = [\"a\"]\nuid_base = {base}\n"),
+                format!("worker_uid_base = {base}\n"),
+            ] {
+                let refused = match Config::parse(&text) {
+                    Ok(_) => Vec::new(),
+                    Err(ConfigError::Values(problems)) => problems,
+                    Err(other) => panic!("{other:?}"),
+                };
+                assert_eq!(refused.len(), usize::from(is_refused), "{text}: {refused:?}");
+                assert!(refused.iter().all(|problem| problem.contains("which systemd gives")), "{refused:?}");
+            }
+        }
     }
 
     #[test]

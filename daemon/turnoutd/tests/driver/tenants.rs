@@ -11,7 +11,7 @@ use turnout_host::devices::DevicePath;
 use turnout_manifest::Plan;
 
 const GPU: &str = "devices = { gpu0 = [\"/dev/nvidia0\", \"/dev/nvidiactl\"] }\n";
-const RISK: &str = "[tenants.risk]\nmodels = [\"dig*\"]\nuid_base = 62000\n";
+const RISK: &str = "[tenants.risk]\nmodels = [\"dig*\"]\nuid_base = 70000\n";
 
 fn node(path: &str) -> DevicePath {
     DevicePath::new(path).unwrap()
@@ -81,7 +81,7 @@ fn a_limit_on_cpu_time_that_nothing_holds_is_said_or_refused_where_it_is_require
 #[test]
 fn a_tenants_cells_have_its_users_and_are_no_more_than_it_may_have() {
     let mut stage = live(&format!("{RISK}cells = 1\n"));
-    assert_eq!(stage.host.profile(V1).unwrap().tenant, 62_000);
+    assert_eq!(stage.host.profile(V1).unwrap().tenant, 70_000);
     assert!(asked(&stage, Step::CreateCell(V1)).ends_with(", of tenant risk"));
     stage.ask(Stage::start("2", Plan::all_at_once())).unwrap();
     assert_eq!(stage.settle(), End::RolledBack);
@@ -97,7 +97,7 @@ fn a_tenants_cells_have_its_users_and_are_no_more_than_it_may_have() {
     stage.until(|_, model, _| model.live_died.then_some(()));
     assert_eq!(stage.settle(), End::Promoted);
     let again = stage.known().live.unwrap().generation;
-    assert!(again > V2 && stage.host.profile(again).unwrap().tenant == 62_000, "{again}");
+    assert!(again > V2 && stage.host.profile(again).unwrap().tenant == 70_000, "{again}");
 }
 
 #[test]
@@ -130,7 +130,7 @@ fn an_import_beyond_a_tenants_quota_is_refused_with_the_figures_and_nothing_is_s
     let tenant = &status["tenants"][0];
     assert_eq!((&tenant["cells"], &tenant["cells_limit"]), (&json!(1), &json!(1)));
     assert_eq!((&tenant["store_bytes"], &tenant["store_limit_bytes"]), (&json!(40), &json!(41)));
-    assert_eq!((&tenant["memory_limit_bytes"], &tenant["uid_base"]), (&Value::Null, &json!(62_000)));
+    assert_eq!((&tenant["memory_limit_bytes"], &tenant["uid_base"]), (&Value::Null, &json!(70_000)));
     let metrics = door.get("/v1/metrics").body.as_str().unwrap().to_owned();
     for sample in
         ["turnout_tenant_store_bytes{tenant=\"risk\"} 40", "turnout_tenant_cells{tenant=\"risk\"} 1"]
