@@ -5,6 +5,7 @@ use crate::audit_http::AuditHttp;
 use crate::settings::{Live, Settings};
 use serde::Deserialize;
 use std::collections::BTreeMap;
+use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -194,6 +195,12 @@ pub struct Config {
 /// Why a configuration was refused.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
+    /// There is none. A package does not bring a deleted one back by itself.
+    #[error(
+        "configuration `{0}` is not there: an empty file will do, or the package's own, by \
+         `apt-get install --reinstall -o Dpkg::Options::=--force-confmiss turnout`"
+    )]
+    Missing(PathBuf),
     /// It could not be read.
     #[error("configuration `{path}`")]
     Read {
@@ -201,7 +208,7 @@ pub enum ConfigError {
         path: PathBuf,
         /// The OS error.
         #[source]
-        source: std::io::Error,
+        source: io::Error,
     },
     /// It is larger than a configuration can be.
     #[error("configuration `{0}` is larger than {FILE_MAX} bytes")]
@@ -225,7 +232,10 @@ impl Config {
     /// # Errors
     /// [`ConfigError`], with every bad value at once.
     pub fn read(path: &Path) -> Result<Self, ConfigError> {
-        let read = |source| ConfigError::Read { path: path.to_owned(), source };
+        let read = |source: io::Error| match source.kind() {
+            io::ErrorKind::NotFound => ConfigError::Missing(path.to_owned()),
+            _ => ConfigError::Read { path: path.to_owned(), source },
+        };
         if std::fs::metadata(path).map_err(read)?.len() > FILE_MAX {
             return Err(ConfigError::TooLarge(path.to_owned()));
         }
@@ -246,7 +256,9 @@ impl Config {
         };
         let text = match error {
             ConfigError::Parse { .. } | ConfigError::Values(_) => std::fs::read_to_string(path),
-            ConfigError::Read { .. } | ConfigError::TooLarge(_) => Ok(String::new()),
+            ConfigError::Missing(_) | ConfigError::Read { .. } | ConfigError::TooLarge(_) => {
+                Ok(String::new())
+            }
         };
         let RawPlaces { state, runtime, cgroup } =
             toml::from_str(&text.unwrap_or_default()).unwrap_or_default();
@@ -505,7 +517,8 @@ mod tests {
         }
         std::fs::remove_file(&file).unwrap();
         let (places, refused) = Config::read_places(&file);
-        assert!(matches!(refused, Some(ConfigError::Read { .. })));
+        let refused = refused.unwrap().to_string();
+        assert!(refused.contains("is not there") && refused.contains("--force-confmiss"), "{refused}");
         assert_eq!(places.state, Path::new(usual.0));
         std::fs::write(&file, "state = \"/srv/a\"\n").unwrap();
         assert!(matches!(Config::read_places(&file), (config, None) if config.state == Path::new("/srv/a")));
