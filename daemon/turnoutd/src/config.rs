@@ -39,9 +39,11 @@ const DOMAIN_MAX: usize = 128;
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 struct Raw {
-    /// Journal, trust store and store image. Default `/var/lib/turnout`.
+    /// Journal, trust store and store image. Leave it as it is where a package is installed: its units and scripts have
+    /// this folder in them, and a purge would not find the data elsewhere. Default `/var/lib/turnout`.
     state: Option<PathBuf>,
-    /// Sockets, pointers and eBPF pins; may be lost at a reboot. Default `/run/turnout`.
+    /// Sockets, pointers and eBPF pins; may be lost at a reboot. Leave it as it is where a package is installed, for the
+    /// same reason. Default `/run/turnout`.
     runtime: Option<PathBuf>,
     /// The control socket; one that the service manager hands over comes first. Default `control.sock` in `runtime`,
     /// such as `/run/turnout/control.sock`.
@@ -65,13 +67,13 @@ struct Raw {
     ports: Option<String>,
     /// First uid of the cells; 64 are used. Where a service runs the launcher, its unit says so too. Default `61000`.
     worker_uid_base: Option<u32>,
-    /// The worker's binary. Default beside `turnoutd`, or else in `../lib/turnout` from there, such as
+    /// The worker's binary. Where a service runs the launcher, its unit says which. Default beside `turnoutd`, or else in `../lib/turnout` from there, such as
     /// `/usr/lib/turnout/turnout-worker`.
     worker: Option<PathBuf>,
     /// The launcher's binary; not used where a service runs it. Default beside `turnoutd`, or else
     /// in `../lib/turnout` from there, such as `/usr/lib/turnout/turnout-launcher`.
     launcher: Option<PathBuf>,
-    /// The ONNX Runtime library. Default beside `turnoutd`, or else in `../lib/turnout` from there, such as
+    /// The ONNX Runtime library. Where a service runs the launcher, its unit says which. Default beside `turnoutd`, or else in `../lib/turnout` from there, such as
     /// `/usr/lib/turnout/libonnxruntime.so`.
     onnxruntime: Option<PathBuf>,
     /// CPUs that burstable workers may run on, 0 to 63. Default all that are not in `exclusive_cpus`; such as `[2, 3]`.

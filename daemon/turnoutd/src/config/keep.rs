@@ -35,7 +35,8 @@ pub(super) struct RawAudit {
     http: Option<RawAuditHttp>,
 }
 
-/// The read-only view of snapshots over HTTP, off unless `listen` is given.
+/// The read-only view of snapshots over HTTP, off unless `listen` is given. The daemon's unit of a package does not let it
+/// serve: there, `turnout-audit-view.socket` is enabled instead.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct RawAuditHttp {
