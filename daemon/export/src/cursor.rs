@@ -2,8 +2,9 @@
 //!
 //! A receiver such as journald has a record long before its disk has. The file therefore holds two numbers and the boot
 //! they are of: while the machine runs, the next run goes on at the first; after a power cut, at the second, which the
-//! receiver has had for long enough to be safe. Records in between are given again, never missed. So are they where the
-//! journal lost its end while the machine ran, as after a failed sync: the leaf of the last record given tells.
+//! receiver has had for long enough to be safe; so it does where nobody can tell which boot this is. Records in between
+//! are given again, never missed. So are they where the journal lost its end while the machine ran, as after a failed
+//! sync: the leaf of the last record given tells.
 
 use std::collections::VecDeque;
 use std::fs::{self, File, Permissions};
@@ -19,11 +20,14 @@ const SETTLED: Duration = Duration::from_secs(600);
 const SAVE_EVERY: Duration = Duration::from_secs(1);
 /// Most numbers that wait to be safe; one is added with each file.
 const WAITING_MAX: usize = 1024;
+/// What the file has for a boot that nobody could tell: it is never the same as another.
+const UNKNOWN: &str = "unknown";
 
 /// Where the next run goes on.
 pub struct Cursor {
     file: Option<PathBuf>,
-    boot: String,
+    /// This boot, where it is known.
+    boot: Option<String>,
     next: u64,
     safe: u64,
     /// Leaf of the record before the next.
@@ -58,9 +62,9 @@ impl Cursor {
         Self::open_in(file, boot_id())
     }
 
-    fn open_in(file: Option<&Path>, boot: String) -> Result<Self, CursorError> {
+    fn open_in(file: Option<&Path>, boot: Option<String>) -> Result<Self, CursorError> {
         let (next, safe, leaf) = match file {
-            Some(path) => place(path, &boot)?,
+            Some(path) => place(path, boot.as_deref())?,
             None => (0, 0, None),
         };
         let (file, waiting) = (file.map(Path::to_owned), VecDeque::new());
@@ -115,7 +119,8 @@ impl Cursor {
         }
         self.settle(Instant::now());
         let leaf = self.leaf.map(|leaf| format!(" {leaf}")).unwrap_or_default();
-        let text = format!("{} {} {}{leaf}\n", self.next, self.safe, self.boot);
+        let boot = self.boot.as_deref().unwrap_or(UNKNOWN);
+        let text = format!("{} {} {boot}{leaf}\n", self.next, self.safe);
         replace(&path, &text).map_err(|source| CursorError::File { path, source })?;
         self.saved = Some(Instant::now());
         Ok(())
@@ -136,28 +141,42 @@ impl Cursor {
     }
 }
 
-/// What a file says: the next record, the one that is safe, and the leaf before the next.
-fn place(path: &Path, boot: &str) -> Result<(u64, u64, Option<Hash>), CursorError> {
+/// The record that comes next by a file, while its machine runs; none where there is no file.
+///
+/// # Errors
+/// [`CursorError`].
+pub fn noted(path: &Path) -> Result<Option<u64>, CursorError> {
+    Ok(read(path)?.map(|place| place.next))
+}
+
+/// What a file says in this boot: the next record, the one that is safe, and the leaf before the next.
+fn place(path: &Path, boot: Option<&str>) -> Result<(u64, u64, Option<Hash>), CursorError> {
+    let Some(ReaderPlace { next, safe, boot: of, leaf }) = read(path)? else { return Ok((0, 0, None)) };
+    match of.as_deref() {
+        // Written by a version that kept no boot.
+        None => Ok((next, safe, leaf)),
+        Some(of) if of != UNKNOWN && boot == Some(of) => Ok((next, safe, leaf)),
+        Some(_) => Ok((safe, safe, None)),
+    }
+}
+
+fn read(path: &Path) -> Result<Option<ReaderPlace>, CursorError> {
     let failed = |source| CursorError::File { path: path.to_owned(), source };
     let foreign = || CursorError::Content(path.to_owned());
     match fs::metadata(path).map(|found| found.len()) {
         Ok(length) if length > CURSOR_MAX => return Err(foreign()),
         Ok(_) => {}
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok((0, 0, None)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(source) => return Err(failed(source)),
     }
     let text = fs::read_to_string(path).map_err(failed)?;
-    let ReaderPlace { next, safe, boot: of, leaf } = text.parse().map_err(|_| foreign())?;
-    match of {
-        Some(of) if of != boot => Ok((safe, safe, None)),
-        _ => Ok((next, safe, leaf)),
-    }
+    text.parse().map(Some).map_err(|_| foreign())
 }
 
 /// The id of this boot; without one, no cursor is of this boot, and only what is safe counts.
-fn boot_id() -> String {
-    let id = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
-    if id.trim().is_empty() { "unknown".to_owned() } else { id.trim().to_owned() }
+fn boot_id() -> Option<String> {
+    let id = fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
+    Some(id.trim().to_owned()).filter(|id| !id.is_empty())
 }
 
 /// Permissions of the file: whoever prunes the journal may read how far its reader is.
@@ -200,7 +219,7 @@ mod tests {
     fn after_another_boot_only_what_the_receiver_has_had_for_long_counts() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("cursor");
-        let open = |boot: &str| Cursor::open_in(Some(&path), boot.to_owned()).unwrap();
+        let open = |boot: &str| Cursor::open_in(Some(&path), Some(boot.to_owned())).unwrap();
         let mut cursor = open("first");
         let began = Instant::now();
         for (seconds, next) in [(0, 10), (300, 20), (601, 30)] {
@@ -210,6 +229,20 @@ mod tests {
         cursor.waiting.clear();
         cursor.save().unwrap();
         assert_eq!((open("first").next(), open("second").next()), (30, 10));
+    }
+
+    #[test]
+    fn a_boot_that_is_not_known_is_no_boot_to_go_on_in() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("cursor");
+        let next = |boot: Option<&str>| Cursor::open_in(Some(&path), boot.map(str::to_owned)).unwrap().next();
+        let mut cursor = Cursor::open_in(Some(&path), None).unwrap();
+        (cursor.next, cursor.safe) = (30, 10);
+        cursor.save().unwrap();
+        assert_eq!([next(None), next(Some("first")), next(Some(UNKNOWN))], [10, 10, 10]);
+        assert_eq!(noted(&path).unwrap(), Some(30), "what is told of it is what it holds");
+        fs::write(&path, "30 10 first\n").unwrap();
+        assert_eq!([next(Some("first")), next(None)], [30, 10]);
     }
 
     #[test]

@@ -166,7 +166,7 @@ fn own(up: u64, cursors: &[PathBuf]) -> String {
         .iter()
         .filter_map(|path| {
             // An export that never ran is not behind.
-            let next = path.exists().then(|| crate::cursor::Cursor::open(Some(path)))?.ok()?.next();
+            let next = crate::cursor::noted(path).ok()??;
             Some((path.file_name()?.to_string_lossy().replace(['\\', '"', '\n'], "_"), next))
         })
         .collect();
@@ -188,7 +188,7 @@ mod tests {
     fn how_far_an_export_is_is_told_where_its_cursor_can_be_read() {
         let folder = tempfile::tempdir().unwrap();
         let [good, foreign, absent] = ["journald", "foreign", "absent"].map(|name| folder.path().join(name));
-        std::fs::write(&good, "42\n").unwrap();
+        std::fs::write(&good, "42 7 a-boot\n").unwrap();
         std::fs::write(&foreign, "x").unwrap();
         let text = own(1, &[good, foreign, absent]);
         assert!(text.ends_with("turnout_export_next_record{cursor=\"journald\"} 42\n"), "{text}");
