@@ -103,7 +103,7 @@ impl Sink {
 }
 
 /// One journal entry: `FIELD=value` lines, no value with a control character, so that none can begin a field.
-fn entry(event: &Event, subject: &Subject) -> String {
+pub fn entry(event: &Event, subject: &Subject) -> String {
     let body = &event.body;
     let kind = kind(body);
     let whole = body.to_string();

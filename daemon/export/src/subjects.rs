@@ -98,7 +98,7 @@ fn names_another(body: &Value) -> bool {
 /// A record that says itself what it is about.
 fn own_words(body: &Value) -> Option<Subject> {
     let named = match body["event"].as_str()? {
-        "imported" | "importing" | "version-deleting" | "version-deleted" | "version-kept" => {
+        "imported" | "importing" | "order-used" | "version-deleting" | "version-deleted" | "version-kept" => {
             &body["version"]
         }
         "snapshot-taken" => &body["reason"]["version"],
@@ -142,6 +142,7 @@ mod tests {
             json!({"event": "version-deleted", "version": "cancer@1.0"}),
             json!({"event": "snapshot-taken", "reason": {"for": "import", "version": "cancer@1.0"}}),
             json!({"event": "snapshot-taken", "reason": {"for": "request", "by": "root"}}),
+            json!({"event": "order-used", "version": "cancer@2.0"}),
         ];
         for body in &bodies {
             journal.append(body.to_string().as_bytes()).unwrap();
@@ -157,6 +158,7 @@ mod tests {
             "cancer@1.0",
             "cancer@1.0",
             "@",
+            "cancer@2.0",
         ];
         for from in 0..bodies.len() {
             let mut subjects = Subjects::new(folder.path(), from as u64);

@@ -65,27 +65,3 @@ fn clock(body: &Value) -> String {
         _ => format!("the clock is {kept}"),
     }
 }
-
-#[cfg(test)]
-mod tests {
-    use super::super::tests::told_as_written;
-    use super::*;
-    use turnout_engine::LogRecord;
-
-    const TOLD: &str = r#"
-6 | the clock is synchronized within 900 us | {"event":"clock-read","reason":"start","boot":"b","since_boot_ms":5,"synchronized":true,"error_us":900,"stepped_ms":0}
-5 | the clock is not synchronized | {"event":"clock-read","reason":"changed","boot":"b","since_boot_ms":5,"synchronized":false,"error_us":16000000,"stepped_ms":0}
-4 | the clock was set by -7200000 ms; it is not synchronized | {"event":"clock-read","reason":"stepped","boot":"b","since_boot_ms":5,"synchronized":false,"error_us":9,"stepped_ms":-7200000}
-7 | nothing was written for an hour; the clock is synchronized within 9 us | {"event":"clock-read","reason":"idle","boot":"b","since_boot_ms":5,"synchronized":true,"error_us":9,"stepped_ms":0}
-3 | uid 0 opened a new log, 4 records of turnout.journal/aa were taken over, 7 were signed: restored | {"event":"log-opened","by":"uid 0","reason":"restored","before":"turnout.journal/aa","taken":4,"taken_root":"cc","signed":{"origin":"turnout.journal/aa","size":7,"root":"bb"}}
-3 | uid 0 opened a new log, 0 records of no log were taken over: lost | {"event":"log-opened","by":"uid 0","reason":"lost","taken":0,"taken_root":"cc"}
-3 | the journal's disk is full: its reserve is given up, nothing new is begun | {"event":"reserve-spent"}
-5 | the journal's disk has room again | {"event":"reserve-restored"}
-4 | 70 bytes of an interrupted write were cut off the journal and kept in torn-4-aa.bin | {"event":"log-recovered","bytes":70,"sha256":"sha256:abababababababababababababababababababababababababababababababab","kept_in":"torn-4-aa.bin"}
-"#;
-
-    #[test]
-    fn each_kind_is_told_in_words_from_the_fields_that_the_engine_writes() {
-        told_as_written::<LogRecord>(TOLD, &KINDS);
-    }
-}
