@@ -10,10 +10,12 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
+use std::collections::BTreeMap;
 use std::convert::Infallible;
+use std::ffi::OsStr;
 use std::io;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::net::{TcpListener, TcpStream};
@@ -62,6 +64,7 @@ pub fn run(arguments: MetricsArguments) -> Result<(), MetricsError> {
             client: Client::new(arguments.socket),
             cursors: arguments.cursor,
             last: Mutex::new(None),
+            failing: Mutex::new(None),
         };
         serve(&listener, Arc::new(source)).await;
         Ok(())
@@ -125,6 +128,8 @@ struct Source {
     client: Client,
     cursors: Vec<PathBuf>,
     last: Mutex<Option<(Instant, Bytes)>>,
+    /// Why the daemon does not answer, as it was said last.
+    failing: Mutex<Option<String>>,
 }
 
 impl Source {
@@ -148,12 +153,22 @@ impl Source {
             .map_err(|_| "no answer in time".to_owned())
             .and_then(|answer| answer.map_err(|error| crate::chain(&error)));
         let mut text = own(u64::from(told.is_ok()), &self.cursors).into_bytes();
-        match told {
-            Ok(metrics) => text.extend_from_slice(&metrics),
-            Err(why) => eprintln!("error: {why}"),
+        if let Some(news) = news(&mut *self.failing.lock().await, told.as_ref().err()) {
+            eprintln!("{news}");
         }
+        text.extend_from_slice(&told.unwrap_or_default());
         text.into()
     }
+}
+
+/// What there is to say when the daemon ceases to answer, does not for another reason, or answers again: not at each
+/// scrape.
+fn news(said: &mut Option<String>, why: Option<&String>) -> Option<String> {
+    if said.as_ref() == why {
+        return None;
+    }
+    *said = why.cloned();
+    Some(why.map_or_else(|| "the daemon answers again".to_owned(), |why| format!("error: {why}")))
 }
 
 /// What this process itself knows.
@@ -162,13 +177,10 @@ fn own(up: u64, cursors: &[PathBuf]) -> String {
         "# HELP turnout_up 1 while the daemon answers at its control socket.\n# TYPE turnout_up gauge\n\
          turnout_up {up}\n"
     );
-    let known: Vec<_> = cursors
-        .iter()
-        .filter_map(|path| {
-            // An export that never ran is not behind.
-            let next = crate::cursor::noted(path).ok()??;
-            Some((path.file_name()?.to_string_lossy().replace(['\\', '"', '\n'], "_"), next))
-        })
+    // An export that never ran is not behind.
+    let known: BTreeMap<_, _> = labels(cursors)
+        .into_iter()
+        .filter_map(|(label, path)| Some((label, crate::cursor::noted(path).ok()??)))
         .collect();
     if !known.is_empty() {
         text += "# HELP turnout_export_next_record Record of the journal that an export gives next.\n\
@@ -180,9 +192,45 @@ fn own(up: u64, cursors: &[PathBuf]) -> String {
     text
 }
 
+/// What each cursor is called: its file's name, or its whole path where another has the same name.
+fn labels(cursors: &[PathBuf]) -> BTreeMap<String, &Path> {
+    let plain = |text: &OsStr| text.to_string_lossy().replace(['\\', '"', '\n'], "_");
+    let name = |path: &PathBuf| path.file_name().map(plain);
+    let clashes = |path: &PathBuf| cursors.iter().any(|other| other != path && name(other) == name(path));
+    let label = |path: &PathBuf| if clashes(path) { Some(plain(path.as_os_str())) } else { name(path) };
+    cursors.iter().filter_map(|path| Some((label(path)?, path.as_path()))).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn no_series_is_told_twice_whatever_the_cursors_are_called() {
+        let folder = tempfile::tempdir().unwrap();
+        let [one, other] = ["one", "other"].map(|name| folder.path().join(name).join("cursor"));
+        for (path, next) in [(&one, 1), (&other, 2)] {
+            std::fs::create_dir(path.parent().unwrap()).unwrap();
+            std::fs::write(path, format!("{next}\n")).unwrap();
+        }
+        let text = own(1, &[one.clone(), other.clone(), one.clone()]);
+        for (path, next) in [(&one, 1), (&other, 2)] {
+            let series = format!("turnout_export_next_record{{cursor=\"{}\"}} {next}\n", path.display());
+            assert_eq!(text.matches(&series).count(), 1, "{text}");
+        }
+        assert_eq!(text.matches("{cursor=").count(), 2, "{text}");
+    }
+
+    #[test]
+    fn a_daemon_that_does_not_answer_is_said_when_it_is_news() {
+        let (mut said, [refused, late]) = (None, ["refused", "late"].map(str::to_owned));
+        assert_eq!(news(&mut said, None), None);
+        assert_eq!(news(&mut said, Some(&refused)).as_deref(), Some("error: refused"));
+        assert_eq!(news(&mut said, Some(&refused)), None);
+        assert_eq!(news(&mut said, Some(&late)).as_deref(), Some("error: late"));
+        assert_eq!(news(&mut said, None).as_deref(), Some("the daemon answers again"));
+        assert_eq!(news(&mut said, None), None);
+    }
 
     #[test]
     fn how_far_an_export_is_is_told_where_its_cursor_can_be_read() {
