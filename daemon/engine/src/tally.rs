@@ -23,9 +23,9 @@ pub struct Tally {
 pub struct ModelTally {
     /// Releases that ended with the new version live, restarts of a dead worker not among them.
     pub promoted: u64,
-    /// Releases that ended with the old version live.
+    /// Releases that ended with the old version live, failed restarts not among them.
     pub rolled_back: u64,
-    /// Releases that an operator ended.
+    /// Releases that an operator ended, restarts not among them.
     pub cancelled: u64,
     /// Times that an undo failed.
     pub stuck: u64,
@@ -39,8 +39,11 @@ pub struct ModelTally {
     pub failed_steps: u64,
     /// Workers that ended without being told to.
     pub worker_deaths: u64,
-    /// Times that a live version's worker was brought up again.
+    /// Times that a dead worker of a live version was started again.
     pub restarts: u64,
+    /// Of these, the times that it did not come up. Absent in what earlier versions kept.
+    #[serde(default)]
+    pub restarts_failed: u64,
 }
 
 impl Tally {
@@ -75,6 +78,9 @@ impl ModelTally {
             Record::Observed { verdict: Verdict::Missed(_), .. } => &mut self.missed,
             Record::Observed { verdict: Verdict::Insufficient(_), .. } => &mut self.insufficient,
             Record::Ended { state: End::Promoted, .. } if kind == Kind::Restart => return,
+            Record::Ended { state: End::RolledBack | End::Cancelled, .. } if kind == Kind::Restart => {
+                &mut self.restarts_failed
+            }
             Record::Ended { state: End::Promoted, .. } => &mut self.promoted,
             Record::Ended { state: End::RolledBack, .. } => &mut self.rolled_back,
             Record::Ended { state: End::Cancelled, .. } => &mut self.cancelled,
@@ -95,7 +101,7 @@ mod tests {
     }
 
     #[test]
-    fn an_end_counts_as_what_it_was_and_a_restart_is_no_promotion() {
+    fn an_end_counts_as_what_it_was_and_a_restart_is_no_release() {
         let model: ModelName = "digits".parse().unwrap();
         let mut tally = Tally::default();
         for (state, kind) in [
@@ -103,14 +109,30 @@ mod tests {
             (End::Promoted, Kind::Return),
             (End::Promoted, Kind::Restart),
             (End::RolledBack, Kind::Release),
+            (End::RolledBack, Kind::Restart),
             (End::Cancelled, Kind::Release),
+            (End::Cancelled, Kind::Restart),
             (End::Stuck, Kind::Restart),
         ] {
             tally.count(&ended(state), Some((&model, kind)));
         }
-        let wanted =
-            ModelTally { promoted: 2, rolled_back: 1, cancelled: 1, stuck: 1, ..ModelTally::default() };
+        let wanted = ModelTally {
+            promoted: 2,
+            rolled_back: 1,
+            cancelled: 1,
+            stuck: 1,
+            restarts_failed: 2,
+            ..ModelTally::default()
+        };
         assert_eq!(tally.models, BTreeMap::from([(model, wanted)]));
+    }
+
+    #[test]
+    fn what_earlier_versions_kept_is_read() {
+        let kept = r#"{"promoted":1,"rolled_back":2,"cancelled":3,"stuck":4,"met":5,"missed":6,"insufficient":7,
+                       "failed_steps":8,"worker_deaths":9,"restarts":10}"#;
+        let tally: ModelTally = serde_json::from_str(kept).unwrap();
+        assert_eq!((tally.restarts, tally.restarts_failed), (10, 0));
     }
 
     #[test]

@@ -72,8 +72,16 @@ pub const METRICS: &[Metric] = &[
     Metric {
         name: "turnout_worker_restarts_total",
         kind: Kind::Counter,
-        help: "Times that a live version's worker was brought up again.",
+        help: "Times that a dead worker of a live version was started again.",
         samples: |scrape, out| each(scrape, |model, tally| out.sample(&[("model", model)], tally.restarts)),
+    },
+    Metric {
+        name: "turnout_worker_restarts_failed_total",
+        kind: Kind::Counter,
+        help: "Of these, the times that it did not come up; it is tried again.",
+        samples: |scrape, out| {
+            each(scrape, |model, tally| out.sample(&[("model", model)], tally.restarts_failed));
+        },
     },
     Metric {
         name: "turnout_release_state",

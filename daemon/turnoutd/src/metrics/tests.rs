@@ -173,6 +173,7 @@ fn numbers_are_those_of_the_view() {
         "turnout_verdicts_total{model=\"digits\",verdict=\"met\"} 1",
         "turnout_worker_deaths_total{model=\"digits\"} 1",
         "turnout_worker_restarts_total{model=\"digits\"} 1",
+        "turnout_worker_restarts_failed_total{model=\"digits\"} 0",
         "turnout_release_state{model=\"digits\",state=\"running\"} 1",
         "turnout_release_state{model=\"digits\",state=\"promoted\"} 0",
         "turnout_release_ordinal{model=\"digits\"} 2",
