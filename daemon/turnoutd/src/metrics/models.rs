@@ -19,7 +19,7 @@ pub const METRICS: &[Metric] = &[
     Metric {
         name: "turnout_model_live",
         kind: Kind::Gauge,
-        help: "1 while a version of the model is live and its worker runs.",
+        help: "1 while the live version's worker runs, 0 while it does not; absent while no version is live.",
         samples: live,
     },
     Metric {
@@ -137,7 +137,9 @@ pub const METRICS: &[Metric] = &[
 
 fn live(scrape: &Scrape<'_>, out: &mut Exposition) {
     for (name, model) in &scrape.view.world.models {
-        out.sample(&[("model", name.as_str())], u64::from(model.live.is_some() && !model.live_died));
+        if model.live.is_some() {
+            out.sample(&[("model", name.as_str())], u64::from(!model.live_died));
+        }
     }
 }
 

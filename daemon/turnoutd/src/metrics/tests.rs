@@ -201,6 +201,20 @@ fn a_family_without_samples_is_not_told() {
 }
 
 #[test]
+fn a_model_that_never_had_a_live_version_is_not_said_to_lack_one() {
+    let mut world = World::default();
+    for record in [
+        planned(1, ReleaseKind::Release, None),
+        Record::Ended { release: ReleaseId::new(1), state: End::RolledBack, causes: Vec::new() },
+    ] {
+        world.apply(&record, Stamp { seq: 0, at_ms: 1000 });
+    }
+    let text = rendered(&View { world, ..View::default() });
+    assert!(text.contains("turnout_releases_total{model=\"digits\",outcome=\"rolled_back\"} 1"), "{text}");
+    assert!(!text.contains("turnout_model_live"), "{text}");
+}
+
+#[test]
 fn series_do_not_grow_with_releases() {
     let mut view = view();
     let before = samples(&rendered(&view)).len();
