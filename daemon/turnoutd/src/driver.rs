@@ -218,7 +218,7 @@ impl Driver {
 
     /// What a record makes due besides steps.
     fn after(&mut self, entry: &Entry) {
-        crate::telemetry::tell(entry);
+        crate::telemetry::tell(entry, &self.parts.world);
         if matches!(&entry.record, Record::Trust(_) | Record::Imported { .. }) {
             self.parts.executor.intake.learn(Arc::clone(&self.parts.world.trust));
         }

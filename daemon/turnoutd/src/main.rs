@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use turnoutd::arguments::{Arguments, Command};
 use turnoutd::audit_http::{self, View};
 use turnoutd::config::Config;
-use turnoutd::{chain, dismantle, new_log, serve};
+use turnoutd::{chain, dismantle, new_log, serve, telemetry};
 
 fn main() -> ExitCode {
     let Arguments { config, launcher_service, command } = Arguments::parse();
@@ -68,6 +68,6 @@ fn serve_snapshots(uid: u32, parent: Option<i32>, snapshots: Option<&Path>) -> E
 }
 
 fn refuse(message: &str, hint: &str) -> ExitCode {
-    eprintln!("error: {message}\nhint: {hint}");
+    telemetry::say_failure(message, hint);
     ExitCode::FAILURE
 }

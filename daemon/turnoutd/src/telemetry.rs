@@ -1,5 +1,9 @@
 //! What operators read: the log, to journald when the service manager started us, to stderr otherwise; and the line
-//! that the service manager shows.
+//! that the service manager shows. What the log says of a record is in `telemetry/lines.rs`.
+
+mod lines;
+
+pub use lines::Told;
 
 use crate::log_rate::LogRate;
 use crate::status_line::status_line;
@@ -17,8 +21,7 @@ use tracing_journald::{Priority, PriorityMappings};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer, Registry, reload};
-use turnout_engine::log::ClockReason;
-use turnout_engine::{ArchiveRecord, Entry, LogRecord, Record, TrustRecord};
+use turnout_engine::{Entry, World};
 
 /// Shortest time between two status lines.
 const STATUS_PAUSE: Duration = Duration::from_millis(250);
@@ -50,7 +53,7 @@ pub fn init(level: Level) {
             )
             .init(),
     }
-    *teller() = Some(Teller::start(say));
+    *teller() = Some(Teller::start(lines::say));
 }
 
 /// From now on, log at this level, unless `TURNOUT_LOG` said otherwise at the start.
@@ -83,8 +86,8 @@ pub fn finish() {
 }
 
 /// The log is one for the whole process, and so is the way into it.
-fn teller() -> MutexGuard<'static, Option<Teller>> {
-    static TELLER: Mutex<Option<Teller>> = Mutex::new(None);
+fn teller() -> MutexGuard<'static, Option<Teller<Told>>> {
+    static TELLER: Mutex<Option<Teller<Told>>> = Mutex::new(None);
     TELLER.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -97,144 +100,25 @@ fn stderr_is_the_journal() -> bool {
 }
 
 /// Tells of a record, without waiting for the log. Nothing is told before the log has begun.
-pub fn tell(entry: &Entry) {
+pub fn tell(entry: &Entry, world: &World) {
     if let Some(teller) = &*teller() {
-        teller.take(entry);
+        teller.take(Told::of(entry, world));
     }
 }
 
-/// Says a record, and under which audit context: `TURNOUT_AUDIT_CONTEXT` in journald.
-fn say(entry: &Entry) {
-    let Some(context) = entry.audit_context else { return say_record(&entry.record) };
-    // As a span, every line of every kind of record has it; at this level, no filter takes it from a line that is shown.
-    let span = tracing::error_span!("asked", audit_context = %context.id());
-    span.in_scope(|| say_record(&entry.record));
+/// Says why the daemon ends: on standard error, whose lines the journal takes for mere information unless they say that
+/// they are errors (sd-daemon(3)).
+pub fn say_failure(message: &str, hint: &str) {
+    let failure = failure(message, hint);
+    if stderr_is_the_journal() { eprint!("{}", as_errors(&failure)) } else { eprint!("{failure}") }
 }
 
-/// One line for each record that an operator wants to see go by.
-fn say_record(record: &Record) {
-    match record {
-        Record::DaemonStarted { version } => tracing::info!(%version, "started"),
-        Record::Examined { degraded } => {
-            degraded.iter().for_each(|line| tracing::warn!("degraded: {line}"));
-        }
-        Record::Refused { by, what, why } => tracing::warn!(%by, %what, "refused: {}", why.join("; ")),
-        Record::TrustAdded { by, issuer, key_id, .. } => tracing::info!(%by, %issuer, %key_id, "key trusted"),
-        Record::TrustRemoved { by, key_id } => tracing::info!(%by, %key_id, "key no longer trusted"),
-        Record::Importing { .. } => {}
-        Record::Imported { by, version, digest, .. } => tracing::info!(%by, %version, %digest, "imported"),
-        Record::Planned(planned) => tracing::info!(
-            release = %planned.release, model = %planned.model, version = %planned.to.version, by = %planned.by,
-            "release planned"
-        ),
-        Record::Intent { release, step, .. } => tracing::debug!(%release, "{step}"),
-        Record::Done { release, step, detail, .. } if detail.is_empty() => {
-            tracing::info!(%release, "{step}: done")
-        }
-        Record::Done { release, step, detail, .. } => tracing::info!(%release, "{step}: {detail}"),
-        Record::Failed { release, step, why, .. } => tracing::error!(%release, "{step} failed: {why}"),
-        Record::Observed { release, window, verdict } => tracing::info!(
-            %release, requests = window.candidate.requests, errors = window.candidate.errors,
-            p95_us = window.candidate.p95_us, "window {verdict:?}"
-        ),
-        Record::Held { release, why } => tracing::warn!(%release, "held: {why}"),
-        Record::Resumed { release, by } => tracing::info!(%release, %by, "resumed"),
-        Record::Interrupted { release, cause } => tracing::warn!(%release, "will be undone: {cause}"),
-        Record::RollingBack { release, cause, .. } => tracing::warn!(%release, "rolling back: {cause}"),
-        Record::Promoted { release } => tracing::info!(%release, "promoted"),
-        Record::Ended { release, state, causes } if causes.is_empty() => {
-            tracing::info!(%release, ?state, "release ended");
-        }
-        Record::Ended { release, state, causes } => {
-            tracing::info!(%release, ?state, "release ended: {}", causes.join("; "));
-        }
-        Record::WorkerDied { model, generation, why } => {
-            tracing::error!(%model, %generation, "worker died: {why}")
-        }
-        Record::WorkerSilenced { model, generation, why } => {
-            tracing::warn!(%model, %generation, "worker is not listened to any more: {why}")
-        }
-        Record::Archive(record) => tell_kept(record),
-        Record::Trust(record) => tell_trust(record),
-        Record::Log(record) => tell_log(record),
-    }
+fn failure(message: &str, hint: &str) -> String {
+    format!("error: {message}\nhint: {hint}\n")
 }
 
-fn tell_trust(record: &TrustRecord) {
-    match record {
-        TrustRecord::RootAccepted { by, root, digest, .. } => {
-            tracing::info!(%by, root, %digest, "trust root in force");
-        }
-        TrustRecord::ExceptionAccepted { by, model, manifest, reason, .. } => {
-            tracing::warn!(%by, %model, %manifest, "excepted for a time: {reason}");
-        }
-        TrustRecord::OrderUsed { by, version, channel, order, .. } => {
-            tracing::info!(%by, %version, %channel, epoch = order.epoch, counter = order.counter, "order used");
-        }
-    }
-}
-
-fn tell_log(record: &LogRecord) {
-    match record {
-        LogRecord::ClockRead { reason: ClockReason::Stepped, stepped_ms, .. } => {
-            tracing::warn!("the clock was set by {stepped_ms} ms")
-        }
-        LogRecord::ClockRead { reason: ClockReason::Changed, synchronized, .. } => {
-            tracing::warn!(synchronized, "what keeps the clock right has changed")
-        }
-        LogRecord::ClockRead { synchronized, error_us, .. } => {
-            tracing::debug!(synchronized, error_us, "clock read")
-        }
-        LogRecord::LogOpened { by, reason, taken, .. } => {
-            tracing::warn!(%by, taken, "a new log was opened: {reason}")
-        }
-        LogRecord::ReserveSpent => {
-            tracing::error!("the journal's disk is full: nothing new is begun until there is room")
-        }
-        LogRecord::ReserveRestored => tracing::info!("the journal's disk has room again"),
-        LogRecord::LogRecovered { bytes, kept_in, .. } => {
-            tracing::warn!(bytes, %kept_in, "cut a torn end off the journal")
-        }
-    }
-}
-
-fn tell_kept(record: &ArchiveRecord) {
-    use ArchiveRecord as R;
-    match record {
-        R::SnapshotTaken { snapshot, .. } => tracing::info!(%snapshot, "snapshot taken"),
-        R::SnapshotHeld { snapshot, by, reason } => tracing::info!(%snapshot, %by, "held: {reason}"),
-        R::HoldReleased { snapshot, by } => tracing::info!(%snapshot, %by, "hold released"),
-        R::MountGranted { snapshot, at, by, .. } => tracing::info!(%snapshot, %by, "mounted at `{at}`"),
-        R::MountEnded { snapshot, at, why, .. } => tracing::info!(%snapshot, "not mounted at `{at}`: {why}"),
-        R::SnapshotExported { snapshot, by, list: None } => tracing::info!(%snapshot, %by, "exported"),
-        R::SnapshotExported { snapshot, by, .. } => tracing::info!(%snapshot, %by, "list of files exported"),
-        R::SnapshotDeleting { snapshot, by, why } => tracing::info!(%snapshot, %by, "deleting: {why}"),
-        R::VersionDeleting { version, by, why, .. } => tracing::info!(%version, %by, "deleting: {why}"),
-        R::SnapshotKept { snapshot, why } => tracing::error!(%snapshot, "not deleted: {why}"),
-        R::VersionKept { version, why } => tracing::error!(%version, "not deleted: {why}"),
-        R::Scrubbed { found } if found.errors > 0 => tracing::error!(
-            errors = found.errors,
-            corrected = found.corrected,
-            lost = found.uncorrectable,
-            "scrub found damage"
-        ),
-        R::Scrubbed { found } => tracing::info!(bytes = found.bytes, "scrubbed, no damage"),
-        R::StoreGrown { bytes } => tracing::info!(bytes, "store grown"),
-        R::ArchiveFailed { what, why } => tracing::error!("{what} failed: {why}"),
-        R::LogHeld { from, by, reason } => {
-            tracing::info!(%by, "the journal is held from record {from} on: {reason}")
-        }
-        R::LogHoldReleased { by } => tracing::info!(%by, "the hold on the journal is over"),
-        R::LogPruned { minimum_index, by, why, .. } => {
-            tracing::info!(%by, "pruning the journal's records before {minimum_index}: {why}")
-        }
-        R::HostKeyMade { key_id } => tracing::info!(%key_id, "host key made"),
-        R::SnapshotRequested { .. }
-        | R::SnapshotDeleted { .. }
-        | R::VersionDeleted { .. }
-        | R::Scrubbing { .. }
-        | R::StoreGrowing { .. } => tracing::debug!(?record, "written"),
-    }
+fn as_errors(text: &str) -> String {
+    text.lines().map(|line| format!("<3>{line}\n")).collect()
 }
 
 /// Tells the service manager, where one asks to be told, in one line what is served: now, and whenever it changed.
@@ -292,6 +176,14 @@ mod tests {
         assert_eq!(next(), "STATUS=no model is live; journal 7 records", "what did not change is not told");
         drop(publisher);
         telling.join().unwrap();
+    }
+
+    #[test]
+    fn each_line_of_a_failure_is_an_error_for_the_journal() {
+        assert_eq!(
+            as_errors(&failure("config: two\nproblems", "mend them")),
+            "<3>error: config: two\n<3>problems\n<3>hint: mend them\n"
+        );
     }
 
     #[test]
