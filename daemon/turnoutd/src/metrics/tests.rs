@@ -186,6 +186,7 @@ fn numbers_are_those_of_the_view() {
         &format!("turnout_request_duration_seconds_count{{{version}}} 3"),
         &format!("nv_inference_request_success{{{version}}} 4"),
         &format!("nv_inference_request_failure{{{version},reason=\"BACKEND\"}} 8"),
+        &format!("nv_inference_request_failure{{{version},reason=\"OTHER\"}} 3"),
     ] {
         assert!(text.lines().any(|told| told == line), "{line} is not in {text}");
     }

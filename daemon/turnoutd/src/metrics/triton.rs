@@ -14,7 +14,7 @@ pub const METRICS: &[Metric] = &[
     Metric {
         name: "nv_inference_request_failure",
         kind: Kind::Counter,
-        help: "Requests that failed (name of Triton): REJECTED is 4xx, CANCELED left by the client, \
+        help: "Requests that failed (name of Triton): OTHER is 4xx, CANCELED left by the client, \
                BACKEND 5xx, aborted or not HTTP.",
         samples: failure,
     },
@@ -53,7 +53,7 @@ fn failure(scrape: &Scrape<'_>, out: &mut Exposition) {
     for (labels, totals) in scrape.measured() {
         let seen = &totals.sample;
         for (reason, count) in [
-            ("REJECTED", seen.client_errors),
+            ("OTHER", seen.client_errors),
             ("CANCELED", seen.client_gone),
             ("BACKEND", seen.server_errors + seen.not_http + seen.aborted),
         ] {
