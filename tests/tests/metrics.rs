@@ -20,13 +20,15 @@ minimum_requests: 5
 patience: 2h
 ";
 /// Families that a host without cgroup controllers does not have.
-const BY_CONTROLLER: [&str; 6] = [
+const BY_CONTROLLER: [&str; 8] = [
     "turnout_cell_memory_bytes",
     "turnout_cell_memory_limit_bytes",
     "turnout_cell_oom_kills_total",
     "turnout_cell_processes",
     "turnout_cell_processes_limit",
     "turnout_cell_cpus",
+    "turnout_cell_cpus_limit",
+    "turnout_cell_cpu_throttled_periods_total",
 ];
 /// Not told in this scene: no export of the journal runs.
 const BY_EXPORT: &str = "turnout_export_next_record";

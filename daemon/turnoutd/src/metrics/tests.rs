@@ -145,6 +145,35 @@ fn the_documentation_names_every_family_as_it_is() {
     }
 }
 
+/// The names of families in a text.
+fn families(text: &str) -> BTreeSet<&str> {
+    let words = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+    words.filter(|word| word.starts_with("turnout_") || word.starts_with("nv_")).collect()
+}
+
+#[test]
+fn dashboard_and_alerts_ask_for_families_that_are_told() {
+    let dashboard: serde_json::Value =
+        serde_json::from_str(include_str!("../../../../packaging/grafana/turnout.json")).unwrap();
+    let targets =
+        dashboard["panels"].as_array().unwrap().iter().filter_map(|panel| panel["targets"].as_array());
+    let queries: Vec<&str> = targets.flatten().map(|target| target["expr"].as_str().unwrap()).collect();
+    let told: BTreeSet<_> = all().map(|metric| metric.name).collect();
+    let by_the_exporter = ["turnout_up", "turnout_export_next_record"];
+    let is_told = |name: &str| {
+        let whole = ["_bucket", "_sum", "_count"].iter().find_map(|end| name.strip_suffix(end));
+        told.contains(name)
+            || by_the_exporter.contains(&name)
+            || whole.is_some_and(|name| told.contains(name))
+    };
+    let rules = include_str!("../../../../packaging/prometheus/turnout.rules.yml");
+    for (text, least) in [(queries.join(" ").as_str(), 35), (rules, 10)] {
+        let names = families(text);
+        assert!(names.len() >= least, "{names:?}");
+        assert!(names.iter().all(|name| is_told(name)), "{names:?}");
+    }
+}
+
 #[test]
 fn no_series_is_told_twice_also_while_a_version_has_two_starts() {
     let text = rendered(&view());
