@@ -377,7 +377,8 @@ impl Driver {
         self.timers.arm(Timer::WindowEnd(release.planned.release, at), end);
     }
 
-    fn look(&mut self) {
+    /// Looks at every version that has a worker, as the loop does each second. For tests too.
+    pub fn look(&mut self) {
         let alive: Vec<Generation> = self.parts.publisher.generations(&self.parts.world);
         self.looks.keep(&alive);
         self.windows.keep(&alive);
@@ -385,9 +386,11 @@ impl Driver {
         self.journal_bytes = evidence::journal_bytes(&self.parts.executor.config.state);
         let eyes =
             Eyes { host: self.parts.executor.host.as_ref(), workers: self.parts.executor.workers.as_ref() };
+        let mut seen = Vec::new();
         for generation in alive {
             if let Some(figures) = self.looks.since_last(generation, &eyes) {
                 self.parts.publisher.saw(generation, LOOK_EVERY, figures);
+                seen.push(generation);
             }
             if let Some((sample, counts)) = self.looks.last(generation).cloned() {
                 let usage = eyes.host.usage(generation);
@@ -396,6 +399,8 @@ impl Driver {
                 self.totals.insert(generation, Arc::new(totals));
             }
         }
+        // What was seen of a worker that is gone, or that cannot be looked at any more, is not the last second's.
+        self.parts.publisher.keep(&seen);
     }
 
     fn publish(&mut self) {

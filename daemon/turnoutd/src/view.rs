@@ -76,6 +76,11 @@ impl Publisher {
         self.seen().insert(generation, (over, figures));
     }
 
+    /// Keeps only what these were seen doing.
+    pub fn keep(&self, generations: &[Generation]) {
+        self.seen().retain(|generation, _| generations.contains(generation));
+    }
+
     /// What versions were last seen doing.
     pub fn seen(&self) -> MutexGuard<'_, SeenByGeneration> {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner)

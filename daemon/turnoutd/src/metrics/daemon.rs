@@ -2,6 +2,7 @@
 
 use super::{Metric, Scrape};
 use crate::exposition::{Exposition, Kind, Number};
+use std::collections::BTreeSet;
 use turnout_protocol::router::Stats;
 
 pub const METRICS: &[Metric] = &[
@@ -108,10 +109,13 @@ fn router(scrape: &Scrape<'_>, out: &mut Exposition, of: fn(&Stats) -> u64) {
     }
 }
 
-/// The lines are `name: what was found`: the name alone is a label, because what was found may hold anything.
+/// The lines are `name: what was found`: the name alone is a label, because what was found may hold anything. It is told
+/// once, however many lines it has.
 fn degraded(scrape: &Scrape<'_>, out: &mut Exposition) {
-    for line in &scrape.status.degraded {
-        let name = line.split_once(':').map_or(line.as_str(), |(name, _)| name);
+    let lines = &scrape.status.degraded;
+    let names: BTreeSet<_> =
+        lines.iter().map(|line| line.split_once(':').map_or(line.as_str(), |(name, _)| name)).collect();
+    for name in names {
         out.sample(&[("requirement", name)], 1);
     }
 }

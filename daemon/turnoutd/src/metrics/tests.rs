@@ -107,7 +107,8 @@ fn view() -> View {
 }
 
 fn rendered(view: &View) -> String {
-    let degraded = vec!["btf: `/sys/kernel/btf/vmlinux`: no such file: \"x\"".to_owned()];
+    let lines = ["btf: `/sys/kernel/btf/vmlinux`: no such file: \"x\"", "store: two", "store: of one"];
+    let degraded = lines.map(str::to_owned).to_vec();
     text(
         view,
         &Daemon {
@@ -195,6 +196,7 @@ fn numbers_are_those_of_the_view() {
         "turnout_journal_size_bytes 4096",
         "turnout_journal_last_sync_timestamp_seconds 1.5",
         "turnout_degraded{requirement=\"btf\"} 1",
+        "turnout_degraded{requirement=\"store\"} 1",
         "turnout_router_requests_total{role=\"candidate\"} 9",
         "turnout_router_refused_total 4",
         "turnout_model_live{model=\"digits\"} 0",

@@ -2,9 +2,11 @@
 
 use crate::power::Moment;
 use crate::stage::{PORT, Stage, V1, V2, model, plan, stored};
+use std::sync::Arc;
 use turnout_engine::record::{End, Kind};
 use turnout_engine::{Progress, Step};
 use turnout_host::cells::{Cells, WorkerState};
+use turnout_host::fake::{Fault, When};
 use turnout_manifest::{Generation, Percent};
 
 const V3: Generation = Generation(3);
@@ -157,4 +159,19 @@ fn a_live_version_that_was_changed_in_the_store_is_not_brought_up_again() {
     assert!(why.contains("`model.onnx` differs"), "{why}");
     let started = stage.host.cells().unwrap().into_iter().any(|(_, state)| state == WorkerState::Running);
     assert!(!started, "a worker runs on what nobody signed");
+}
+
+#[test]
+fn what_a_worker_was_seen_doing_is_not_told_once_it_cannot_be_looked_at() {
+    let mut stage = Stage::live();
+    let seen_at_a_look = |stage: &mut Stage| {
+        stage.running().driver.look();
+        stage.turn();
+        let view = Arc::clone(&stage.running().views.borrow());
+        view.seen.keys().copied().collect::<Vec<_>>()
+    };
+    assert_eq!(seen_at_a_look(&mut stage), [], "nothing to compare the first look with");
+    assert_eq!(seen_at_a_look(&mut stage), [V1]);
+    stage.host.fail(When::Every("sample"), Fault::Refused);
+    assert_eq!(seen_at_a_look(&mut stage), []);
 }
