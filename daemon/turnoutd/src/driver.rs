@@ -8,6 +8,7 @@ mod recovery;
 pub use full_disk::FULL;
 
 use crate::executor::{Executor, Job};
+use crate::failing::Failing;
 use crate::supervise::Workers;
 use crate::timers::{Timer, Timers};
 use crate::totals::Totals;
@@ -92,6 +93,8 @@ pub struct Driver {
     read_only: Option<String>,
     /// The journal is written on its reserve: nothing new is begun.
     on_reserve: bool,
+    /// Why there is none again.
+    failing: Failing,
 }
 
 impl Driver {
@@ -107,6 +110,7 @@ impl Driver {
             synced_ms: 0,
             read_only: None,
             on_reserve: false,
+            failing: Failing::default(),
         }
     }
 

@@ -2,6 +2,7 @@
 //! The loop decides each deletion and writes it down before it happens; what a dead daemon left open is finished.
 
 use crate::access::{self, Need, Peer};
+use crate::failing::Failing;
 use crate::handlers::{Desk, Failure, Named, Sent, body, named, parsed, problem};
 use crate::now_ms;
 use crate::snapshots::on_host;
@@ -39,9 +40,9 @@ pub async fn look_after(desk: Desk, mut stop: watch::Receiver<bool>) {
     end_lost_mounts(&desk).await;
     let mut looks = LOOKS_BETWEEN_ROUNDS - FIRST_ROUND;
     let mut scrub: Option<JoinHandle<()>> = None;
-    let mut told = Vec::new();
+    let (mut told, mut failing) = (Vec::new(), Failing::default());
     while tokio::time::timeout(LOOK_EVERY, stop.wait_for(|stop| *stop)).await.is_err() {
-        end_expired_mounts(&desk).await;
+        end_expired_mounts(&desk, &mut failing).await;
         looks += 1;
         if looks.is_multiple_of(LOOKS_BETWEEN_ROUNDS) {
             // A round that fails is told in the log and made again.
@@ -82,8 +83,8 @@ async fn end_lost_mounts(desk: &Desk) {
     }
 }
 
-async fn end_expired_mounts(desk: &Desk) {
-    let now = now_ms();
+async fn end_expired_mounts(desk: &Desk, failing: &mut Failing) {
+    let (now, mut failed_now) = (now_ms(), Vec::new());
     let mounts = desk.view().world.archive.mounts.clone();
     for (at, grant) in mounts.into_iter().filter(|(_, grant)| grant.until_ms <= now) {
         let (host, place, wanted) = (desk.host.clone(), at.clone(), grant.snapshot.clone());
@@ -93,9 +94,14 @@ async fn end_expired_mounts(desk: &Desk) {
                 let why = if there { "its time was over" } else { "it was not there any more" };
                 let _ = desk.keep(None, ended(at, grant, why)).await;
             }
-            Err(failed) => tracing::error!("unmount `{at}`: {}", failed.0),
+            Err(failed) => {
+                let what = format!("unmount `{at}`");
+                failing.say(&what, &failed.0.to_string());
+                failed_now.push(what);
+            }
         }
     }
+    failing.keep(|what| failed_now.iter().any(|failed| failed == what));
 }
 
 /// The end of this grant, and of no later one at the same place.

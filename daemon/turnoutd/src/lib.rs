@@ -21,6 +21,7 @@ pub mod examine;
 pub mod executor;
 pub mod exports;
 pub mod exposition;
+pub mod failing;
 pub mod feeds;
 pub mod handlers;
 pub mod host_key;

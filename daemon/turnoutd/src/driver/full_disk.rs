@@ -47,8 +47,12 @@ impl Driver {
     /// Tries to keep space for the last records again.
     pub(super) fn look_for_room(&mut self) {
         match self.parts.journal.restore_reserve() {
-            Ok(_) => self.note_reserve(),
-            Err(error) => tracing::error!("{}", chain(&error)),
+            Ok(_) => {
+                self.failing.keep(|_| false);
+                self.note_reserve();
+            }
+            // Asked each second while there is no room.
+            Err(error) => self.failing.say("no reserve for the journal", &chain(&error)),
         }
     }
 
