@@ -69,6 +69,7 @@ fn a_daemon_that_is_older_than_its_journal_does_not_start_and_traffic_goes_on() 
             for says in [
                 format!("journal record {known} is not one that this version knows"),
                 "install the one that wrote it".to_owned(),
+                "hint: install the newer `turnoutd` again".to_owned(),
             ] {
                 ensure!(refused.contains(&says), "no `{says}` in: {refused}");
             }

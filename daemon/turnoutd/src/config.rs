@@ -228,6 +228,21 @@ pub enum ConfigError {
     Values(Vec<String>),
 }
 
+impl ConfigError {
+    /// What to do about it.
+    pub fn hint(&self) -> &'static str {
+        match self {
+            Self::Read { .. } => {
+                "name a file that is there and can be read, or none: every key has a default"
+            }
+            Self::TooLarge(_) | Self::Parse { .. } | Self::Values(_) => {
+                "the comments in `/etc/turnout/turnout.toml` describe each key, and so does \
+                 `/usr/share/doc/turnout/docs/guide.md`"
+            }
+        }
+    }
+}
+
 impl Config {
     /// Reads and checks the file.
     ///

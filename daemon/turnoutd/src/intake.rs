@@ -70,8 +70,14 @@ pub enum IntakeError {
         source: io::Error,
     },
     /// It is no trust store, or the change makes it none.
-    #[error("trust store")]
-    Store(#[source] TrustError),
+    #[error("trust store `{path}`")]
+    Store {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        #[source]
+        source: TrustError,
+    },
 }
 
 impl Intake {
@@ -133,7 +139,8 @@ impl Intake {
     /// # Errors
     /// [`IntakeError`]; the old one then stays.
     pub fn set_trust(&self, store: TrustStore) -> Result<(), IntakeError> {
-        let bytes = store.to_json().map_err(IntakeError::Store)?;
+        let none = |source| IntakeError::Store { path: self.file.clone(), source };
+        let bytes = store.to_json().map_err(none)?;
         let failed = |source| IntakeError::File { path: self.file.clone(), source };
         replace_file(&self.file, &bytes).map_err(failed)?;
         if matches!(&*self.held(), Held::Store(_)) {
@@ -294,7 +301,8 @@ pub fn remedy(verdict: Verdict) -> &'static str {
 
 fn read_store(file: &Path) -> Result<TrustStore, IntakeError> {
     match fs::read(file) {
-        Ok(bytes) => TrustStore::from_json(&bytes).map_err(IntakeError::Store),
+        Ok(bytes) => TrustStore::from_json(&bytes)
+            .map_err(|source| IntakeError::Store { path: file.to_owned(), source }),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(TrustStore::default()),
         Err(source) => Err(IntakeError::File { path: file.to_owned(), source }),
     }

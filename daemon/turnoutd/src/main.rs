@@ -30,7 +30,7 @@ fn configured(
 ) -> ExitCode {
     let config = match file.map_or_else(|| Ok(Config::default()), Config::read) {
         Ok(config) => config,
-        Err(error) => return refuse(&chain(&error), "every key is described in `docs/guide.md`"),
+        Err(error) => return refuse(&chain(&error), error.hint()),
     };
     let config = match launcher_service {
         Some(cgroup) => config.with_launcher_service(cgroup),
@@ -49,7 +49,7 @@ fn configured(
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => refuse(&chain(&error), error.hint()),
+        Err(error) => refuse(&chain(&error), &error.hint(file)),
     }
 }
 

@@ -7,10 +7,9 @@ use crate::config::{Config, USUAL_READER};
 use crate::driver::{Driver, Input, Parts};
 use crate::executor::Executor;
 use crate::handlers::Desk;
-use crate::host_key::HostKeyError;
-use crate::intake::{Intake, IntakeError};
+use crate::intake::Intake;
 use crate::notary::{self, Notary};
-use crate::recover::{RecoverError, replay};
+use crate::recover::replay;
 use crate::router_link::LinkedRouter;
 use crate::supervise::{LinkedWorkers, Sink};
 use crate::view::{Daemon, Publisher};
@@ -31,9 +30,14 @@ use turnout_engine::{ArchiveRecord, Entry, LogRecord, Record, World};
 use turnout_host::linux_cells::CellsConfig;
 use turnout_host::mounts::cgroup2_root;
 use turnout_host::volume::VolumeConfig;
-use turnout_host::{Host, HostConfig, HostError, LinuxHost, clock};
+use turnout_host::{Host, HostConfig, LinuxHost, clock};
 use turnout_journal::{Cut, Journal, JournalError, OpenOptions};
 use turnout_manifest::{Sha256, canonical};
+
+mod error;
+
+pub use error::ServeError;
+use error::{CONTROL_SOCKET, PORT};
 
 /// Space kept for the journal's last records: some ten thousand, many times what a release that is undone takes.
 const RESERVE_BYTES: u64 = 16 << 20;
@@ -44,79 +48,6 @@ const LOCK_RETRY: Duration = Duration::from_millis(20);
 /// Told once, by the daemon that found it so.
 const TORN: &str = "store: the superblock of its image was torn, as by a power cut, and was restored from a copy: \
                     `turnoutctl store scrub` reads everything else";
-
-/// Why the daemon did not start.
-#[derive(Debug, thiserror::Error)]
-pub enum ServeError {
-    /// A folder or socket could not be made.
-    #[error("{what} `{path}`")]
-    Os {
-        /// What was to be made.
-        what: &'static str,
-        /// Where.
-        path: PathBuf,
-        /// The OS error.
-        #[source]
-        source: io::Error,
-    },
-    /// No cgroup2 tree is mounted.
-    #[error("no cgroup2 file system is mounted")]
-    NoCgroup,
-    /// The journal cannot be used.
-    #[error("journal")]
-    Journal(#[source] JournalError),
-    /// The journal cannot be understood.
-    #[error("recovery")]
-    Recover(#[source] RecoverError),
-    /// The host cannot do what is needed.
-    #[error("host")]
-    Host(#[source] HostError),
-    /// The trust store cannot be used.
-    #[error("trust")]
-    Intake(#[source] IntakeError),
-    /// The host's own key cannot be used.
-    #[error("signing")]
-    HostKey(#[source] HostKeyError),
-}
-
-impl ServeError {
-    /// What to do about it.
-    pub fn hint(&self) -> &'static str {
-        match self {
-            Self::Journal(JournalError::Locked { .. }) => {
-                "another daemon uses this state: end it, or set another `state`"
-            }
-            Self::Journal(
-                JournalError::Shorter { .. }
-                | JournalError::Rewritten { .. }
-                | JournalError::OtherLog { .. }
-                | JournalError::Gone { .. }
-                | JournalError::Mark { .. },
-            ) => {
-                "put the newest journal back where you have it; to go on without what is missing, decide so: \
-                 `turnoutd new-log --reason TEXT`"
-            }
-            Self::Recover(
-                RecoverError::Unvouched(_) | RecoverError::Base { .. } | RecoverError::Foreign { .. },
-            ) => {
-                "put that file back from an audit snapshot or another copy of the journal: nobody can know the state \
-                 without it; to begin without any state, remove it and decide so: `turnoutd new-log --reason TEXT`"
-            }
-            Self::Journal(_) | Self::Recover(_) => {
-                "`turnoutctl audit verify DIR` tells what is damaged; restore it from an audit snapshot, or go on \
-                 with what can be read: `turnoutd new-log --reason TEXT`"
-            }
-            Self::Os { source, .. } if source.kind() == io::ErrorKind::AddrInUse => {
-                "another daemon listens there: end it, or set another `socket`"
-            }
-            Self::NoCgroup => "mount one: `mount -t cgroup2 none /sys/fs/cgroup`, or set `cgroup`",
-            Self::HostKey(_) => {
-                "restore `host-key.pem` in the state directory; without it, remove it: a new one is made"
-            }
-            Self::Os { .. } | Self::Host(_) | Self::Intake(_) => "`turnoutd doctor` examines the host",
-        }
-    }
-}
 
 /// Runs the daemon until SIGTERM or SIGINT.
 ///
@@ -303,7 +234,7 @@ fn open_door(config: &Config, given: Option<UnixListener>) -> Result<UnixListene
 
 /// The port of the view of snapshots.
 fn open_view(view: AuditHttp) -> Result<(AuditHttp, TcpListener), ServeError> {
-    let failed = |source| ServeError::Os { what: "port", path: view.listen.to_string().into(), source };
+    let failed = |source| ServeError::Os { what: PORT, path: view.listen.to_string().into(), source };
     audit_http::bind(&view).map(|listener| (view, listener)).map_err(failed)
 }
 
@@ -315,7 +246,7 @@ fn reload(config: &Config) {
 }
 
 fn control_socket(config: &Config, source: io::Error) -> ServeError {
-    ServeError::Os { what: "control socket", path: config.socket.clone(), source }
+    ServeError::Os { what: CONTROL_SOCKET, path: config.socket.clone(), source }
 }
 
 /// The door, until a signal; then the loop is told to stop.
