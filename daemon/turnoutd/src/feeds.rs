@@ -12,6 +12,7 @@ use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use http_body_util::channel::{Channel, Sender};
 use serde::{Deserialize, Serialize};
+use std::io;
 use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
 use turnout_journal::{JournalError, Reader, Record, first_record};
@@ -26,7 +27,8 @@ const EVENT_PAUSE: Duration = Duration::from_millis(100);
 /// How long a follower of the log waits before it looks whether its reader is still there.
 const FOLLOW_WAIT: Duration = Duration::from_secs(1);
 
-type Lines = Sender<Bytes, std::convert::Infallible>;
+/// An end that is no [`Sender::abort`] says that the answer is whole.
+type Lines = Sender<Bytes, io::Error>;
 
 /// Query of `GET /v1/events`.
 #[derive(Debug, Deserialize)]
@@ -93,7 +95,7 @@ pub struct LogQuery {
     follow: bool,
 }
 
-/// `GET /v1/audit/log`.
+/// `GET /v1/audit/log`. It is broken off where a record cannot be read: half of the evidence must not look like all of it.
 ///
 /// # Errors
 /// 400 for a query that is none of this resource, 404 for a record that was pruned, 500 when the journal cannot be read.
@@ -122,7 +124,7 @@ fn send_records(
     handle: &Handle,
 ) {
     let mut again = false;
-    loop {
+    let why = loop {
         // What the file has beyond that may never reach the disk.
         if desk.journal.size() <= next && !follow {
             return;
@@ -142,10 +144,12 @@ fn send_records(
             }
             // Some of it may have been read before it was whole: the second time it is read anew.
             Ok(None) if !again => again = true,
-            Ok(None) => return tracing::error!("audit log: record {next} is not there"),
-            Err(error) => return tracing::error!("audit log: {}", chain(&error)),
+            Ok(None) => break format!("record {next} is not there"),
+            Err(error) => break chain(&error),
         }
-    }
+    };
+    tracing::error!("audit log: broken off before record {next}: {why}");
+    lines.abort(io::Error::other(why));
 }
 
 fn audit_record(record: &Record) -> AuditRecord {
@@ -163,7 +167,7 @@ fn asked<T>(query: Result<Query<T>, QueryRejection>) -> Result<T, Failure> {
 }
 
 fn feed() -> (Lines, Response) {
-    let (lines, body) = Channel::<Bytes>::new(LINES_UNDER_WAY);
+    let (lines, body) = Channel::<Bytes, io::Error>::new(LINES_UNDER_WAY);
     let kind = [(header::CONTENT_TYPE, "application/x-ndjson")];
     (lines, (kind, Body::new(body)).into_response())
 }

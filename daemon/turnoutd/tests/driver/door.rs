@@ -71,6 +71,11 @@ impl Door {
         stage
     }
 
+    /// Where it is asked.
+    pub fn socket(&self) -> &Path {
+        &self.socket
+    }
+
     /// Runs something as the daemon would.
     pub fn block_on<Done>(&self, work: impl Future<Output = Done>) -> Done {
         self.runtime.as_ref().unwrap().block_on(work)

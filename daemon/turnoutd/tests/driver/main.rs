@@ -10,6 +10,7 @@ mod deaths;
 mod denied;
 mod door;
 mod failures;
+mod feeds;
 mod in_place;
 mod kept;
 mod liars;
