@@ -102,6 +102,9 @@ pub fn warnings(status: &Status) -> String {
     for missing in &status.degraded {
         text += &format!("{WARN}not enforced here:{WARN:#} {}\n", safe(missing));
     }
+    for concern in &status.concerns {
+        text += &format!("{WARN}needs attention:{WARN:#} {}\n", safe(concern));
+    }
     text
 }
 

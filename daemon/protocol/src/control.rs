@@ -29,6 +29,9 @@ pub struct Status {
     pub read_only: Option<String>,
     /// What this host could not enforce, one line each.
     pub degraded: Vec<String>,
+    /// What somebody should look at at present, one line each: a trust root that expires soon, blocks that are lost.
+    #[serde(default)]
+    pub concerns: Vec<String>,
     /// Journal head.
     pub journal: JournalHead,
     /// What the router has done since it started; none runs on most instances.

@@ -58,7 +58,7 @@ async fn send_events(desk: Desk, query: EventsQuery, mut lines: Lines) {
     let mut views = desk.views.clone();
     let mut last: Option<Status> = None;
     loop {
-        let mut status = views.borrow_and_update().status(&desk.daemon);
+        let mut status = views.borrow_and_update().status(&desk.daemon, desk.intake.concerns());
         if let Some(model) = &query.model {
             status.models.retain(|found| found.model == *model);
             let release =

@@ -280,12 +280,12 @@ pub(crate) fn parsed<T: std::str::FromStr<Err: std::fmt::Display>>(text: &str) -
 
 /// `GET /v1/status`.
 pub async fn status(State(desk): State<Desk>) -> Json<Status> {
-    Json(desk.view().status(&desk.daemon))
+    Json(desk.view().status(&desk.daemon, desk.intake.concerns()))
 }
 
 /// `GET /v1/metrics`.
 pub async fn metrics(State(desk): State<Desk>) -> Response {
-    let text = metrics::text(&desk.view(), &desk.daemon);
+    let text = metrics::text(&desk.view(), &desk.daemon, desk.intake.concerns());
     ([(header::CONTENT_TYPE, metrics::TEXT)], text).into_response()
 }
 

@@ -36,9 +36,9 @@ pub fn all() -> impl Iterator<Item = &'static Metric> {
         .flatten()
 }
 
-/// The text of one moment. A family without samples is left out.
-pub fn text(view: &View, daemon: &Daemon) -> String {
-    let scrape = Scrape { view, daemon, status: view.status(daemon) };
+/// The text of one moment, with what the intake has to say of trust. A family without samples is left out.
+pub fn text(view: &View, daemon: &Daemon, trust: Option<String>) -> String {
+    let scrape = Scrape { view, daemon, status: view.status(daemon, trust) };
     let mut whole = String::new();
     for metric in all() {
         let mut out = Exposition::default();

@@ -94,7 +94,7 @@ pub fn run(config: Config) -> Result<(), ServeError> {
         }),
     });
     let readers = readers(&config);
-    let daemon = Arc::new(Daemon { started_ms: now_ms(), degraded: OnceLock::new(), readers, config });
+    let daemon = Arc::new(Daemon { started_ms: now_ms(), degraded: OnceLock::new(), torn, readers, config });
     let (signer, denials, long_reads) = (Arc::clone(&notary), Arc::default(), LongReads::default());
     let desk =
         Desk { driver: sender, views, daemon, intake, host, journal, host_key, notary, denials, long_reads };
@@ -102,7 +102,7 @@ pub fn run(config: Config) -> Result<(), ServeError> {
     let looping = thread("driver", move || driver.run(|| heart.beat()))?;
     tell_key(&desk, known_key.as_deref());
     let signing = sign_beside(&desk)?;
-    examine_beside(&desk, torn);
+    examine_beside(&desk);
     serve((socket, view), desk)?;
     // The loop has written everything that it decided; steps under way are found open at the next start.
     looping.join().unwrap_or_else(|_| tracing::error!("the loop ended with a panic"));
@@ -206,16 +206,17 @@ fn tell_key(desk: &Desk, known: Option<&str>) {
     }
 }
 
-/// Examines the host on a thread of its own: it takes half a second, and traffic is not to wait for it.
-fn examine_beside(desk: &Desk, torn: Option<&str>) {
+/// Examines the host on a thread of its own: it takes half a second, and traffic is not to wait for it. The record says
+/// also what else somebody should look at; the status asks for that anew each time.
+fn examine_beside(desk: &Desk) {
     let (daemon, driver) = (Arc::clone(&desk.daemon), desk.driver.clone());
-    let concerns: Vec<_> = desk.intake.concerns().into_iter().chain(torn.map(str::to_owned)).collect();
+    let concerns = desk.intake.concerns().into_iter().chain(daemon.torn.map(str::to_owned));
+    let concerns: Vec<_> = concerns.collect();
     std::thread::spawn(move || {
-        let mut degraded = examine::degraded(&daemon.config);
-        degraded.extend(concerns);
-        let record = Record::Examined { degraded: degraded.clone() };
-        let _ = daemon.degraded.set(degraded);
-        note(&driver, record);
+        let found = examine::degraded(&daemon.config);
+        let degraded = found.iter().cloned().chain(concerns).collect();
+        let _ = daemon.degraded.set(found);
+        note(&driver, Record::Examined { degraded });
     });
 }
 

@@ -110,6 +110,8 @@ pub struct Daemon {
     pub started_ms: u64,
     /// What this host cannot do or enforce, once it is examined.
     pub degraded: OnceLock<Vec<String>>,
+    /// What its start found that somebody should look at.
+    pub torn: Option<&'static str>,
     /// Users that may only read.
     pub readers: Vec<u32>,
     /// Its configuration.
@@ -117,8 +119,8 @@ pub struct Daemon {
 }
 
 impl View {
-    /// `GET /v1/status`.
-    pub fn status(&self, daemon: &Daemon) -> Status {
+    /// `GET /v1/status`. `trust` is what the intake has to say at this moment: a date passes without any record.
+    pub fn status(&self, daemon: &Daemon, trust: Option<String>) -> Status {
         let models = self.world.models.iter().map(|(name, model)| self.model_status(name, model, daemon));
         Status {
             schema: SCHEMA.to_owned(),
@@ -126,7 +128,8 @@ impl View {
             pid: std::process::id(),
             started_ms: daemon.started_ms,
             read_only: self.read_only.clone(),
-            degraded: self.degraded(daemon),
+            degraded: daemon.degraded.get().cloned().unwrap_or_default(),
+            concerns: self.concerns(daemon, trust),
             journal: JournalHead {
                 size: self.journal_size,
                 first: self.world.archive.log.minimum_index(),
@@ -139,9 +142,9 @@ impl View {
         }
     }
 
-    /// What this host could not enforce, and what is wrong with the store.
-    fn degraded(&self, daemon: &Daemon) -> Vec<String> {
-        let mut lines = daemon.degraded.get().cloned().unwrap_or_default();
+    /// What somebody should look at: trust, and what is wrong with the store.
+    fn concerns(&self, daemon: &Daemon, trust: Option<String>) -> Vec<String> {
+        let mut lines: Vec<String> = trust.into_iter().chain(daemon.torn.map(str::to_owned)).collect();
         if let Some((found, _)) = self.world.archive.scrubbed.filter(|(found, _)| found.uncorrectable > 0) {
             lines.push(format!("store: the last scrub found {} blocks that are lost", found.uncorrectable));
         }

@@ -33,7 +33,7 @@ pub const METRICS: &[Metric] = &[
     Metric {
         name: "turnout_degraded",
         kind: Kind::Gauge,
-        help: "1 for each requirement that this host does not fully meet.",
+        help: "1 for each requirement that this host does not fully meet, and for what else needs attention.",
         samples: degraded,
     },
     Metric {
@@ -112,9 +112,9 @@ fn router(scrape: &Scrape<'_>, out: &mut Exposition, of: fn(&Stats) -> u64) {
 /// The lines are `name: what was found`: the name alone is a label, because what was found may hold anything. It is told
 /// once, however many lines it has.
 fn degraded(scrape: &Scrape<'_>, out: &mut Exposition) {
-    let lines = &scrape.status.degraded;
+    let lines = scrape.status.degraded.iter().chain(&scrape.status.concerns);
     let names: BTreeSet<_> =
-        lines.iter().map(|line| line.split_once(':').map_or(line.as_str(), |(name, _)| name)).collect();
+        lines.map(|line| line.split_once(':').map_or(line.as_str(), |(name, _)| name)).collect();
     for name in names {
         out.sample(&[("requirement", name)], 1);
     }

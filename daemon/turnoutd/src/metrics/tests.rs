@@ -114,9 +114,11 @@ fn rendered(view: &View) -> String {
         &Daemon {
             started_ms: 250,
             degraded: OnceLock::from(degraded),
+            torn: Some("store: the superblock of its image was torn"),
             readers: Vec::new(),
             config: Arc::new(Config::parse("").unwrap()),
         },
+        Some("trust: trust root 3 has expired".to_owned()),
     )
 }
 
@@ -197,6 +199,7 @@ fn numbers_are_those_of_the_view() {
         "turnout_journal_last_sync_timestamp_seconds 1.5",
         "turnout_degraded{requirement=\"btf\"} 1",
         "turnout_degraded{requirement=\"store\"} 1",
+        "turnout_degraded{requirement=\"trust\"} 1",
         "turnout_router_requests_total{role=\"candidate\"} 9",
         "turnout_router_refused_total 4",
         "turnout_model_live{model=\"digits\"} 0",

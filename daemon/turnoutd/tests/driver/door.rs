@@ -102,6 +102,7 @@ impl Door {
         let daemon = Daemon {
             started_ms: now_ms(),
             degraded: OnceLock::new(),
+            torn: None,
             readers: vec![READER],
             config: Arc::clone(&stage.config),
         };

@@ -56,10 +56,11 @@ fn a_version_whose_demands_are_met_goes_live_and_status_says_what_holds_it() {
     let daemon = turnoutd::view::Daemon {
         started_ms: 0,
         degraded: std::sync::OnceLock::new(),
+        torn: None,
         readers: Vec::new(),
         config: stage.config.clone(),
     };
-    let status = view.status(&daemon);
+    let status = view.status(&daemon, None);
     let cell = status.models[0].versions[0].cell.clone().unwrap();
     assert!(cell.asked.starts_with("burstable"), "{cell:?}");
     assert!(cell.enforced.unwrap().starts_with("files compared at its start; enforced: seccomp"));

@@ -177,6 +177,31 @@ fn a_root_takes_the_place_of_single_keys_and_stays_over_a_restart() {
     assert_eq!((accepted(&door), in_force(&door)), (2, json!(2)));
 }
 
+/// What the status says of trust, which the metrics say too.
+fn concerns(door: &Door) -> Value {
+    let status = door.get("/v1/status").body;
+    assert!(!status["degraded"].to_string().contains("trust"), "{status}");
+    let told = door.get("/v1/metrics").body.to_string().contains("requirement=\\\"trust\\\"");
+    assert_eq!(told, status["concerns"] != json!([]), "{status}");
+    status["concerns"].clone()
+}
+
+#[test]
+fn a_root_that_expires_soon_is_told_when_it_does_and_no_longer_than_that() {
+    let door = Door::open();
+    assert_eq!(apply(&door, &root(1, now_ms() + 30 * DAY + 2000), &BY_ROOT).status, 200);
+    assert_eq!(concerns(&door), json!([]));
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while door.get("/v1/status").body["concerns"] == json!([]) {
+        assert!(Instant::now() < deadline, "nothing is told");
+        std::thread::yield_now();
+    }
+    let told = concerns(&door);
+    assert!(told[0].as_str().unwrap().starts_with("trust: trust root 1 "), "{told}");
+    assert_eq!(apply(&door, &root(2, later()), &BY_ROOT).status, 200);
+    assert_eq!(concerns(&door), json!([]));
+}
+
 #[test]
 fn what_a_killed_daemon_had_begun_is_ended_by_the_next() {
     let door = Door::open();
