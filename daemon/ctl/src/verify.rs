@@ -11,8 +11,8 @@ use serde::Serialize;
 use std::collections::BTreeSet;
 use std::path::Path;
 use turnout_manifest::trust::{
-    Authority, CheckResult, History, Occasion, Outcome, Purpose, TrustStore, Verdict, Verification,
-    check_files, verify, verify_by,
+    Authority, CHANNELS_KEY, CheckResult, History, Occasion, Outcome, Purpose, TrustStore, Verdict,
+    Verification, check_files, verify, verify_by,
 };
 use turnout_manifest::{Manifest, Sha256, VersionRef, canonical};
 use turnout_onnx::Policy;
@@ -168,10 +168,118 @@ fn text(verified: &Verified, dir: &Path) -> String {
         Verdict::Untrusted if exempt => {
             format!("a signed exception holds: import it with `turnoutctl model import {dir}`")
         }
-        Verdict::Untrusted => "let the signer sign for this model with `turnoutctl trust add`".to_owned(),
-        Verdict::Rejected => {
-            format!("restore the files, or sign them again with `turnoutctl manifest sign {dir}`")
-        }
+        Verdict::Untrusted | Verdict::Rejected => remedy(verified, &dir.to_string()),
     };
     verified.text() + &format!("{DIM}hint:{DIM:#} {hint}\n")
+}
+
+/// What to do about the check that decided, by whoever says whose signatures count.
+fn remedy(verified: &Verified, dir: &str) -> String {
+    let rooted = verified.checks.iter().any(|check| check.name == "deny-list");
+    let failed = |check: &&CheckResult| check.result == Outcome::Fail;
+    let of_files = |check: &&CheckResult| ["files", "content"].contains(&check.name.as_str());
+    let first = verified.checks.iter().find(failed);
+    // Nobody's signature helps files that differ, whatever else there is.
+    let decided = verified.checks.iter().filter(of_files).find(failed).or(first);
+    let (name, detail) = decided.map_or(("", ""), |check| (check.name.as_str(), check.detail.as_str()));
+    let sign = format!("`turnoutctl manifest sign {dir} --key KEY`");
+    let append = format!("`turnoutctl manifest sign {dir} --append --key KEY`");
+    match (name, rooted, verified.verdict) {
+        ("trust-root", ..) => {
+            "put the missing roots back with `turnoutctl trust apply`, oldest first".to_owned()
+        }
+        ("files", ..) => format!("restore the files, or sign them as they are with {sign}"),
+        ("content", ..) => "take out what is not allowed and sign again; `--allow-domain` and `--allow-format` allow \
+                            it here, and the daemon's configuration must allow it too"
+            .to_owned(),
+        ("deny-list", ..) => "release another version: nobody can override what is denied".to_owned(),
+        ("key-state", _, Verdict::Rejected) => {
+            format!("nothing that this key signed counts: have another key sign it anew with {sign}")
+        }
+        ("key-state", ..) => {
+            format!("have a key that counts now sign it beside the others with {append}, or anew with {sign}")
+        }
+        ("channel", ..) => channel_remedy(),
+        ("trust", false, _) if detail.contains(CHANNELS_KEY) => channel_remedy(),
+        ("trust", false, _) => {
+            "have another key sign it, or widen the models of this one: `turnoutctl trust remove KEY_ID`, then \
+             `turnoutctl trust add` with every `--models` that it is to have"
+                .to_owned()
+        }
+        ("signature", false, Verdict::Untrusted) => {
+            "let the signer sign for this model with `turnoutctl trust add KEY.pub.pem --issuer NAME --models GLOB`"
+                .to_owned()
+        }
+        ("signature" | "trust", true, Verdict::Untrusted) => format!(
+            "have a key that the trust root names for this model and channel sign it with {append}, or name the \
+             signer in the next root, with `turnoutctl trust add --draft FILE`"
+        ),
+        ("threshold" | "roles", ..) => format!("have more keys of the issuer sign it with {append}"),
+        ("expiry", ..) => "set the clock right where it is wrong; else `turnoutctl trust renew --draft FILE --expires \
+                           TIME`, have it signed, and `turnoutctl trust apply FILE`"
+            .to_owned(),
+        _ => format!("sign it again with {sign}"),
+    }
+}
+
+fn channel_remedy() -> String {
+    format!(
+        "sign it for a channel that this host serves (`channel` in `turnout.yaml`), or name its channel in \
+         `{CHANNELS_KEY}` of the daemon's configuration"
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(verdict: Verdict, rows: &[(&str, &str)], says: &str) {
+        let row = |(name, detail): &(&str, &str)| CheckResult {
+            name: (*name).to_owned(),
+            result: if detail.is_empty() { Outcome::Pass } else { Outcome::Fail },
+            detail: (*detail).to_owned(),
+        };
+        let verified = Verified {
+            schema: SCHEMA,
+            verdict,
+            version: None,
+            digest: None,
+            signed_by: Vec::new(),
+            checks: rows.iter().map(row).collect(),
+        };
+        let hint = remedy(&verified, "fraud");
+        assert!(hint.contains(says), "{rows:?}: {hint}");
+        let rooted = rows.iter().any(|(name, _)| *name == "deny-list");
+        let plain = hint.contains("trust add") && !hint.contains("--draft");
+        assert!(!(rooted && plain), "refused under a signed root: {hint}");
+    }
+
+    #[test]
+    fn the_hint_is_about_what_failed_and_works_under_what_is_in_force() {
+        let served = format!("this host serves prod: see `{CHANNELS_KEY}` of its configuration");
+        for (rows, says) in [
+            (&[("signature", "no trusted key")][..], "turnoutctl trust add KEY.pub.pem"),
+            (&[("trust", "no signer may sign model `fraud`")], "turnoutctl trust remove KEY_ID"),
+            (&[("trust", &served)], "channel that this host serves"),
+            (&[("trust-root", "trust root 2 is not there")], "trust apply"),
+            (&[("signature", "no trusted key"), ("deny-list", "")], "--append"),
+            (&[("deny-list", ""), ("trust", "no signer")], "trust add --draft FILE"),
+            (&[("deny-list", ""), ("key-state", "ci is retired")], "a key that counts now"),
+            (&[("deny-list", ""), ("channel", &served)], "channel that this host serves"),
+            (&[("deny-list", ""), ("threshold", "1 of 2")], "manifest sign fraud --append"),
+            (&[("deny-list", ""), ("roles", "no approver")], "manifest sign fraud --append"),
+            (&[("deny-list", ""), ("expiry", "has expired")], "turnoutctl trust renew"),
+        ] {
+            check(Verdict::Untrusted, rows, says);
+        }
+        for (rows, says) in [
+            (&[("deny-list", "it is bad")][..], "another version"),
+            (&[("deny-list", ""), ("key-state", "ci is revoked")], "have another key sign it anew"),
+            (&[("signature", "does not hold")], "sign it again"),
+            (&[("trust", "no signer"), ("files", "`a` is missing")], "restore the files"),
+            (&[("content", "a pickle")], "--allow-format"),
+        ] {
+            check(Verdict::Rejected, rows, says);
+        }
+    }
 }

@@ -17,6 +17,9 @@ use std::collections::BTreeSet;
 pub(crate) const ROOT_CHECKS: [&str; 7] =
     ["deny-list", "key-state", "trust", "channel", "threshold", "roles", "expiry"];
 
+/// Where a host's configuration names the channels that it serves.
+pub const CHANNELS_KEY: &str = "[trust] channels";
+
 /// Whose signatures count.
 #[derive(Debug, Clone, Copy)]
 pub enum Authority<'a> {
@@ -161,7 +164,10 @@ fn by_store(store: &TrustStore, case: &Case<'_>, occasion: &Occasion<'_>) -> Jud
     if key_ids.is_empty() {
         rows.short(
             "trust",
-            format!("no signer may sign model `{model}`: widen its models with `turnoutctl trust add`, or have another sign"),
+            format!(
+                "no signer may sign model `{model}`: have another sign, or widen the models of the key: `turnoutctl \
+                 trust remove KEY_ID`, then `turnoutctl trust add` with every `--models` that it is to have"
+            ),
         );
     } else if let Err(detail) = served(case.manifest, occasion) {
         rows.short("trust", detail);
@@ -208,7 +214,7 @@ fn served(manifest: &Manifest, occasion: &Occasion<'_>) -> Result<String, String
         Some(served) if !served.contains(channel) => {
             let served: Vec<String> = served.iter().map(Channel::to_string).collect();
             Err(format!(
-                "it is signed for channel `{channel}`, and this host serves {}: see `[trust] channels` of its configuration",
+                "it is signed for channel `{channel}`, and this host serves {}: see `{CHANNELS_KEY}` of its configuration",
                 served.join(", ")
             ))
         }

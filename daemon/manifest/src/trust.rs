@@ -15,7 +15,7 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::io;
 
-pub use crate::judgement::{Authority, History, NoHistory, Occasion, Purpose};
+pub use crate::judgement::{Authority, CHANNELS_KEY, History, NoHistory, Occasion, Purpose};
 pub use crate::trust_store::{ModelGlob, TRUST_SCHEMA, TrustError, TrustStore, TrustedKey};
 
 /// Greatest number of differing files that a check names.
@@ -351,7 +351,14 @@ fn known_signers<'a>(
     }
     if signers.is_empty() {
         let ids: Vec<String> = envelope.signatures().iter().map(|s| s.key_id.to_string()).collect();
-        let detail = format!("no trusted key among {}: add one with `turnoutctl trust add`", ids.join(", "));
+        let remedy = match authority {
+            Authority::Store(_) => "add one with `turnoutctl trust add`",
+            Authority::Root(_) => {
+                "have a key that the trust root names sign it too, with `turnoutctl manifest sign DIR --append`, or \
+                 name one in the next root, with `turnoutctl trust add --draft FILE`"
+            }
+        };
+        let detail = format!("no trusted key among {}: {remedy}", ids.join(", "));
         return Err(untrusted("signature", detail));
     }
     Ok(signers)

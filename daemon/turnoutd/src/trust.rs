@@ -13,7 +13,7 @@ use turnout_host::store::StoredName;
 use turnout_manifest::exception::{self, TrustException};
 use turnout_manifest::key::PublicKey;
 use turnout_manifest::quorum::Examined;
-use turnout_manifest::trust::{CheckResult, Purpose, TRUST_SCHEMA, Verdict};
+use turnout_manifest::trust::{CheckResult, Purpose, TRUST_SCHEMA, TrustError, Verdict};
 use turnout_manifest::{Sha256, SignedRoot, envelope::Envelope};
 use turnout_protocol::control::{AddTrust, SCHEMA, Trust, TrustedKey};
 use turnout_protocol::error::{ErrorCode, Problem};
@@ -56,7 +56,15 @@ pub async fn add(
     let mut store = desk.intake.trust();
     let key_id = key.id().to_string();
     let trusted = turnout_manifest::trust::TrustedKey::new(&request.issuer, key, &request.models);
-    trusted.and_then(|trusted| store.add(trusted)).map_err(|error| refused(chain(&error)))?;
+    trusted.and_then(|trusted| store.add(trusted)).map_err(|error| {
+        let refused = refused(chain(&error));
+        match error {
+            TrustError::KeyTwice { key_id, .. } => refused.hint(format!(
+                "`turnoutctl trust remove {key_id}`, then `turnoutctl trust add` with every `--models` that it is to have"
+            )),
+            _ => refused,
+        }
+    })?;
     let (issuer, models) = (request.issuer, request.models);
     desk.note(peer.context, Record::TrustAdded { by: peer.to_string(), issuer, key_id, models }).await?;
     desk.intake.set_trust(store).map_err(|error| problem(ErrorCode::HostFailure, chain(&error)))?;

@@ -121,6 +121,7 @@ fn the_signer_must_be_known_and_may_sign_the_stated_model() {
     strangers.add(TrustedKey::new("others", OTHER.public_key(), &["*".to_owned()]).unwrap()).unwrap();
     for (store, told) in [
         (store("aml*"), "no signer may sign model `fraud`"),
+        (store("aml*"), "`turnoutctl trust remove KEY_ID`, then `turnoutctl trust add`"),
         (strangers, "not trusted here"),
         (TrustStore::default(), "not trusted"),
     ] {

@@ -45,6 +45,15 @@ fn a_manifest_needs_a_threshold_of_distinct_keys_in_their_roles() {
 }
 
 #[test]
+fn what_a_stranger_signed_is_answered_with_what_a_root_allows() {
+    let verification = judged(&signed_manifest("prod", &[STRANGER]), &root(1), &Known::default());
+    let check = verification.checks.iter().find(|check| check.name == "signature").unwrap();
+    for remedy in ["manifest sign DIR --append", "trust add --draft FILE"] {
+        assert!(check.detail.contains(remedy), "no {remedy} in: {}", check.detail);
+    }
+}
+
+#[test]
 fn a_manifest_must_be_in_scope_on_its_channel_and_not_denied() {
     use Verdict::{Rejected, Untrusted};
     let both = [BUILDER, APPROVER];

@@ -338,6 +338,9 @@ fn trust_is_changed_by_root_alone_and_a_denial_is_journaled() {
 
     let added = door.json("POST /v1/trust", &request);
     assert_eq!((added.status, added.body["keys"].as_array().unwrap().len()), (200, 2), "{added:?}");
+    let again = door.json("POST /v1/trust", &request);
+    check_problem(&again, 422, "refused");
+    assert!(again.body["hint"].as_str().unwrap().contains("`turnoutctl trust remove sha256:"), "{again:?}");
     assert_eq!(door.json(&format!("DELETE {removal}"), "").status, 200);
     let reply = door.import(&bundle("1"));
     check_problem(&reply, 422, "refused");
