@@ -112,7 +112,7 @@ pub struct AddArguments {
     /// Whose signature it is; several keys can belong to one issuer
     #[arg(long, value_name = "NAME")]
     pub issuer: String,
-    /// Models it may sign, globs with `*`; may be repeated
+    /// Models it may sign, globs with `*`; may be repeated. In a draft they are the issuer's, the same for all its keys
     #[arg(long, value_name = "GLOB", required = true)]
     pub models: Vec<String>,
     /// Change this draft of a trust root instead of the daemon's keys
@@ -127,7 +127,7 @@ pub struct AddArguments {
     /// In a draft: how many keys of the issuer must have signed
     #[arg(long, value_name = "N", requires = "draft")]
     pub threshold: Option<u32>,
-    /// In a draft: what the key's owner may be in a release; may be repeated
+    /// In a draft: what the key's owner may be in a release; may be repeated; what is there stays unless given
     #[arg(long, value_enum, requires = "draft")]
     pub role: Vec<Role>,
     /// In a draft: a role that must be filled, by keys that differ; may be repeated
@@ -264,9 +264,9 @@ pub enum DraftCommand {
         /// Public key of somebody who may sign exceptions: `FILE` or `OWNER=FILE`; may be repeated; replaces those there
         #[arg(long, value_name = "OWNER=PEM", required = true)]
         key: Vec<OwnedKey>,
-        /// How many of them must sign an exception
-        #[arg(long, value_name = "N", default_value_t = 1)]
-        threshold: u32,
+        /// How many of them must sign an exception; without it, as many as before, at first 1
+        #[arg(long, value_name = "N")]
+        threshold: Option<u32>,
         /// Where exceptions hold; on `prod` only when it is named here; may be repeated
         #[arg(long, value_name = "CHANNEL", required = true)]
         channel: Vec<Channel>,

@@ -8,6 +8,7 @@ use crate::args::{
 use crate::error::{Exit, Failure, chain};
 use crate::render::{Screen, safe};
 use crate::signed;
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use turnout_manifest::key::{KeyId, PublicKey};
 use turnout_manifest::quorum::Quorum;
@@ -15,7 +16,7 @@ use turnout_manifest::root::{
     Denied, ExceptionPolicy, Issuer, KeyState, KeyWindow, Member, OrderPolicy, ROOT_SCHEMA, ROOT_TYPE,
     RevocationReason, RootKey, SignerRole, TrustRoot,
 };
-use turnout_manifest::trust::TrustError;
+use turnout_manifest::trust::{ModelGlob, TrustError};
 use turnout_manifest::{Channel, Sha256};
 use turnout_protocol::client::Client;
 
@@ -57,6 +58,8 @@ pub async fn change(client: &Client, screen: &mut Screen, command: DraftCommand)
         }
         DraftCommand::Exceptions { key, threshold, channel, draft } => {
             let mut draft = Draft::open(client, &draft).await?;
+            let before = draft.root.exceptions.as_ref().map(|exceptions| exceptions.signers.threshold);
+            let threshold = threshold.or(before).unwrap_or(1);
             let signers = Quorum { keys: draft.know_all(&key)?, threshold };
             draft.root.exceptions = Some(ExceptionPolicy { signers, channels: channel });
             draft
@@ -180,7 +183,7 @@ impl Draft {
         self.bound(key_id, window)?;
         let models = models.iter().map(|glob| glob.parse()).collect::<Result<Vec<_>, _>>();
         let models = models.map_err(|error: TrustError| Failure::from_error(Exit::Usage, &error))?;
-        let member = Member { key_id, roles: role.into_iter().map(SignerRole::from).collect() };
+        let mut member = Member { key_id, roles: role.into_iter().map(SignerRole::from).collect() };
         let require: Vec<SignerRole> = require.into_iter().map(SignerRole::from).collect();
         let Some(known) = self.root.issuers.iter_mut().find(|known| known.name == issuer) else {
             let channels = if channel.is_empty() { vec![Channel::default()] } else { channel };
@@ -195,7 +198,16 @@ impl Draft {
             });
             return Ok(());
         };
-        known.keys.retain(|other| other.key_id != key_id);
+        match known.keys.iter().position(|other| other.key_id == key_id) {
+            Some(at) => {
+                let before = known.keys.remove(at);
+                if member.roles.is_empty() {
+                    member.roles = before.roles;
+                }
+            }
+            // Whoever adds a key speaks of that key, and the models hold for the others too.
+            None => same_models(known, &models)?,
+        }
         known.keys.push(member);
         known.models = models;
         known.threshold = threshold.unwrap_or(known.threshold);
@@ -369,6 +381,24 @@ impl Draft {
         let found = find(ids.iter().map(String::as_str), wanted, hint)?;
         found.parse().map_err(|_| Failure::new(Exit::Failed, "a key id that was printed cannot be read"))
     }
+}
+
+fn same_models(issuer: &Issuer, wanted: &[ModelGlob]) -> Result<(), Failure> {
+    let texts = |globs: &[ModelGlob]| globs.iter().map(ToString::to_string).collect::<BTreeSet<_>>();
+    let (there, wanted) = (texts(&issuer.models), texts(wanted));
+    if there == wanted {
+        return Ok(());
+    }
+    let list = |globs: BTreeSet<String>| globs.into_iter().collect::<Vec<_>>().join(", ");
+    let what = format!(
+        "issuer `{}` may sign {}, not {}: its models are the same for all its keys",
+        safe(&issuer.name),
+        list(there),
+        list(wanted)
+    );
+    Err(Failure::new(Exit::Refused, what).hint(
+        "give the same `--models`, or another `--issuer`; to change them for all its keys, `trust add` one that it has already",
+    ))
 }
 
 fn moment_ms(moment: Moment) -> u64 {
