@@ -254,7 +254,8 @@ mod tests {
             (json!({"event": "planned", "step": {"undo": [1]}}), "planned step={\"undo\":[1]}"),
         ];
         for (body, wanted) in lines {
-            let record = AuditRecord { seq: 1, time_ms: 0, body, leaf: String::new() };
+            let record =
+                AuditRecord { schema: SCHEMA.to_owned(), seq: 1, time_ms: 0, body, leaf: String::new() };
             let text = anstream::adapter::strip_str(&line(&record)).to_string();
             let words: Vec<&str> = text.split_whitespace().skip(4).collect();
             assert_eq!(words.join(" "), wanted);

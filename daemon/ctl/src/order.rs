@@ -5,15 +5,14 @@ use crate::bundle;
 use crate::error::{Exit, Failure, chain};
 use crate::render::{DIM, STRONG, Screen, safe, time};
 use crate::signed;
-use crate::trust::now_ms;
+use crate::trust::{Shown, now_ms};
 use serde::Serialize;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use turnout_manifest::canonical;
 use turnout_manifest::envelope::Envelope;
 use turnout_manifest::order::{ORDER_SCHEMA, ORDER_TYPE, OrderTarget, ReleaseOrder};
 use turnout_manifest::{Channel, Manifest, ModelName, Sha256, VersionRef};
 use turnout_protocol::client::Client;
-use turnout_protocol::control::SCHEMA;
 
 /// Runs `turnoutctl order ...`.
 pub async fn run(client: &Client, screen: &mut Screen, command: OrderCommand) -> Result<Exit, Failure> {
@@ -26,10 +25,16 @@ pub async fn run(client: &Client, screen: &mut Screen, command: OrderCommand) ->
 
 #[derive(Serialize)]
 struct Written<'a> {
-    schema: &'static str,
-    draft: PathBuf,
-    signers: Vec<String>,
+    #[serde(flatten)]
+    shown: Shown<'a, ReleaseOrder>,
+    draft: &'a Path,
     order: &'a ReleaseOrder,
+}
+
+impl<'a> Written<'a> {
+    fn new(file: &'a Path, envelope: &Envelope, order: &'a ReleaseOrder) -> Self {
+        Self { shown: Shown::new((file, envelope), order), draft: file, order }
+    }
 }
 
 async fn new(client: &Client, screen: &mut Screen, arguments: NewOrderArguments) -> Result<Exit, Failure> {
@@ -71,7 +76,7 @@ async fn new(client: &Client, screen: &mut Screen, arguments: NewOrderArguments)
         draft.display()
     );
     let text = format!("wrote `{}`\n{}", draft.display(), lines(&order)) + &hint;
-    screen.show(&Written { schema: SCHEMA, draft, signers: Vec::new(), order: &order }, &text)?;
+    screen.show(&Written::new(&draft, &signed::read(&draft)?, &order), &text)?;
     Ok(Exit::Done)
 }
 
@@ -129,7 +134,7 @@ fn show(screen: &mut Screen, file: &Path) -> Result<Exit, Failure> {
     if signers.is_empty() {
         text += "signed     by nobody yet\n";
     }
-    screen.show(&Written { schema: SCHEMA, draft: file.to_owned(), signers, order: &order }, &text)?;
+    screen.show(&Written::new(file, &envelope, &order), &text)?;
     Ok(Exit::Done)
 }
 

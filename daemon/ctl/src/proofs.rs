@@ -83,6 +83,7 @@ fn check(screen: &mut Screen, file: &Path, keys: &[PathBuf]) -> Result<Exit, Fai
             .hint("the record is not proven; compare the key with `turnoutctl audit key` on the host")
     })?;
     let record = AuditRecord {
+        schema: SCHEMA.to_owned(),
         seq: proven.record.seq,
         time_ms: u64::try_from(proven.record.time_ns / 1_000_000).unwrap_or(0),
         body: serde_json::from_slice(&proven.record.body).unwrap_or(Value::Null),

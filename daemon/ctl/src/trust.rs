@@ -20,6 +20,8 @@ use turnout_protocol::trust::{ApplyTrust, TrustApplied};
 mod draft;
 mod show;
 
+pub use show::Shown;
+
 /// How many characters of a key's id are shown.
 const SHOWN: usize = "sha256:".len() + 16;
 
@@ -172,6 +174,6 @@ fn except(
         canonical::to_canonical(&exception).map_err(|error| Failure::from_error(Exit::Usage, &error))?;
     signed::write_draft(draft, EXCEPTION_TYPE, payload)?;
     let text = show::exception_lines(&exception) + &show::next(draft);
-    screen.show(&exception, &text)?;
+    screen.show(&Shown::new((draft, &signed::read(draft)?), &exception), &text)?;
     Ok(Exit::Done)
 }

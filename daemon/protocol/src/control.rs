@@ -377,6 +377,9 @@ pub struct AddTrust {
 /// One line of `GET /v1/audit/log`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct AuditRecord {
+    /// [`SCHEMA`].
+    #[serde(default = "schema")]
+    pub schema: String,
     /// Position in the journal, from 0.
     pub seq: u64,
     /// When it was written.
@@ -385,6 +388,11 @@ pub struct AuditRecord {
     pub body: serde_json::Value,
     /// RFC 6962 leaf hash, hex.
     pub leaf: String,
+}
+
+/// What a daemon meant that did not say it yet.
+fn schema() -> String {
+    SCHEMA.to_owned()
 }
 
 /// One line of `GET /v1/doctor`.

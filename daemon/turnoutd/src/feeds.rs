@@ -154,6 +154,7 @@ fn send_records(
 
 fn audit_record(record: &Record) -> AuditRecord {
     AuditRecord {
+        schema: SCHEMA.to_owned(),
         seq: record.seq,
         time_ms: millis(record.time_ns),
         body: serde_json::from_slice(&record.body).unwrap_or(serde_json::Value::Null),

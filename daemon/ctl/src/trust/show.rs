@@ -25,21 +25,36 @@ use turnout_protocol::trust::TrustState;
 /// Most roots of a chain that are read from a folder.
 const ROOTS_MAX: usize = 10_000;
 
+/// A draft or signed document as printed: the same around each kind.
 #[derive(Serialize)]
-struct Document<'a> {
+pub struct Shown<'a, Document> {
     schema: &'static str,
+    kind: &'static str,
+    file: &'a Path,
     digest: Sha256,
     signers: Vec<String>,
-    document: &'a TrustRoot,
+    document: &'a Document,
+}
+
+impl<'a, Document> Shown<'a, Document> {
+    /// What the envelope in this file holds.
+    pub fn new((file, envelope): (&'a Path, &Envelope), document: &'a Document) -> Self {
+        Self {
+            schema: SCHEMA,
+            kind: signed::kind(envelope),
+            file,
+            digest: Sha256::of(envelope.payload()),
+            signers: signed::signers(envelope),
+            document,
+        }
+    }
 }
 
 /// What a draft says, after it was written.
 pub fn draft(screen: &mut Screen, file: &Path, root: &TrustRoot) -> Result<Exit, Failure> {
-    let bytes = root.to_json().map_err(|error| Failure::from_error(Exit::Failed, &error))?;
-    let document =
-        Document { schema: SCHEMA, digest: Sha256::of(&bytes), signers: Vec::new(), document: root };
-    let text = format!("wrote `{}`\n{}", file.display(), text(root, document.digest)) + &next(file);
-    screen.show(&document, &text)?;
+    let shown = Shown::new((file, &signed::read(file)?), root);
+    let text = format!("wrote `{}`\n{}", file.display(), text(root, shown.digest)) + &next(file);
+    screen.show(&shown, &text)?;
     Ok(Exit::Done)
 }
 
@@ -59,16 +74,16 @@ pub fn document(screen: &mut Screen, file: &Path) -> Result<Exit, Failure> {
         let exception: TrustException =
             canonical::from_canonical(envelope.payload()).map_err(|error| refused(chain(&error)))?;
         let text = exception_lines(&exception) + &signers_lines(&envelope, None);
-        screen.show(&exception, &text)?;
+        screen.show(&Shown::new((file, &envelope), &exception), &text)?;
         return Ok(Exit::Done);
     }
     if envelope.payload_type() != ROOT_TYPE {
         return Err(refused(format!("it is a {}", signed::kind(&envelope))));
     }
     let root = TrustRoot::from_json(envelope.payload()).map_err(|error| refused(chain(&error)))?;
-    let (digest, signers) = (Sha256::of(envelope.payload()), signed::signers(&envelope));
-    let text = text(&root, digest) + &signers_lines(&envelope, Some(&root));
-    screen.show(&Document { schema: SCHEMA, digest, signers, document: &root }, &text)?;
+    let shown = Shown::new((file, &envelope), &root);
+    let text = text(&root, shown.digest) + &signers_lines(&envelope, Some(&root));
+    screen.show(&shown, &text)?;
     Ok(Exit::Done)
 }
 
