@@ -95,6 +95,8 @@ impl From<ClientError> for Failure {
                 hint: problem.hint,
                 reader_gone: false,
             },
+            ClientError::OtherVersion { .. } => Self::from_error(Exit::Failed, &error)
+                .hint("`systemctl restart turnoutd` starts the one that is installed; `turnoutctl --version` is to be the same"),
             ClientError::Unreachable { .. } => Self::from_error(Exit::Unreachable, &error)
                 .hint("start `turnoutd`, or name its socket with `--socket PATH`"),
             ClientError::Denied { .. } => Self::from_error(Exit::Denied, &error)
@@ -137,6 +139,18 @@ pub fn chain(error: &(dyn std::error::Error + 'static)) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use turnout_protocol::error::{ErrorCode, Problem};
+
+    #[test]
+    fn a_daemon_that_is_older_is_no_mistake_in_how_it_was_called() {
+        let problem = Problem::new(ErrorCode::BadRequest, "the body: unknown field `next`");
+        let failure = Failure::from(ClientError::OtherVersion { daemon: "0.0.1".to_owned(), problem });
+        assert_eq!(failure.exit, Exit::Failed);
+        let told = failure.to_string();
+        for word in ["turnoutd is 0.0.1, turnoutctl ", "unknown field `next`", "systemctl restart turnoutd"] {
+            assert!(told.contains(word), "no {word} in: {told}");
+        }
+    }
 
     #[test]
     fn a_failure_is_as_many_lines_as_it_has_parts_whatever_it_names() {

@@ -27,6 +27,7 @@ mod lines;
 mod sets;
 mod trust;
 mod upload;
+mod version;
 
 pub use archive::{Download, SnapshotFilter};
 pub use lines::Lines;
@@ -68,6 +69,15 @@ pub enum ClientError {
     /// The daemon said no, and why.
     #[error(transparent)]
     Problem(#[from] Problem),
+    /// The daemon does not know what was asked, and it is of another version than this client.
+    #[error("turnoutd is {daemon}, turnoutctl {}", env!("CARGO_PKG_VERSION"))]
+    OtherVersion {
+        /// The daemon's version.
+        daemon: String,
+        /// What it answered.
+        #[source]
+        problem: Problem,
+    },
     /// The connection broke before the reply was whole.
     #[error("the connection to the daemon broke during `{call}`")]
     Broken {
@@ -325,14 +335,14 @@ impl Client {
         if response.status().is_success() {
             return Ok(response);
         }
-        let status = response.status().as_u16();
+        let (status, daemon) = (response.status().as_u16(), version::of(response.headers()));
         let bytes = collect(response, &name).await?;
         let problem: Problem = serde_json::from_slice(&bytes).map_err(|source| ClientError::Language {
             call: name,
             status,
             source,
         })?;
-        Err(problem.into())
+        Err(version::told(problem, daemon))
     }
 
     async fn connect(&self) -> Result<UnixStream, ClientError> {

@@ -28,6 +28,27 @@ fn a_problem_keeps_code_message_hint_and_details() {
 }
 
 #[test]
+fn a_daemon_of_another_version_that_does_not_know_what_is_asked_is_told_as_such() {
+    let asked = |status, code: &str, message: &str| {
+        let body = format!(r#"{{"code": "{code}", "message": "{message}"}}"#);
+        let (_service, client) = answering(status, body.into());
+        run(client.status()).unwrap_err()
+    };
+    for (status, code, message) in [
+        (404, "not-found", "no such resource `/v1/next`"),
+        (400, "bad-request", "the body: unknown field `next`"),
+    ] {
+        let error = asked(status, code, message);
+        let ClientError::OtherVersion { daemon, problem } = &error else { panic!("{error:?}") };
+        assert_eq!((daemon.as_str(), problem.message.as_str()), ("0.0.1", message));
+        let versions = format!("turnoutd is 0.0.1, turnoutctl {}", env!("CARGO_PKG_VERSION"));
+        assert_eq!(error.to_string(), versions);
+    }
+    let other = asked(404, "not-found", "no release `r-9`");
+    assert!(matches!(other, ClientError::Problem(_)), "{other:?}");
+}
+
+#[test]
 fn a_missing_daemon_and_a_foreign_reply_are_told_apart() {
     let nowhere = Client::new("/nonexistent/control.sock");
     assert!(matches!(run(nowhere.status()), Err(ClientError::Unreachable { .. })));

@@ -7,7 +7,7 @@ use crate::places::{Places, Refusals};
 use crate::{audit, checkpoints, diff, exports, feeds, keeping, pruning, snapshots, storage, trust};
 use axum::Router;
 use axum::extract::Request;
-use axum::http::{HeaderValue, Method, Uri};
+use axum::http::{HeaderValue, Method, Uri, header};
 use axum::middleware::{self, Next};
 use axum::response::Response;
 use axum::routing::{delete, get, post};
@@ -36,6 +36,9 @@ const BODY_IDLE: Duration = Duration::from_secs(30);
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Largest JSON request, bytes. Bundles are streamed and have their own limits.
 const JSON_MAX: usize = 1024 * 1024;
+
+/// What every answer says is there: whoever speaks a newer language sees why it is not understood.
+pub(crate) const SERVER: &str = concat!("turnoutd/", env!("CARGO_PKG_VERSION"));
 
 /// Below this path snapshots are given out.
 const SNAPSHOTS: &str = "/v1/audit/snapshots/";
@@ -135,13 +138,15 @@ impl Entrance {
     }
 }
 
-/// Makes the audit context of a request, and names it in the answer where records can follow from it.
+/// Makes the audit context of a request, and names it in the answer where records can follow from it. The answer also
+/// names who gives it.
 async fn under_context(caller: Caller, readers: Arc<[u32]>, mut request: Request, next: Next) -> Response {
     let peer = Peer::asking(caller, &readers);
     // Reading leaves no record, but who is given a snapshot is written down.
     let recorded = request.method() != Method::GET || request.uri().path().starts_with(SNAPSHOTS);
     request.extensions_mut().insert(peer);
     let mut response = next.run(request).await;
+    response.headers_mut().insert(header::SERVER, HeaderValue::from_static(SERVER));
     if recorded && let Ok(id) = HeaderValue::from_str(&peer.context.id().to_string()) {
         response.headers_mut().insert(AUDIT_CONTEXT_HEADER, id);
     }

@@ -110,9 +110,10 @@ impl Full {
         let known = StatusCode::from_u16(status).ok().and_then(|status| status.canonical_reason());
         format!(
             "HTTP/1.1 {status} {}\r\ncontent-type: application/problem+json\r\ncontent-length: {}\r\n\
-             connection: close\r\n\r\n{body}",
+             server: {}\r\nconnection: close\r\n\r\n{body}",
             known.unwrap_or_default(),
-            body.len()
+            body.len(),
+            crate::api::SERVER
         )
     }
 }

@@ -22,6 +22,9 @@ pub struct Answer {
     pub body: Vec<u8>,
 }
 
+/// Who the service says it is: a daemon of a version that no client is of.
+pub const SERVER: &str = "turnoutd/0.0.1";
+
 pub struct Service {
     pub socket: PathBuf,
     pub received: Arc<Mutex<Vec<Received>>>,
@@ -72,7 +75,7 @@ fn serve(
     let answer = answer(&request);
     log.lock().unwrap().push(request);
     let head = format!(
-        "HTTP/1.1 {} x\r\ncontent-length: {}\r\nconnection: close\r\n\r\n",
+        "HTTP/1.1 {} x\r\nserver: {SERVER}\r\ncontent-length: {}\r\nconnection: close\r\n\r\n",
         answer.status,
         answer.body.len()
     );

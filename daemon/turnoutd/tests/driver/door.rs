@@ -54,6 +54,8 @@ pub struct Reply {
     pub kind: String,
     /// `turnout-audit-context`.
     pub audit_context: Option<String>,
+    /// `server`.
+    pub server: Option<String>,
     pub body: Value,
 }
 
@@ -247,9 +249,10 @@ pub fn parse(answer: &str) -> Reply {
         let mut lines = head.lines().filter_map(|line| line.split_once(": "));
         lines.find(|(name, _)| name.eq_ignore_ascii_case(wanted)).map(|(_, value)| value.to_owned())
     };
-    let (kind, audit_context) = (field("content-type").unwrap_or_default(), field("turnout-audit-context"));
+    let (kind, server) = (field("content-type").unwrap_or_default(), field("server"));
+    let audit_context = field("turnout-audit-context");
     let body = serde_json::from_str(body).unwrap_or_else(|_| Value::String(body.to_owned()));
-    Reply { status, kind, audit_context, body }
+    Reply { status, kind, audit_context, server, body }
 }
 
 /// Every refusal is a problem document that says what is wrong.
@@ -427,6 +430,8 @@ fn a_request_and_all_that_follows_from_it_have_one_audit_context() {
     assert_eq!((&contexts[0]["id"], &operator["pid"]), (&json!(release), &json!(pid)), "{contexts}");
     assert_eq!((&operator["authentication"], &operator["uid"]), (&json!("so-peercred"), &json!(0)));
     let reading = door.get("/v1/status");
+    let version = Some(concat!("turnoutd/", env!("CARGO_PKG_VERSION")));
+    assert_eq!((reading.server.as_deref(), door.get("/v1/none").server.as_deref()), (version, version));
     assert_eq!(reading.audit_context, None, "what leaves no record has no context");
     assert_eq!(reading.body["models"][0]["versions"][0]["audit_context"], *release);
     for entry in door.entries() {
