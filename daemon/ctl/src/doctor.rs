@@ -1,4 +1,5 @@
 //! `turnoutctl doctor`: is this host ready? Asks the daemon; where none answers, the daemon's binary looks by itself.
+//! Whoever asks this may have a daemon that does not come up, with the service manager holding its socket open.
 
 use crate::error::{Exit, Failure};
 use crate::render::{BAD, DIM, GOOD, Screen, Table, WARN, count, safe, styled, words};
@@ -15,14 +16,17 @@ const DAEMON: &str = "turnoutd";
 const CONFIGURATION: &str = "/etc/turnout/turnout.toml";
 /// How long the daemon's binary may look.
 const LOOK_MAX: Duration = Duration::from_secs(60);
+/// How long a daemon may take to say that it is there; what it then tries out has the usual time.
+const THERE_MAX: Duration = Duration::from_secs(3);
 
 /// Prints one line per requirement; exits 3 when one is missing.
 pub async fn doctor(client: &Client, screen: &mut Screen) -> Result<Exit, Failure> {
-    let (found, asked) = match client.doctor().await {
+    let (found, asked) = match ask(client).await {
         Ok(found) => (found, "as the running daemon found it".to_owned()),
-        Err(error @ ClientError::Unreachable { .. }) => {
+        Err(error) if error.is_away() => {
             let configuration = readable(Path::new(CONFIGURATION));
-            (look(error, configuration).await?, stood_in(configuration))
+            let asked = stood_in(&error, configuration);
+            (look(error, configuration).await?, asked)
         }
         Err(error) => return Err(error.into()),
     };
@@ -31,14 +35,20 @@ pub async fn doctor(client: &Client, screen: &mut Screen) -> Result<Exit, Failur
     Ok(if missing { Exit::Refused } else { Exit::Done })
 }
 
-async fn look(unreachable: ClientError, configuration: Option<&Path>) -> Result<Doctor, Failure> {
+async fn ask(client: &Client) -> Result<Doctor, ClientError> {
+    client.clone().with_patience(THERE_MAX).status().await?;
+    client.doctor().await
+}
+
+async fn look(away: ClientError, configuration: Option<&Path>) -> Result<Doctor, Failure> {
     let beside =
         std::env::current_exe().ok().map(|own| own.with_file_name(DAEMON)).filter(|path| path.is_file());
     let binary = beside.unwrap_or_else(|| PathBuf::from(DAEMON));
     let run = Command::new(&binary).args(arguments(configuration)).kill_on_drop(true).output();
     let Ok(Ok(output)) = tokio::time::timeout(LOOK_MAX, run).await else {
-        return Err(Failure::from(unreachable)
-            .hint(format!("`{DAEMON}` is neither running nor to be found beside turnoutctl or in PATH")));
+        let state = state(&away);
+        return Err(Failure::from(away)
+            .hint(format!("`{DAEMON}` {state}, and is not to be found beside turnoutctl or in PATH")));
     };
     serde_json::from_slice(&output.stdout).map_err(|_| {
         let said = String::from_utf8_lossy(&output.stderr);
@@ -57,13 +67,25 @@ fn arguments(configuration: Option<&Path>) -> Vec<&OsStr> {
     configuration.chain(["doctor", "--output", "json"].map(OsStr::new)).collect()
 }
 
+/// What is known of a daemon that gave no answer.
+fn state(away: &ClientError) -> &'static str {
+    match away {
+        ClientError::Unreachable { .. } => "does not run",
+        _ => "does not answer",
+    }
+}
+
 /// Who looked in the daemon's place, and where.
-fn stood_in(configuration: Option<&Path>) -> String {
+fn stood_in(away: &ClientError, configuration: Option<&Path>) -> String {
     let places = configuration.map_or_else(
         || "every setting has its default".to_owned(),
         |file| format!("the settings are those of `{}`", file.display()),
     );
-    format!("the daemon does not run; {places}")
+    let systemd = match away {
+        ClientError::Unreachable { .. } => "",
+        _ => ": `journalctl -u turnoutd`",
+    };
+    format!("the daemon {}{systemd}; {places}", state(away))
 }
 
 fn text(found: &Doctor, asked: &str) -> String {
@@ -110,6 +132,8 @@ mod tests {
         std::fs::write(&file, "").unwrap();
         let given = [OsStr::new("--config"), file.as_os_str()];
         assert_eq!(arguments(readable(&file))[..2], given);
-        assert!(stood_in(readable(&file)).contains("turnout.toml"));
+        let late = ClientError::Late { call: "GET /v1/status".to_owned(), within: THERE_MAX };
+        let said = stood_in(&late, readable(&file));
+        assert!(said.contains("turnout.toml") && said.contains("does not answer: `journalctl"), "{said}");
     }
 }

@@ -104,6 +104,10 @@ impl From<ClientError> for Failure {
             ClientError::Language { .. } => Self::from_error(Exit::Failed, &error).hint(
                 "is the daemon of another version? compare `turnoutctl --version` with `turnoutd --version`",
             ),
+            ClientError::Late { .. } => Self::from_error(Exit::Unreachable, &error).hint(
+                "`systemctl status turnoutd` and `journalctl -u turnoutd` say what keeps it; traffic goes on by the last \
+                 weights",
+            ),
             ClientError::Broken { .. } => Self::from_error(Exit::Failed, &error)
                 .hint("see the daemon's log: `journalctl -u turnoutd` where it is a service, else its standard error"),
             _ => Self::from_error(Exit::Failed, &error),
@@ -150,6 +154,16 @@ mod tests {
         for word in ["turnoutd is 0.0.1, turnoutctl ", "unknown field `next`", "systemctl restart turnoutd"] {
             assert!(told.contains(word), "no {word} in: {told}");
         }
+    }
+
+    #[test]
+    fn a_daemon_that_does_not_answer_counts_as_not_reachable() {
+        let within = turnout_protocol::client::ANSWER_DEADLINE;
+        let late = Failure::from(ClientError::Late { call: "GET /v1/status".to_owned(), within });
+        assert_eq!(late.exit, Exit::Unreachable);
+        let told = late.to_string();
+        assert!(told.contains("did not answer `GET /v1/status` within 30 s"), "{told}");
+        assert!(told.contains("`systemctl status turnoutd`"), "{told}");
     }
 
     #[test]

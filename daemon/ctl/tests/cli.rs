@@ -10,6 +10,7 @@ use std::fmt::Write as _;
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
@@ -287,6 +288,17 @@ fn a_reader_that_goes_away_ends_the_command_quietly() {
     let mut said = String::new();
     child.stderr.take().unwrap().read_to_string(&mut said).unwrap();
     assert_eq!((child.wait().unwrap().code(), said.as_str()), (Some(0), ""));
+}
+
+#[test]
+fn a_daemon_that_does_not_come_up_behind_its_socket_is_stood_in_for() {
+    let stage = Stage::new();
+    let held = UnixListener::bind(stage.path("held.sock")).unwrap();
+    fs::rename(stage.path("turnoutd.sample"), stage.path("bin/turnoutd")).unwrap();
+    let output = stage.command("turnoutctl doctor --socket held.sock").output().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() && said.contains("the daemon does not answer"), "{output:?}");
+    drop(held);
 }
 
 #[test]

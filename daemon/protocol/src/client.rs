@@ -88,10 +88,12 @@ pub enum ClientError {
         source: hyper::Error,
     },
     /// The daemon did not begin to answer in time.
-    #[error("the daemon did not answer `{call}` within {} s", ANSWER_DEADLINE.as_secs())]
+    #[error("the daemon did not answer `{call}` within {} s", within.as_secs())]
     Late {
         /// Method and path.
         call: String,
+        /// How long it was waited for.
+        within: Duration,
     },
     /// A reply that is not of this API: another version, or not Turnout.
     #[error("the reply to `{call}` (status {status}) is not of this API")]
@@ -115,6 +117,14 @@ pub enum ClientError {
     /// A request that cannot be put into HTTP, or an envelope beyond 4 GiB.
     #[error("cannot make the request `{0}`")]
     Request(String),
+}
+
+impl ClientError {
+    /// True where no daemon is there to answer: nothing listens, nobody answers at a socket that is held open for it, or
+    /// the connection broke. It may be starting, or have been ended.
+    pub fn is_away(&self) -> bool {
+        matches!(self, Self::Unreachable { .. } | Self::Late { .. } | Self::Broken { .. })
+    }
 }
 
 /// What an operator can do to a model's release.
@@ -157,12 +167,20 @@ pub enum Tail {
 #[derive(Debug, Clone)]
 pub struct Client {
     socket: PathBuf,
+    patience: Duration,
 }
 
 impl Client {
     /// A client of the daemon at this socket. Nothing is opened yet.
     pub fn new(socket: impl Into<PathBuf>) -> Self {
-        Self { socket: socket.into() }
+        Self { socket: socket.into(), patience: ANSWER_DEADLINE }
+    }
+
+    /// The same client, which waits no longer than this for the daemon to begin an answer, nor longer than
+    /// [`ANSWER_DEADLINE`]. Calls without a deadline stay without one.
+    #[must_use]
+    pub fn with_patience(self, patience: Duration) -> Self {
+        Self { patience: patience.min(ANSWER_DEADLINE), ..self }
     }
 
     /// The socket it calls.
@@ -318,7 +336,7 @@ impl Client {
     /// Sends the request on a connection of its own; gives the head of a reply that is no problem.
     async fn send(&self, call: Call) -> Result<Response<Incoming>, ClientError> {
         let name = call.name();
-        let deadline = call.deadline;
+        let deadline = call.deadline.map(|usual| usual.min(self.patience));
         let stream = self.connect().await?;
         let broken = |source| ClientError::Broken { call: name.clone(), source };
         let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(broken)?;
@@ -328,7 +346,7 @@ impl Client {
         let reply = match deadline {
             Some(deadline) => tokio::time::timeout(deadline, reply)
                 .await
-                .map_err(|_| ClientError::Late { call: name.clone() })?,
+                .map_err(|_| ClientError::Late { call: name.clone(), within: deadline })?,
             None => reply.await,
         };
         let response = reply.map_err(broken)?;

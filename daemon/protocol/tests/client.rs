@@ -4,6 +4,8 @@
 
 use service::{Answer, Received, Service, golden, golden_line};
 use std::future::Future;
+use std::os::unix::net::UnixListener;
+use std::time::Duration;
 use turnout_protocol::ErrorCode;
 use turnout_protocol::client::{Bundle, Client, ClientError, LINE_MAX, Tail};
 
@@ -57,6 +59,19 @@ fn a_missing_daemon_and_a_foreign_reply_are_told_apart() {
         let error = run(client.status()).unwrap_err();
         assert!(matches!(&error, ClientError::Language { status: got, .. } if *got == status), "{error:?}");
     }
+}
+
+#[test]
+fn a_socket_that_is_held_open_for_a_daemon_that_is_not_there_is_away() {
+    let folder = tempfile::tempdir().unwrap();
+    let socket = folder.path().join("control.sock");
+    let _held = UnixListener::bind(&socket).unwrap();
+    let client = Client::new(&socket).with_patience(Duration::from_millis(50));
+    let late = run(client.status()).unwrap_err();
+    assert!(matches!(late, ClientError::Late { .. }) && late.is_away(), "{late:?}");
+    assert!(run(Client::new("/nonexistent/control.sock").status()).unwrap_err().is_away());
+    let (_service, refusing) = answering(422, golden("Problem"));
+    assert!(!run(refusing.status()).unwrap_err().is_away());
 }
 
 #[test]
