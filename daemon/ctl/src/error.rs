@@ -29,14 +29,12 @@ pub struct Failure {
     message: String,
     details: Vec<String>,
     hint: Option<String>,
-    /// The reader of the output went away: nothing is printed and nothing went wrong.
-    pub reader_gone: bool,
 }
 
 impl Failure {
     /// A failure of this kind.
     pub fn new(exit: Exit, message: impl Into<String>) -> Self {
-        Self { exit, message: message.into(), details: Vec::new(), hint: None, reader_gone: false }
+        Self { exit, message: message.into(), details: Vec::new(), hint: None }
     }
 
     /// A failure of this kind with its chain of causes.
@@ -93,7 +91,6 @@ impl From<ClientError> for Failure {
                 message: problem.message,
                 details: problem.details,
                 hint: problem.hint,
-                reader_gone: false,
             },
             ClientError::OtherVersion { .. } => Self::from_error(Exit::Failed, &error)
                 .hint("`systemctl restart turnoutd` starts the one that is installed; `turnoutctl --version` is to be the same"),
@@ -118,9 +115,7 @@ impl From<ClientError> for Failure {
 impl From<io::Error> for Failure {
     /// Of the output itself; other files go through [`Failure::file`].
     fn from(error: io::Error) -> Self {
-        let reader_gone = error.kind() == io::ErrorKind::BrokenPipe;
-        let exit = if reader_gone { Exit::Done } else { Exit::Failed };
-        Self { reader_gone, ..Self::new(exit, format!("cannot write the output: {error}")) }
+        Self::new(Exit::Failed, format!("cannot write the output: {error}"))
     }
 }
 

@@ -86,7 +86,7 @@ pub async fn log(screen: &mut Screen, arguments: &LogArguments) -> Result<Exit, 
         }
         _ => found.iter().try_for_each(|event| show(screen, event))?,
     }
-    if arguments.follow {
+    if arguments.follow && !screen.reader_is_gone() {
         follow(screen, arguments, &mut seen).await?;
     } else if nothing && screen.output == Output::Text {
         screen.text(&format!(
@@ -118,6 +118,9 @@ async fn follow(screen: &mut Screen, arguments: &LogArguments, seen: &mut Seen) 
     while let Some(event) = next(&mut entries).await? {
         if seen.first(&event) {
             show(screen, &event)?;
+        }
+        if screen.reader_is_gone() {
+            return Ok(());
         }
     }
     ended(&mut child).await

@@ -48,10 +48,8 @@ use turnout_protocol::client::Client;
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let exit = run(arguments).unwrap_or_else(|failure| {
-        if !failure.reader_gone {
-            // Nothing is left to be done when standard error is gone too.
-            let _ = write!(anstream::stderr(), "{failure}");
-        }
+        // Nothing is left to be done when standard error is gone too.
+        let _ = write!(anstream::stderr(), "{failure}");
         failure.exit
     });
     ExitCode::from(exit as u8)

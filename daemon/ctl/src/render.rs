@@ -26,17 +26,23 @@ pub struct Screen {
     /// The form asked for.
     pub output: Output,
     out: anstream::AutoStream<io::Stdout>,
+    reader_gone: bool,
 }
 
 impl Screen {
     /// Standard output; colours only on a terminal, and as `NO_COLOR` and its like say.
     pub fn new(output: Output) -> Self {
-        Self { output, out: anstream::AutoStream::auto(io::stdout()) }
+        Self { output, out: anstream::AutoStream::auto(io::stdout()), reader_gone: false }
     }
 
     /// True if somebody looks at it live.
     pub fn is_live(&self) -> bool {
         self.output == Output::Text && io::stdout().is_terminal()
+    }
+
+    /// True once whoever read the output went away. What has a verdict comes to it all the same; what only prints ends.
+    pub fn reader_is_gone(&self) -> bool {
+        self.reader_gone
     }
 
     /// Prints the text, or the value where JSON was asked for.
@@ -55,10 +61,18 @@ impl Screen {
         self.text(&(line + "\n"))
     }
 
-    /// Prints text as it is, at once.
+    /// Prints text as it is, at once; nothing, and without an error, when nobody reads any more.
     pub fn text(&mut self, text: &str) -> io::Result<()> {
-        self.out.write_all(text.as_bytes())?;
-        self.out.flush()
+        if self.reader_gone {
+            return Ok(());
+        }
+        match self.out.write_all(text.as_bytes()).and_then(|()| self.out.flush()) {
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {
+                self.reader_gone = true;
+                Ok(())
+            }
+            written => written,
+        }
     }
 }
 

@@ -33,6 +33,9 @@ pub async fn watch(client: &Client, screen: &mut Screen, model: Option<ModelName
         } else {
             screen.line_of(&update)?;
         }
+        if screen.reader_is_gone() {
+            return Ok(Exit::Done);
+        }
     }
 }
 
