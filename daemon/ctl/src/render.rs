@@ -56,9 +56,7 @@ impl Screen {
 
     /// Prints a value on one line.
     pub fn line_of(&mut self, value: &impl Serialize) -> io::Result<()> {
-        let line =
-            serde_json::to_string(value).expect("the API's types have string keys and no failing serializer");
-        self.text(&(line + "\n"))
+        self.text(&line(value))
     }
 
     /// Prints text as it is, at once; nothing, and without an error, when nobody reads any more.
@@ -74,6 +72,13 @@ impl Screen {
             written => written,
         }
     }
+}
+
+/// JSON on one line, with its end.
+pub fn line(value: &impl Serialize) -> String {
+    let line =
+        serde_json::to_string(value).expect("the API's types have string keys and no failing serializer");
+    line + "\n"
 }
 
 /// Indented JSON.

@@ -7,7 +7,7 @@ use crate::html;
 use crate::journal;
 use crate::release;
 use crate::render::{
-    BAD, DIM, GOOD, STRONG, Screen, Table, WARN, duration_ms, figure, pretty, safe, styled, time, words,
+    BAD, DIM, GOOD, STRONG, Screen, Table, WARN, duration_ms, figure, line, pretty, safe, styled, time, words,
 };
 use crate::watch;
 use turnout_manifest::{AuditContext, Plan};
@@ -27,6 +27,7 @@ pub async fn report(
     });
     let rendered = match format {
         ReportFormat::Text => text(&report),
+        ReportFormat::Json if screen.output == Output::Ndjson => line(&report),
         ReportFormat::Json => pretty(&report) + "\n",
         ReportFormat::Html => html::page(&report),
     };
