@@ -66,7 +66,11 @@ fn searched_and_explained(journald: &Journald, place: &Place, size: u64) -> Resu
     ensure!(all.lines().count() as u64 == size, "each record is of r-7, which the first one planned: {all}");
     ensure!(all.contains("notice   digits@2.0        r-7 digits: release of 2.0 after nothing"), "{all}");
     ensure!(text(&["-n", "3"])?.lines().count() == 3, "the newest three");
-    ensure!(text(&["--model", "cancer"])?.starts_with("no event in the systemd journal\nhint:"), "none");
+    ensure!(
+        text(&["--model", "cancer"])?
+            .starts_with("no event about model `cancer` in the systemd journal\nhint:"),
+        "none"
+    );
     let explained = journald.journalctl(&["-x", "MESSAGE_ID=3ffe00189077494eb9db33cae2945297"])?;
     ensure!(explained.contains("r-7 will bring version 2.0 of digits live"), "{explained}");
     ensure!(explained.contains("Subject: A release was created"), "{explained}");

@@ -89,12 +89,26 @@ pub async fn log(screen: &mut Screen, arguments: &LogArguments) -> Result<Exit, 
     if arguments.follow && !screen.reader_is_gone() {
         follow(screen, arguments, &mut seen).await?;
     } else if nothing && screen.output == Output::Text {
-        screen.text(&format!(
-            "no event in the systemd journal\n{DIM}hint:{DIM:#} `turnout-export --to journald --follow` brings \
-             them there; `turnoutctl audit log` has them from the daemon itself\n"
-        ))?;
+        screen.text(&nothing_found(arguments))?;
     }
     Ok(Exit::Done)
+}
+
+/// A filter that fits nothing says nothing of the exporter.
+fn nothing_found(arguments: &LogArguments) -> String {
+    let about = [
+        arguments.model.as_ref().map(|model| format!(" about model `{model}`")),
+        arguments.release.as_ref().map(|release| format!(" of release `{release}`")),
+    ];
+    let about: String = about.into_iter().flatten().collect();
+    let hint = if about.is_empty() {
+        "`systemctl enable --now turnout-export` brings them there; `turnoutctl audit log` has them from the daemon \
+         itself"
+    } else {
+        "`turnoutctl status` lists models, `turnoutctl release list` releases; without a filter, `turnoutctl log` shows \
+         whether any event is there"
+    };
+    format!("no event{about} in the systemd journal\n{DIM}hint:{DIM:#} {hint}\n")
 }
 
 async fn newest(arguments: &LogArguments, seen: &mut Seen) -> Result<Vec<Event>, Failure> {
