@@ -368,14 +368,7 @@ pub struct OmsImportArguments {
 #[derive(Debug, Subcommand)]
 pub enum AuditCommand {
     /// Print the journal
-    Log {
-        /// Go on as records are written
-        #[arg(long)]
-        follow: bool,
-        /// First record; without it, the first that is there
-        #[arg(long, value_name = "SEQ")]
-        from: Option<u64>,
-    },
+    Log(AuditLogArguments),
     /// How far back the journal goes, how long its records stay, what keeps them, and what was pruned
     Journal,
     /// Read every record again and check it, and every signed checkpoint; with DIR without the daemon; exits 3 when
@@ -392,6 +385,26 @@ pub enum AuditCommand {
     Proofs(proofs::ProofCommand),
     #[command(flatten)]
     Snapshots(SnapshotCommand),
+}
+
+/// `turnoutctl audit log ...`
+#[derive(Debug, Args)]
+pub struct AuditLogArguments {
+    /// Go on as records are written, also when the daemon is restarted
+    #[arg(short, long)]
+    pub follow: bool,
+    /// How many of the newest; without it, all
+    #[arg(short = 'n', long, value_name = "N")]
+    pub lines: Option<usize>,
+    /// First record; without it, the first that is there
+    #[arg(long, value_name = "SEQ")]
+    pub from: Option<u64>,
+    /// Only those about this model and its releases
+    #[arg(long)]
+    pub model: Option<ModelName>,
+    /// Only those of this release
+    #[arg(long)]
+    pub release: Option<ReleaseId>,
 }
 
 /// `turnoutctl log ...`

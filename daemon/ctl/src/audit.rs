@@ -1,8 +1,8 @@
-//! `turnoutctl audit ...`: the journal's records, and their verification with and without the daemon. Snapshots are
-//! left to `snapshots.rs`.
+//! `turnoutctl audit ...`: the journal's records, and their verification with and without the daemon. Which records
+//! `audit log` prints is left to `audit_log.rs`, snapshots to `snapshots.rs`.
 
 use crate::args::AuditCommand;
-use crate::args::Output;
+use crate::audit_log;
 use crate::error::{Exit, Failure};
 use crate::journal;
 use crate::proofs;
@@ -11,7 +11,7 @@ use serde_json::Value;
 use std::path::{Path, PathBuf};
 use turnout_journal::{JournalError, Record, Verified, beside_pruning, log_origin, origin, verify_each};
 use turnout_manifest::{Percent, Sha256};
-use turnout_protocol::client::{Client, Tail};
+use turnout_protocol::client::Client;
 use turnout_protocol::control::{AuditRecord, AuditVerified, SCHEMA};
 use turnout_protocol::journal::Prunings;
 
@@ -23,10 +23,7 @@ const FIRST: [&str; 6] = ["release", "step", "verdict", "snapshot", "version", "
 /// Runs `turnoutctl audit ...`.
 pub async fn run(client: &Client, screen: &mut Screen, command: AuditCommand) -> Result<Exit, Failure> {
     match command {
-        AuditCommand::Log { follow, from } => {
-            let tail = if follow { Tail::Follow } else { Tail::Stop };
-            log(client, screen, from, tail).await
-        }
+        AuditCommand::Log(arguments) => audit_log::log(client, screen, &arguments).await,
         AuditCommand::Journal => journal::show(client, screen).await.map(|()| Exit::Done),
         AuditCommand::Verify { dir: None, .. } => {
             let verified = client.audit_verify().await?;
@@ -36,23 +33,6 @@ pub async fn run(client: &Client, screen: &mut Screen, command: AuditCommand) ->
         AuditCommand::Proofs(command) => proofs::run(client, screen, command).await,
         AuditCommand::Snapshots(command) => crate::snapshots::run(client, screen, command).await,
     }
-}
-
-async fn log(client: &Client, screen: &mut Screen, from: Option<u64>, tail: Tail) -> Result<Exit, Failure> {
-    let mut records = client.audit_log(from, tail).await?;
-    let mut is_first = from.is_none();
-    // A log goes on: one value per line in every JSON form.
-    while let Some(record) = records.next().await? {
-        let beginning_is_gone = std::mem::take(&mut is_first) && record.seq > 0;
-        match screen.output {
-            Output::Text if beginning_is_gone => {
-                screen.text(&(journal::missing(record.seq) + &line(&record)))?;
-            }
-            Output::Text => screen.text(&line(&record))?,
-            Output::Json | Output::Ndjson => screen.line_of(&record)?,
-        }
-    }
-    Ok(Exit::Done)
 }
 
 /// `    43  2026-11-22 14:15:01 UTC  done  release=r-2 step="shift 5 %" at=6`.

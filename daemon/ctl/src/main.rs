@@ -3,6 +3,7 @@
 
 mod args;
 mod audit;
+mod audit_log;
 mod bundle;
 mod content;
 mod doctor;

@@ -307,7 +307,7 @@ fn what_is_sent_is_what_was_asked() {
     for line in [
         "turnoutctl release start fraud@1.4.0 --plan canary.yaml --dry-run",
         "turnoutctl rollback fraud --reason 'complaints from the risk desk'",
-        "turnoutctl audit log --follow --from 7",
+        "turnoutctl audit log --follow --from 7 | head -n 1",
         "turnoutctl release watch fraud --output json | head -n 1",
         "turnoutctl trust remove 5cd252",
     ] {
@@ -320,6 +320,8 @@ fn what_is_sent_is_what_was_asked() {
     assert_eq!(received[1].call, "POST /v1/models/fraud/rollback");
     assert_eq!(body(1), json!({"reason": "complaints from the risk desk"}));
     assert_eq!(received[2].call, "GET /v1/audit/log?from=7&follow=true");
+    // The service ended the stream behind record 43.
+    assert!(received.iter().any(|request| request.call == "GET /v1/audit/log?from=44&follow=true"));
     assert!(received.iter().any(|request| request.call == "GET /v1/events?follow=true&model=fraud"));
     let removed = "DELETE /v1/trust/sha256:5cd252fb0ce8932436faf8ccd1040981b89ee4ad6b9fe9e2a2b7e71aacb27cd3";
     assert_eq!(received.last().unwrap().call, removed);
