@@ -77,7 +77,10 @@ pub struct ContentArguments {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Every live version, its weight, why, and what happens next
-    Status,
+    Status {
+        /// Only this model
+        model: Option<ModelName>,
+    },
     /// Start, watch and steer releases
     #[command(subcommand)]
     Release(ReleaseCommand),

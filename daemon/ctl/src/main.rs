@@ -71,7 +71,7 @@ fn run(arguments: Arguments) -> Result<Exit, Failure> {
 
 async fn dispatch(client: &Client, screen: &mut Screen, command: Command) -> Result<Exit, Failure> {
     match command {
-        Command::Status => status::status(client, screen).await,
+        Command::Status { model } => status::status(client, screen, model.as_ref()).await,
         Command::Release(command) => release::run(client, screen, command).await,
         Command::Rollback { intervene, wait } => {
             let wait = if wait { release::Wait::UntilOver } else { release::Wait::Not };

@@ -8,16 +8,44 @@ use crate::render::{
 };
 use crate::set;
 use std::time::{SystemTime, UNIX_EPOCH};
+use turnout_manifest::ModelName;
 use turnout_manifest::plan::Strategy;
 use turnout_protocol::client::Client;
 use turnout_protocol::control::{LiveVersion, ModelStatus, Role, Status, TenantStatus};
 use turnout_protocol::router::Stats;
 
-/// Prints the state of the daemon and of every model.
-pub async fn status(client: &Client, screen: &mut Screen) -> Result<Exit, Failure> {
-    let status = client.status().await?;
+/// Prints the state of the daemon and of every model, or of one.
+pub async fn status(
+    client: &Client,
+    screen: &mut Screen,
+    model: Option<&ModelName>,
+) -> Result<Exit, Failure> {
+    let mut status = client.status().await?;
+    if let Some(model) = model {
+        only(&mut status, model)?;
+    }
     screen.show(&status, &text(&status))?;
     Ok(Exit::Done)
+}
+
+/// A model that the daemon does not know.
+pub fn unknown_model(model: &ModelName) -> Failure {
+    Failure::new(Exit::Failed, format!("model `{model}` is not live and has no release")).hint(
+        "`turnoutctl status` lists the models; `turnoutctl release start MODEL@VERSION` starts a release",
+    )
+}
+
+/// Leaves one model, with its tenant and the sets that it is in.
+fn only(status: &mut Status, model: &ModelName) -> Result<(), Failure> {
+    status.models.retain(|known| known.model == *model);
+    let known = status.models.first().ok_or_else(|| unknown_model(model))?;
+    let release = known.release.as_ref().map(|release| release.release_id);
+    status.tenants.retain(|tenant| known.tenant.as_ref() == Some(&tenant.tenant));
+    status.sets.retain(|set| {
+        set.models.iter().any(|shown| shown.model == *model)
+            || release.is_some_and(|release| set.releases.contains(&release))
+    });
+    Ok(())
 }
 
 fn text(status: &Status) -> String {
