@@ -29,7 +29,8 @@ const EVERYWHERE: &str = "Options of every command";
 
 const EXIT_CODES: &str = "\
 Exit codes: 0 done, 1 failed, 2 usage, 3 refused by a check or gate, 4 daemon unreachable, 5 denied.
-A release waited for with --wait: 0 promoted, 3 rolled back or cancelled, 1 stuck or timed out.";
+`--wait` and `release wait`: 0 promoted, 3 rolled back or cancelled, 1 stuck or timed out.
+`rollback --wait`: 0 when the version before has the traffic again, 1 stuck or timed out.";
 
 const PLAN_EXAMPLE: &str = "\
 A plan:
@@ -91,6 +92,9 @@ pub enum Command {
         /// Wait until the traffic is home and the release is over
         #[arg(long)]
         wait: bool,
+        /// With --wait: give up waiting after this time (`90s`, `10m`); the rollback goes on
+        #[arg(long, value_name = "TIME", value_parser = parse_time, requires = "wait")]
+        timeout: Option<Duration>,
     },
     /// Everything about one release, from its journal records alone
     Report(ReportArguments),
@@ -137,10 +141,21 @@ pub enum ReleaseCommand {
         #[arg(value_name = "RELEASE")]
         id: ReleaseId,
     },
-    /// Follow releases live: step, weights asked and seen, latencies, verdicts, what comes next (NDJSON when piped)
+    /// Follow releases live: step, weights asked and seen, latencies, verdicts, what comes next (NDJSON when piped). Does
+    /// not end by itself: `release wait` does
     Watch {
-        /// Only this model
+        /// Only this model, or the model of this release
+        #[arg(value_name = "MODEL|RELEASE")]
         model: Option<ModelName>,
+    },
+    /// Wait until a release is over, and say how it ended; exits as `release start --wait`
+    Wait {
+        /// The release, or the model whose release under way, or else last one, is meant
+        #[arg(value_name = "MODEL|RELEASE")]
+        name: ModelName,
+        /// Give up waiting after this time (`90s`, `10m`); the release goes on
+        #[arg(long, value_name = "TIME", value_parser = parse_time)]
+        timeout: Option<Duration>,
     },
     /// Go on to the next step without waiting for more windows at this one
     Promote(InterveneArguments),

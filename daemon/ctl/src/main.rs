@@ -35,6 +35,7 @@ mod token;
 mod trust;
 mod updates;
 mod verify;
+mod wait;
 mod watch;
 mod witness;
 
@@ -73,8 +74,8 @@ async fn dispatch(client: &Client, screen: &mut Screen, command: Command) -> Res
     match command {
         Command::Status { model } => status::status(client, screen, model.as_ref()).await,
         Command::Release(command) => release::run(client, screen, command).await,
-        Command::Rollback { intervene, wait } => {
-            let wait = if wait { release::Wait::UntilOver } else { release::Wait::Not };
+        Command::Rollback { intervene, wait, timeout } => {
+            let wait = if wait { release::Wait::UntilOver(timeout) } else { release::Wait::Not };
             release::rollback(client, screen, intervene, wait).await
         }
         Command::Report(arguments) => report::report(client, screen, arguments).await,

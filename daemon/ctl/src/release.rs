@@ -7,7 +7,7 @@ use crate::render::{
     BAD, DIM, GOOD, STRONG, Screen, Table, WARN, duration_ms, figure, safe, styled, time, words,
 };
 use crate::set;
-use crate::updates::Updates;
+use crate::wait::{self, Timeout, wait_for};
 use crate::watch::{self, Frame};
 use anstyle::Style;
 use std::path::Path;
@@ -22,8 +22,8 @@ use turnout_protocol::control::{Intervene, ReleaseState, ReleaseStatus, StartRel
 pub enum Wait {
     /// At once.
     Not,
-    /// When it is over.
-    UntilOver,
+    /// When it is over, or this time.
+    UntilOver(Option<Duration>),
 }
 
 /// Runs `turnoutctl release ...`.
@@ -37,6 +37,7 @@ pub async fn run(client: &Client, screen: &mut Screen, command: ReleaseCommand) 
             Ok(Exit::Done)
         }
         ReleaseCommand::Watch { model } => watch::watch(client, screen, model).await,
+        ReleaseCommand::Wait { name, timeout } => wait::wait(client, screen, (&name, timeout)).await,
         ReleaseCommand::Promote(arguments) => {
             intervene(client, screen, Intervention::Promote, arguments).await
         }
@@ -53,13 +54,13 @@ pub async fn rollback(
     arguments: InterveneArguments,
     wait: Wait,
 ) -> Result<Exit, Failure> {
-    if wait == Wait::Not {
+    let Wait::UntilOver(timeout) = wait else {
         return intervene(client, screen, Intervention::Rollback, arguments).await;
-    }
-    let request = Intervene { reason: arguments.reason };
-    let status = client.intervene(&arguments.model, Intervention::Rollback, &request).await?;
-    let ended = wait_for(client, screen, status, None).await?;
-    let others = set::others_end(client, screen, &ended).await?;
+    };
+    let status = ask(client, Intervention::Rollback, arguments).await?;
+    let timeout = Timeout::begin(timeout);
+    let ended = wait_for(client, screen, status, timeout).await?;
+    let others = set::others_end(client, screen, &ended, timeout).await?;
     print_end(screen, &ended)?;
     // The old version having the traffic is what was asked for, on whichever path it came about.
     let stuck = ended.state == ReleaseState::Stuck || others.contains(&ReleaseState::Stuck);
@@ -91,7 +92,7 @@ async fn start(client: &Client, screen: &mut Screen, arguments: StartArguments) 
     }
     let status = client.start_release(&request).await?;
     if arguments.wait {
-        let ended = wait_for(client, screen, status, arguments.timeout).await?;
+        let ended = wait_for(client, screen, status, Timeout::begin(arguments.timeout)).await?;
         print_end(screen, &ended)?;
         return Ok(exit_of(ended.state));
     }
@@ -128,10 +129,29 @@ async fn intervene(
     intervention: Intervention,
     arguments: InterveneArguments,
 ) -> Result<Exit, Failure> {
-    let request = Intervene { reason: arguments.reason };
-    let status = client.intervene(&arguments.model, intervention, &request).await?;
+    let status = ask(client, intervention, arguments).await?;
     screen.show(&status, &(format!("{}\n", sentence(&status)) + &set::of(&status)))?;
     Ok(Exit::Done)
+}
+
+/// A release's id in place of its model's name is answered with the name: which release is meant is for the model to say.
+async fn ask(
+    client: &Client,
+    intervention: Intervention,
+    arguments: InterveneArguments,
+) -> Result<ReleaseStatus, Failure> {
+    let InterveneArguments { model, reason } = arguments;
+    let error = match client.intervene(&model, intervention, &Intervene { reason }).await {
+        Ok(status) => return Ok(status),
+        Err(error) => error,
+    };
+    if let Ok(id) = model.as_str().parse::<ReleaseId>()
+        && let Ok(meant) = client.release(id).await
+    {
+        let message = format!("`{id}` is a release; its model is `{}`", meant.model);
+        return Err(Failure::new(Exit::Failed, message).hint(format!("say `{}` in its place", meant.model)));
+    }
+    Err(error.into())
 }
 
 async fn list(client: &Client, screen: &mut Screen) -> Result<Exit, Failure> {
@@ -154,55 +174,6 @@ async fn list(client: &Client, screen: &mut Screen) -> Result<Exit, Failure> {
     let text = if list.releases.is_empty() { "no release yet\n".to_owned() } else { table.text() };
     screen.show(&list, &text)?;
     Ok(Exit::Done)
-}
-
-/// Follows a release to its end, showing how it goes.
-pub async fn wait_for(
-    client: &Client,
-    screen: &mut Screen,
-    status: ReleaseStatus,
-    timeout: Option<Duration>,
-) -> Result<ReleaseStatus, Failure> {
-    let what = format!("release {}", status.release_id);
-    within(&what, timeout, follow_to_end(client, screen, status)).await
-}
-
-/// Waits for something that goes on when the time is over.
-pub async fn within<T>(
-    what: &str,
-    timeout: Option<Duration>,
-    waited: impl Future<Output = Result<T, Failure>>,
-) -> Result<T, Failure> {
-    let Some(timeout) = timeout else { return waited.await };
-    tokio::time::timeout(timeout, waited).await.unwrap_or_else(|_| {
-        let given = duration_ms(timeout.as_millis().try_into().unwrap_or(u64::MAX));
-        Err(Failure::new(Exit::Failed, format!("{what} is not over after {given}; it goes on"))
-            .hint("follow it with `turnoutctl release watch`, or see `turnoutctl release list`"))
-    })
-}
-
-async fn follow_to_end(
-    client: &Client,
-    screen: &mut Screen,
-    mut status: ReleaseStatus,
-) -> Result<ReleaseStatus, Failure> {
-    if status.state.is_final() {
-        return Ok(status);
-    }
-    let mut updates = Updates::follow(client, Some(status.model.clone())).await?;
-    let mut progress = Progress::default();
-    loop {
-        let update = updates.next().await?;
-        status = match find(&update, status.release_id) {
-            Some(found) => found.clone(),
-            // Another release of the model has begun: this one is over, and its end is in the journal.
-            None => client.release(status.release_id).await?,
-        };
-        progress.show(screen, &update, &status)?;
-        if status.state.is_final() {
-            return Ok(status);
-        }
-    }
 }
 
 /// A release as an update has it.
@@ -266,7 +237,7 @@ impl Progress {
 pub fn print_end(screen: &mut Screen, ended: &ReleaseStatus) -> Result<(), Failure> {
     let hint = match ended.state {
         ReleaseState::Promoted => format!("undo it with `turnoutctl rollback {}`", ended.model),
-        ReleaseState::Stuck => "an operator must look: `turnoutctl status`, `turnoutctl doctor`".to_owned(),
+        ReleaseState::Stuck => stuck_hint(ended),
         _ => format!("see everything with `turnoutctl report {}`", ended.release_id),
     };
     let shown = match screen.is_live() {
@@ -275,6 +246,14 @@ pub fn print_end(screen: &mut Screen, ended: &ReleaseStatus) -> Result<(), Failu
         false => ended.clone(),
     };
     Ok(screen.show(ended, &(text(&shown) + &format!("{DIM}hint:{DIM:#} {hint}\n")))?)
+}
+
+/// What to do about a release that could not be undone.
+pub fn stuck_hint(ended: &ReleaseStatus) -> String {
+    format!(
+        "`turnoutctl report {}` names what failed: mend it, then `turnoutctl rollback {}` tries again",
+        ended.release_id, ended.model
+    )
 }
 
 /// The exit code that goes with how a release ended.
@@ -357,5 +336,22 @@ pub fn state_style(state: ReleaseState) -> Style {
         ReleaseState::Promoted => GOOD,
         ReleaseState::Paused | ReleaseState::RollingBack | ReleaseState::Cancelled => WARN,
         ReleaseState::RolledBack | ReleaseState::Stuck => BAD,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stuck_release_is_told_with_the_commands_that_mend_it() {
+        let sample = include_bytes!("../../protocol/tests/golden/ReleaseStatus.json");
+        let mut status: ReleaseStatus = serde_json::from_slice(sample).unwrap();
+        status.state = ReleaseState::Stuck;
+        let hint = stuck_hint(&status);
+        assert!(
+            hint.contains("`turnoutctl report r-2`") && hint.contains("`turnoutctl rollback fraud`"),
+            "{hint}"
+        );
     }
 }

@@ -3,9 +3,10 @@
 use crate::args::StartArguments;
 use crate::error::{Exit, Failure};
 use crate::order;
-use crate::release::{self, Progress, find, read_plan, sentence, steps, wait_for, within};
+use crate::release::{self, Progress, find, read_plan, sentence, steps};
 use crate::render::{DIM, STRONG, Screen, safe};
 use crate::updates::Updates;
+use crate::wait::{Timeout, not_over, wait_for, within};
 use crate::watch::{self, Frame};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -44,19 +45,32 @@ pub async fn start(
         screen.show(&started, &text)?;
         return Ok(Exit::Done);
     }
-    let what = format!("set `{}`", started.set);
-    let ended = within(&what, arguments.timeout, follow(client, screen, started.releases)).await?;
-    let exit = exit_of(&ended);
-    let next = match (exit, ended.first()) {
-        (Exit::Done, Some(first)) => format!("undo it with `turnoutctl rollback {}`", first.model),
-        (Exit::Refused, Some(first)) => {
-            format!("see everything with `turnoutctl report {}`", first.release_id)
+    end(client, screen, (started, Timeout::begin(arguments.timeout))).await
+}
+
+/// Waits until all releases of a set are over, and says how they ended.
+async fn end(
+    client: &Client,
+    screen: &mut Screen,
+    (mut set, timeout): (SetStarted, Option<Timeout>),
+) -> Result<Exit, Failure> {
+    match within(timeout, follow(client, screen, &mut set.releases)).await {
+        Ok(ended) => ended?,
+        Err(timeout) => return Err(not_over(screen, (&format!("set `{}`", set.set), timeout), &set)),
+    }
+    let exit = exit_of(set.releases.iter().map(|status| status.state));
+    let stuck = set.releases.iter().find(|status| status.state == ReleaseState::Stuck);
+    let next = match (stuck, set.releases.first()) {
+        (Some(stuck), _) => release::stuck_hint(stuck),
+        (None, Some(first)) if exit == Exit::Done => {
+            format!("undo it with `turnoutctl rollback {}`", first.model)
         }
-        _ => "an operator must look: `turnoutctl status`, `turnoutctl doctor`".to_owned(),
+        (None, Some(first)) => format!("see everything with `turnoutctl report {}`", first.release_id),
+        (None, None) => "`turnoutctl release list` shows every release".to_owned(),
     };
     let text =
-        lines(&ended) + &others(&started.stays, &started.leaves) + &format!("{DIM}hint:{DIM:#} {next}\n");
-    screen.show(&SetStarted { releases: ended, ..started }, &text)?;
+        lines(&set.releases) + &others(&set.stays, &set.leaves) + &format!("{DIM}hint:{DIM:#} {next}\n");
+    screen.show(&set, &text)?;
     Ok(exit)
 }
 
@@ -101,11 +115,7 @@ fn others(stays: &[ModelName], leaves: &[ModelName]) -> String {
 }
 
 /// Follows releases until all are over.
-async fn follow(
-    client: &Client,
-    screen: &mut Screen,
-    mut releases: Vec<ReleaseStatus>,
-) -> Result<Vec<ReleaseStatus>, Failure> {
+async fn follow(client: &Client, screen: &mut Screen, releases: &mut [ReleaseStatus]) -> Result<(), Failure> {
     let mut updates = Updates::follow(client, None).await?;
     let mut frame = Frame::default();
     let mut progress: Vec<Progress> = releases.iter().map(|_| Progress::default()).collect();
@@ -124,7 +134,7 @@ async fn follow(
             frame.draw(screen, &watch::text(&update, None))?;
         }
     }
-    Ok(releases)
+    Ok(())
 }
 
 /// Waits for the other releases of the set that one which has ended is of. Gives how they ended.
@@ -132,24 +142,26 @@ pub async fn others_end(
     client: &Client,
     screen: &mut Screen,
     ended: &ReleaseStatus,
+    timeout: Option<Timeout>,
 ) -> Result<Vec<ReleaseState>, Failure> {
     let mut states = Vec::new();
     for other in ended.set.iter().flat_map(|set| &set.releases) {
         if other.release_id != ended.release_id {
             let status = client.release(other.release_id).await?;
-            states.push(wait_for(client, screen, status, None).await?.state);
+            states.push(wait_for(client, screen, status, timeout).await?.state);
         }
     }
     Ok(states)
 }
 
-fn exit_of(ended: &[ReleaseStatus]) -> Exit {
+/// The exit code of several releases: that of the one that ended worst.
+pub fn exit_of(ended: impl IntoIterator<Item = ReleaseState>) -> Exit {
     let worst = |one: Exit, other: Exit| match (one, other) {
         (Exit::Done, other) => other,
         (one, Exit::Done | Exit::Refused) => one,
         (_, other) => other,
     };
-    ended.iter().map(|status| release::exit_of(status.state)).fold(Exit::Done, worst)
+    ended.into_iter().map(release::exit_of).fold(Exit::Done, worst)
 }
 
 /// What a release is promoted together with, in a line; nothing for a release of its own.

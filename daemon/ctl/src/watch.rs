@@ -6,10 +6,10 @@ use crate::release::state_style;
 use crate::render::{
     BAD, DIM, GOOD, Screen, Table, WARN, clock, figure, latency, safe, share, styled, time, words,
 };
-use crate::status;
+use crate::status::{self, unknown_model};
 use crate::updates::Updates;
 use std::io;
-use turnout_manifest::ModelName;
+use turnout_manifest::{ModelName, ReleaseId};
 use turnout_protocol::client::Client;
 use turnout_protocol::control::{ReleaseStatus, Update, WindowStatus};
 
@@ -18,12 +18,10 @@ const DEFAULT_ROWS: usize = 24;
 
 /// Follows one model or all until the reader goes away or presses Ctrl-C.
 pub async fn watch(client: &Client, screen: &mut Screen, model: Option<ModelName>) -> Result<Exit, Failure> {
-    if let Some(model) = &model
-        && !client.status().await?.models.iter().any(|known| known.model == *model)
-    {
-        return Err(Failure::new(Exit::Failed, format!("model `{model}` is not live and has no release"))
-            .hint("`turnoutctl status` lists the models; `turnoutctl release start MODEL@VERSION` starts a release"));
-    }
+    let model = match model {
+        Some(name) => Some(model_of(client, name).await?),
+        None => None,
+    };
     let mut updates = Updates::follow(client, model.clone()).await?;
     let mut frame = Frame::default();
     loop {
@@ -36,6 +34,17 @@ pub async fn watch(client: &Client, screen: &mut Screen, model: Option<ModelName
         if screen.reader_is_gone() {
             return Ok(Exit::Done);
         }
+    }
+}
+
+/// The model of this name, or else of the release of this id.
+async fn model_of(client: &Client, name: ModelName) -> Result<ModelName, Failure> {
+    if client.status().await?.models.iter().any(|known| known.model == name) {
+        return Ok(name);
+    }
+    match name.as_str().parse::<ReleaseId>() {
+        Ok(id) => Ok(client.release(id).await?.model),
+        Err(_) => Err(unknown_model(&name)),
     }
 }
 

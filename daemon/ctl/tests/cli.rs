@@ -13,6 +13,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+use std::time::Duration;
 
 #[path = "../../protocol/tests/service/mod.rs"]
 mod service;
@@ -25,6 +26,10 @@ struct Stage {
 
 impl Stage {
     fn new() -> Self {
+        Self::with(answer)
+    }
+
+    fn with(answer: impl Fn(&Received) -> Answer + Send + 'static) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let stage = Self { service: Service::start(answer), directory };
         fs::create_dir(stage.path("bin")).unwrap();
@@ -288,6 +293,39 @@ fn a_reader_that_goes_away_ends_the_command_quietly() {
     let mut said = String::new();
     child.stderr.take().unwrap().read_to_string(&mut said).unwrap();
     assert_eq!((child.wait().unwrap().code(), said.as_str()), (Some(0), ""));
+}
+
+#[test]
+fn a_verdict_keeps_its_code_when_its_reader_went_away() {
+    let stage = Stage::new();
+    // The reader is gone before the first byte; the code is that of `turnoutctl`, not of the reader.
+    let code = |line: &str| {
+        let command = format!("bash -c '{{ sleep 0.2; {line}; echo $? > code; }} | true'");
+        assert!(stage.command(&command).status().unwrap().success(), "{line}");
+        fs::read_to_string(stage.path("code")).unwrap().trim().to_owned()
+    };
+    assert_eq!(code("turnoutctl release start fraud@1.4.0 --wait"), "3");
+    assert_eq!(code("turnoutctl release start fraud@1.4.0 --wait --output ndjson"), "3");
+    assert_eq!(code("turnoutctl release list"), "0");
+    assert_eq!(code("turnoutctl audit log --follow"), "0");
+}
+
+#[test]
+fn a_wait_that_is_given_up_says_how_the_release_stood() {
+    let stage = Stage::with(|request| {
+        if request.call.starts_with("GET /v1/events") {
+            std::thread::sleep(Duration::from_secs(2));
+        }
+        answer(request)
+    });
+    let line = "turnoutctl release start fraud@1.4.0 --wait --timeout 200ms --output json";
+    let output = stage.command(line).output().unwrap();
+    let last: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!((output.status.code(), &last["state"]), (Some(1), &json!("running")), "{output:?}");
+    assert!(
+        String::from_utf8_lossy(&output.stderr).contains("is not over after 200 ms; it goes on"),
+        "{output:?}"
+    );
 }
 
 #[test]
