@@ -10,7 +10,7 @@ mod trust;
 #[path = "args/window.rs"]
 mod window;
 
-pub use snapshots::{Since, SnapshotCommand, SnapshotsArguments, StoreCommand};
+pub use snapshots::{ExportArguments, Since, SnapshotCommand, SnapshotsArguments, StoreCommand};
 pub use trust::{
     AddArguments, DraftArguments, DraftCommand, KeyArguments, KeyCommand, NewOrderArguments, OrderCommand,
     OwnedKey, SecretSource, TrustCommand,

@@ -1,16 +1,17 @@
 //! `turnoutctl audit export` and `audit check`: a snapshot as a file with the signed list of its content beside it, and
 //! the comparison of what somebody received with that list. Checking needs no daemon.
 
+use crate::args::ExportArguments;
 use crate::error::{Exit, Failure, chain};
 use crate::files;
 use crate::render::{BAD, DIM, GOOD, STRONG, Screen, bytes, count, safe};
+use crate::unfinished::{Existing, Unfinished};
 use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, openat, openat2};
 use serde_json::json;
 use std::collections::BTreeMap;
-use std::fs::{self, File, OpenOptions};
-use std::io::{Read, Write};
+use std::fs::{self, File};
+use std::io::Read;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use turnout_manifest::envelope::Envelope;
 use turnout_manifest::key::PublicKey;
@@ -28,33 +29,36 @@ const DEPTH_MAX: usize = 64;
 pub async fn export(
     client: &Client,
     screen: &mut Screen,
-    (snapshot, file): (&str, Option<PathBuf>),
+    arguments: ExportArguments,
 ) -> Result<Exit, Failure> {
+    let ExportArguments { snapshot, file, force } = arguments;
+    let there = if force { Existing::Replace } else { Existing::Keep };
     let file = file.unwrap_or_else(|| PathBuf::from(format!("{snapshot}.btrfs")));
     let list = with_suffix(&file, ".digests.json");
-    let signed = client.snapshot_digests(snapshot).await?;
-    let mut stream = client.snapshot_stream(snapshot).await?;
-    let unfinished = with_suffix(&file, ".part");
-    let mut out = Unfinished::create(unfinished)?;
+    there.allows(&file)?;
+    there.allows(&list)?;
+    let signed = client.snapshot_digests(&snapshot).await?;
+    let mut stream = client.snapshot_stream(&snapshot).await?;
+    let mut out = Unfinished::create(&file)?;
     let mut size = 0;
     while let Some(piece) = stream.next().await? {
-        out.file.write_all(&piece).map_err(|error| Failure::file("write", &out.path, &error))?;
+        out.write(&piece)?;
         size += piece.len() as u64;
     }
-    out.keep_as(&file)?;
-    let mut out = Unfinished::create(with_suffix(&list, ".part"))?;
-    out.file.write_all(signed.envelope.as_bytes()).map_err(|error| Failure::file("write", &list, &error))?;
-    out.keep_as(&list)?;
+    out.keep(there)?;
+    let mut out = Unfinished::create(&list)?;
+    out.write(signed.envelope.as_bytes())?;
+    out.keep(there)?;
     let text = format!(
         "{GOOD}exported{GOOD:#} {STRONG}{}{STRONG:#}\nstream   {} ({})\ndigests  {}, signed by this host\n\
          {DIM}hint:{DIM:#} elsewhere: `btrfs receive -f {} DIR`, then `turnoutctl audit check DIR/{} \
          --digests {} --key HOST.pem`; the key is printed by `turnoutctl audit key`\n",
-        safe(snapshot),
+        safe(&snapshot),
         file.display(),
         bytes(size),
         list.display(),
         file.display(),
-        safe(snapshot),
+        safe(&snapshot),
         list.display(),
     );
     let value = json!({
@@ -68,37 +72,6 @@ fn with_suffix(file: &Path, suffix: &str) -> PathBuf {
     let mut name = file.as_os_str().to_owned();
     name.push(suffix);
     PathBuf::from(name)
-}
-
-/// A file that goes away unless it is kept.
-struct Unfinished {
-    path: PathBuf,
-    file: File,
-    kept: bool,
-}
-
-impl Unfinished {
-    fn create(path: PathBuf) -> Result<Self, Failure> {
-        // What the models are made of is not for everybody.
-        let made = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&path);
-        let file = made.map_err(|error| Failure::file("create", &path, &error))?;
-        Ok(Self { path, file, kept: false })
-    }
-
-    fn keep_as(mut self, name: &Path) -> Result<(), Failure> {
-        let kept = self.file.sync_all().and_then(|()| fs::rename(&self.path, name));
-        kept.map_err(|error| Failure::file("write", name, &error))?;
-        self.kept = true;
-        Ok(())
-    }
-}
-
-impl Drop for Unfinished {
-    fn drop(&mut self) {
-        if !self.kept {
-            let _ = fs::remove_file(&self.path);
-        }
-    }
 }
 
 /// Compares every file below a folder with the list, and the list's signature with the key.

@@ -33,6 +33,7 @@ mod status;
 mod store;
 mod token;
 mod trust;
+mod unfinished;
 mod updates;
 mod verify;
 mod wait;

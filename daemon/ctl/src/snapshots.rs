@@ -59,9 +59,7 @@ pub async fn run(client: &Client, screen: &mut Screen, command: SnapshotCommand)
             let found = client.diff_snapshots(&from, &to).await?;
             screen.show(&found, &difference(&found))?;
         }
-        SnapshotCommand::Export { snapshot, file } => {
-            return exports::export(client, screen, (&snapshot, file)).await;
-        }
+        SnapshotCommand::Export(arguments) => return exports::export(client, screen, arguments).await,
         SnapshotCommand::Check { dir, digests, key } => {
             return exports::check(screen, &dir, (&digests, &key));
         }

@@ -58,13 +58,7 @@ pub enum SnapshotCommand {
         to: String,
     },
     /// Write a snapshot as a `btrfs send` stream, and the signed list of its files beside it (as root)
-    Export {
-        /// Its name
-        snapshot: String,
-        /// Where to; without it, SNAPSHOT.btrfs in this folder. The list is called the same with `.digests.json`
-        #[arg(short = 'o', long = "file", value_name = "FILE")]
-        file: Option<PathBuf>,
-    },
+    Export(ExportArguments),
     /// Compare the files below a folder with the signed list of an export; exits 3 when something differs
     Check {
         /// What `btrfs receive` made, or a mounted snapshot
@@ -88,6 +82,19 @@ pub enum SnapshotCommand {
         #[arg(long, value_name = "WHEN", value_parser = parse_since)]
         before: Option<Since>,
     },
+}
+
+/// `turnoutctl audit export ...`
+#[derive(Debug, Args)]
+pub struct ExportArguments {
+    /// Its name
+    pub snapshot: String,
+    /// Where to; without it, SNAPSHOT.btrfs in this folder. The list is called the same with `.digests.json`
+    #[arg(short = 'o', long = "file", value_name = "FILE")]
+    pub file: Option<PathBuf>,
+    /// Replace files that are there
+    #[arg(long)]
+    pub force: bool,
 }
 
 /// `turnoutctl audit snapshots ...`
