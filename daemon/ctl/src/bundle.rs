@@ -2,13 +2,14 @@
 //! only; what a manifest says is the manifest's own language.
 
 use crate::error::{Exit, Failure};
-use crate::files::{self, TEXT_MAX};
+use crate::files;
 use crate::folder::Folder;
 use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use turnout_manifest::Sha256;
+use turnout_manifest::envelope::ENVELOPE_MAX;
 use turnout_manifest::manifest::FileEntry;
 
 /// The description that people write.
@@ -41,7 +42,7 @@ pub fn envelope(dir: &Path) -> Result<Vec<u8>, Failure> {
         .hint(format!("sign it with `turnoutctl manifest sign {} --key PEM`", dir.display())));
     }
     // Whoever made the folder chose what lies there.
-    files::read_all(files::open_regular(&path), &path, TEXT_MAX)
+    files::read_all(files::open_regular(&path), &path, ENVELOPE_MAX)
 }
 
 /// The bytes of all files, one after the other, each opened when its turn comes.
@@ -67,7 +68,7 @@ impl Content {
                 let message =
                     format!("`{}` {found}, the signed manifest says {}", path.display(), entry.size);
                 return Err(Failure::new(Exit::Refused, message)
-                    .hint("restore the file, or sign the folder again with `turnoutctl manifest sign`"));
+                    .hint("restore the file, or sign the folder again with `turnoutctl manifest sign DIR --key PEM`"));
             }
             length = length.saturating_add(entry.size);
         }
@@ -97,6 +98,17 @@ impl Read for Content {
 mod tests {
     use super::*;
     use rustix::fs::{CWD, FileType, Mode, mknodat};
+
+    #[test]
+    fn an_envelope_is_read_to_the_length_that_the_daemon_takes() {
+        let place = tempfile::tempdir().unwrap();
+        let path = place.path().join(ENVELOPE);
+        let length = usize::try_from(ENVELOPE_MAX).unwrap();
+        std::fs::write(&path, vec![b' '; length]).unwrap();
+        assert_eq!(envelope(place.path()).unwrap().len(), length);
+        std::fs::write(&path, vec![b' '; length + 1]).unwrap();
+        assert_eq!(envelope(place.path()).unwrap_err().exit, Exit::Refused);
+    }
 
     #[test]
     fn an_envelope_that_is_a_pipe_or_leads_to_a_device_does_not_hold_its_reader() {

@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use turnout_manifest::assertion::{Assertion, Check};
 use turnout_manifest::contract::{Contract, Datatype, TensorContract};
 use turnout_manifest::description::Description;
-use turnout_manifest::envelope::{Envelope, MANIFEST_TYPE};
+use turnout_manifest::envelope::{ENVELOPE_MAX, Envelope, MANIFEST_TYPE};
 use turnout_manifest::problem::Problems;
 use turnout_manifest::trust::{CheckResult, Outcome};
 use turnout_manifest::{Manifest, ModelName, Sha256, Version, VersionRef};
@@ -176,7 +176,7 @@ fn append_signature(
             "the files are not as the first signer signed them: {}",
             safe(&files.detail)
         ))
-        .hint("restore them, or begin anew with `turnoutctl manifest sign` without `--append`"));
+        .hint("restore them, or begin anew: the same command without `--append`"));
     }
     content::demand(dir, &manifest, policy)?;
     seal(screen, (dir, &manifest), (envelope, key))
@@ -190,6 +190,7 @@ fn seal(
     key.seal(&mut envelope)?;
     let target = dir.join(ENVELOPE);
     let json = envelope.to_json().map_err(|error| Failure::from_error(Exit::Failed, &error))?;
+    fits(dir, json.len() as u64)?;
     files::replace(&target, &json, 0o644)?;
     let signed = Signed {
         schema: SCHEMA,
@@ -204,12 +205,25 @@ fn seal(
     Ok(Exit::Done)
 }
 
+/// What is longer would be written, and then be read by nobody.
+fn fits(dir: &Path, length: u64) -> Result<(), Failure> {
+    if length <= ENVELOPE_MAX {
+        return Ok(());
+    }
+    let message = format!(
+        "the signed manifest of `{}` would have {length} bytes, {ENVELOPE_MAX} are allowed",
+        dir.display()
+    );
+    Err(Failure::new(Exit::Refused, message).hint(format!("shorten the annotations in `{DESCRIPTION}`")))
+}
+
 fn signed_text(signed: &Signed, dir: &Path) -> String {
     let others =
         if signed.signatures > 1 { format!(", the {}. signature", signed.signatures) } else { String::new() };
     format!(
         "{GOOD}signed{GOOD:#}: {STRONG}{}{STRONG:#} with {}{others}\ndigest  {}\nkey id  {}\nwrote   {}\n\
-         {DIM}hint:{DIM:#} check it with `turnoutctl manifest verify {}`\n",
+         {DIM}hint:{DIM:#} check it with `turnoutctl manifest verify {}`; where no daemon runs, with \
+         `--trust FILE`\n",
         signed.version,
         count(signed.files as u64, "file"),
         signed.digest,
@@ -236,4 +250,15 @@ pub fn check_rows(checks: &[CheckResult]) -> String {
         table.row(vec![styled(style, word), words(safe(&check.name)), words(safe(&check.detail))]);
     }
     table.text()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_manifest_that_would_be_refused_is_not_written() {
+        assert!(fits(Path::new("fraud"), ENVELOPE_MAX).is_ok());
+        assert_eq!(fits(Path::new("fraud"), ENVELOPE_MAX + 1).unwrap_err().exit, Exit::Refused);
+    }
 }

@@ -8,9 +8,10 @@ use crate::files;
 use crate::render::{DIM, GOOD, STRONG, Screen, count};
 use crate::signing_key::SigningKey;
 use serde::Serialize;
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use turnout_manifest::Sha256;
-use turnout_manifest::envelope::{Envelope, MANIFEST_TYPE};
+use turnout_manifest::envelope::{ENVELOPE_MAX, Envelope, MANIFEST_TYPE};
 use turnout_manifest::exception::EXCEPTION_TYPE;
 use turnout_manifest::order::ORDER_TYPE;
 use turnout_manifest::root::ROOT_TYPE;
@@ -18,7 +19,8 @@ use turnout_protocol::control::SCHEMA;
 
 /// The document in a file, signed or not.
 pub fn read(path: &Path) -> Result<Envelope, Failure> {
-    Envelope::parse_draft(&files::read(path)?).map_err(|error| {
+    let bytes = files::read_all(File::open(path), path, ENVELOPE_MAX)?;
+    Envelope::parse_draft(&bytes).map_err(|error| {
         Failure::new(
             Exit::Refused,
             format!("`{}` is no draft or signed document: {}", path.display(), chain(&error)),

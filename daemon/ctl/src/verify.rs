@@ -69,7 +69,11 @@ pub async fn run(
     (dir, policy): (&Path, &Policy),
     trust: Option<&Path>,
 ) -> Result<Exit, Failure> {
-    let envelope = bundle::envelope(dir)?;
+    let envelope = match bundle::envelope(dir) {
+        Ok(envelope) => envelope,
+        Err(refused) if refused.exit == Exit::Refused => return show_unsigned(screen, dir, &refused),
+        Err(failure) => return Err(failure),
+    };
     let mut verification = match trust {
         Some(file) => verify(&envelope, &store_of_file(file)?),
         None => by_daemon(client, &envelope).await?,
@@ -87,6 +91,22 @@ pub async fn run(
         checks: verification.checks,
     };
     screen.show(&verified, &text(&verified, dir))?;
+    Ok(verified.exit())
+}
+
+/// Without a signed manifest the first check fails: that is a verdict too.
+fn show_unsigned(screen: &mut Screen, dir: &Path, refused: &Failure) -> Result<Exit, Failure> {
+    let (name, detail) = ("envelope".to_owned(), refused.message().to_owned());
+    let verified = Verified {
+        schema: SCHEMA,
+        verdict: Verdict::Rejected,
+        version: None,
+        digest: None,
+        signed_by: Vec::new(),
+        checks: vec![CheckResult { name, result: Outcome::Fail, detail }],
+    };
+    let hint = format!("sign it with `turnoutctl manifest sign {} --key PEM`", dir.display());
+    screen.show(&verified, &(verified.text() + &format!("{DIM}hint:{DIM:#} {hint}\n")))?;
     Ok(verified.exit())
 }
 

@@ -9,8 +9,7 @@ use std::time::Duration;
 use turnout_manifest::manifest::FileEntry;
 use turnout_manifest::{ModelName, Sha256};
 
-/// Longest signed manifest that is taken in, kept or read, bytes.
-pub const ENVELOPE_MAX: u64 = 8 << 20;
+pub use turnout_manifest::envelope::ENVELOPE_MAX;
 
 /// The content-addressed name of a stored version: folder `versions/<model>@<64 hex digits>`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]

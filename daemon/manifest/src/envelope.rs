@@ -11,6 +11,8 @@ use serde::{Deserialize, Serialize};
 pub const MANIFEST_TYPE: &str = "application/vnd.turnout.manifest.v1+json";
 /// Greatest number of signatures.
 pub const SIGNATURES_MAX: usize = 16;
+/// Longest signed manifest that is written, sent, kept or read, bytes.
+pub const ENVELOPE_MAX: u64 = 8 << 20;
 /// Greatest length of a payload type, bytes.
 pub const PAYLOAD_TYPE_MAX: usize = 128;
 
