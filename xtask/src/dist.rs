@@ -5,6 +5,7 @@ mod configuration;
 mod deb;
 mod list;
 mod made;
+mod page;
 mod rpm;
 mod stage;
 

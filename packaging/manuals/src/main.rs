@@ -22,14 +22,46 @@ mod daemon;
 #[path = "../../../daemon/export/src/arguments.rs"]
 mod export;
 
+/// What no command line says of the daemon.
+const DAEMON: &str = r#".SH FILES
+.TP
+.I /etc/turnout/turnout.toml
+The configuration that the service names by \fB\-\-config\fR; every key is in
+.BR turnout.toml (5).
+.SH SIGNALS
+.TP
+.B SIGHUP
+Reads the configuration again; \fBsystemctl reload turnoutd\fR sends it.
+.SH SEE ALSO
+.BR turnout.toml (5),
+.BR turnoutctl (1),
+.BR turnout\-export (8)
+"#;
+
+/// What every page says of itself.
+struct Edition {
+    version: String,
+    day: String,
+}
+
 fn main() -> Result<()> {
-    let into = PathBuf::from(std::env::args_os().nth(1).context("usage: turnout-manuals DIRECTORY")?);
-    for (command, section) in [
-        (ctl::Arguments::command(), "1"),
-        (daemon::Arguments::command(), "8"),
-        (export::Arguments::command(), "8"),
+    let arguments: Vec<_> = std::env::args().skip(1).collect();
+    let [into, version, day] = <[String; 3]>::try_from(arguments)
+        .map_err(|_| anyhow::anyhow!("usage: turnout-manuals DIRECTORY VERSION DATE"))?;
+    let (into, edition) = (PathBuf::from(into), Edition { version, day });
+    for (command, section, rest) in [
+        (ctl::Arguments::command(), "1", ""),
+        (daemon::Arguments::command(), "8", DAEMON),
+        (export::Arguments::command(), "8", ""),
     ] {
-        pages(&command, section, &into.join(format!("man{section}")))?;
+        let mut pages = pages(&command, section, &edition)?;
+        pages[0].text += rest;
+        let folder = into.join(format!("man{section}"));
+        fs::create_dir_all(&folder).with_context(|| format!("cannot make `{}`", folder.display()))?;
+        for page in pages {
+            let file = folder.join(page.name);
+            fs::write(&file, page.text).with_context(|| format!("cannot write `{}`", file.display()))?;
+        }
         for shell in [Shell::Bash, Shell::Zsh, Shell::Fish] {
             completion(&command, shell, &into.join(shell.to_string()))?;
         }
@@ -37,19 +69,31 @@ fn main() -> Result<()> {
     Ok(())
 }
 
-/// A page for the program and one for each of its commands, `NAME-COMMAND.SECTION`.
-fn pages(command: &Command, section: &str, into: &Path) -> Result<()> {
-    fs::create_dir_all(into).with_context(|| format!("cannot make `{}`", into.display()))?;
-    let mut command = command.clone().disable_help_subcommand(true);
-    command.build();
-    page(&command, section, into)
+/// A manual page.
+struct Page {
+    name: String,
+    text: String,
 }
 
-fn page(command: &Command, section: &str, into: &Path) -> Result<()> {
+/// A page for the program, which comes first, and one for each of its commands that people call, `NAME-COMMAND.SECTION`.
+fn pages(command: &Command, section: &str, edition: &Edition) -> Result<Vec<Page>> {
+    let mut command = command.clone().disable_help_subcommand(true);
+    command.build();
+    let (mut pages, mut open) = (Vec::new(), vec![&command]);
+    while let Some(command) = open.pop() {
+        pages.push(page(command, section, edition)?);
+        open.extend(command.get_subcommands().filter(|inner| !inner.is_hide_set()));
+    }
+    Ok(pages)
+}
+
+fn page(command: &Command, section: &str, edition: &Edition) -> Result<Page> {
     let name = command.get_display_name().unwrap_or(command.get_name());
     let manual = clap_mangen::Man::new(command.clone()).title(name).section(section).manual("Turnout");
-    manual.generate_to(into).with_context(|| format!("cannot write the page of `{name}`"))?;
-    command.get_subcommands().try_for_each(|inner| page(inner, section, into))
+    let manual = manual.source(format!("turnout {}", edition.version)).date(&*edition.day);
+    let mut text = Vec::new();
+    manual.render(&mut text).with_context(|| format!("cannot make the page of `{name}`"))?;
+    Ok(Page { name: manual.get_filename(), text: String::from_utf8(text)? })
 }
 
 fn completion(command: &Command, shell: Shell, into: &Path) -> Result<()> {
@@ -57,4 +101,36 @@ fn completion(command: &Command, shell: Shell, into: &Path) -> Result<()> {
     let name = command.get_name().to_owned();
     clap_complete::generate_to(shell, &mut command.clone(), name, into)?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn daemon_pages() -> Vec<Page> {
+        let edition = Edition { version: "0.1.0".to_owned(), day: "2026-01-31".to_owned() };
+        pages(&daemon::Arguments::command(), "8", &edition).unwrap()
+    }
+
+    #[test]
+    fn every_page_names_product_version_and_day() {
+        for page in daemon_pages() {
+            let title = page.text.lines().find(|line| line.starts_with(".TH")).unwrap_or_default();
+            assert!(title.ends_with(r#"8 2026-01-31 "turnout 0.1.0" Turnout"#), "{}: {title}", page.name);
+        }
+    }
+
+    #[test]
+    fn a_hidden_command_has_no_page() {
+        let command = daemon::Arguments::command();
+        assert!(
+            command
+                .get_subcommands()
+                .any(|inner| inner.get_name() == "serve-snapshots" && inner.is_hide_set())
+        );
+        let names: Vec<_> = daemon_pages().into_iter().map(|page| page.name).collect();
+        assert_eq!(names[0], "turnoutd.8");
+        assert!(names.contains(&"turnoutd-doctor.8".to_owned()), "{names:?}");
+        assert!(!names.contains(&"turnoutd-serve-snapshots.8".to_owned()), "{names:?}");
+    }
 }

@@ -1,5 +1,6 @@
 //! The default configuration, `packaging/turnout.toml`, out of the doc comments of the configuration's type: each key
 //! with its manual and, as a comment, its default. A key whose comment names no value fails, so that none is left out.
+//! The manual page out of the same comments is in `page.rs`.
 
 use anyhow::{Context, Result, bail};
 use std::fs;
@@ -35,6 +36,26 @@ const HEAD: &str = "\
 # `systemctl restart turnoutd`.
 ";
 
+/// A table of the configuration.
+pub struct Table {
+    /// What the file calls it; the first one has no name.
+    pub name: Option<&'static str>,
+    /// What it is for.
+    pub manual: String,
+    /// Its keys, in their order.
+    pub keys: Vec<Key>,
+}
+
+/// A key of the configuration.
+pub struct Key {
+    /// Its name.
+    pub name: String,
+    /// What it is for.
+    pub manual: String,
+    /// Its default or an example, as TOML.
+    pub value: String,
+}
+
 /// Writes the file anew, when it is not as the source says.
 ///
 /// # Errors
@@ -49,31 +70,49 @@ pub fn refresh(root: &Path) -> Result<()> {
 }
 
 fn generate(root: &Path) -> Result<String> {
+    Ok(text(&tables(root)?))
+}
+
+/// The tables of this checkout's configuration.
+///
+/// # Errors
+/// When the source cannot be read or lacks a value.
+pub fn tables(root: &Path) -> Result<Vec<Table>> {
     let read = |source: &&str| {
         fs::read_to_string(root.join(source)).with_context(|| format!("cannot read `{source}`"))
     };
     let sources = SOURCES.iter().map(read).collect::<Result<Vec<_>>>()?;
-    text(&sources.concat(), &TABLES)
+    parse(&sources.concat(), &TABLES)
 }
 
-fn text(source: &str, tables: &[(&str, &str)]) -> Result<String> {
+fn parse(source: &str, tables: &[(&str, &'static str)]) -> Result<Vec<Table>> {
     // Doc comments of a file as a whole cannot stand in the middle of a text.
     let source = source.lines().filter(|line| !line.starts_with("//!")).collect::<Vec<_>>().join("\n");
     let file = syn::parse_file(&source).context("the configuration's source")?;
     let is_table =
         |field: &&Field| tables.iter().any(|(_, table)| table.split('.').next() == Some(&name(field)));
-    let mut out = HEAD.to_owned();
-    for field in settings(&file.items, "Raw")?.fields.iter().filter(|field| !is_table(field)) {
-        out += &entry(field)?;
-    }
+    let first = settings(&file.items, "Raw")?.fields.iter().filter(|field| !is_table(field));
+    let keys = first.map(key).collect::<Result<_>>()?;
+    let mut found = vec![Table { name: None, manual: String::new(), keys }];
     for (of, table) in tables {
         let settings = settings(&file.items, of)?;
-        out += &format!("\n{}#[{table}]\n", wrap(&manual(&settings.attrs)));
-        for field in &settings.fields {
-            out += &entry(field)?;
+        let keys = settings.fields.iter().map(key).collect::<Result<_>>()?;
+        found.push(Table { name: Some(table), manual: manual(&settings.attrs), keys });
+    }
+    Ok(found)
+}
+
+fn text(tables: &[Table]) -> String {
+    let mut out = HEAD.to_owned();
+    for table in tables {
+        if let Some(name) = table.name {
+            out += &format!("\n{}#[{name}]\n", wrap(&table.manual));
+        }
+        for key in &table.keys {
+            out += &format!("\n{}#{} = {}\n", wrap(&key.manual), key.name, key.value);
         }
     }
-    Ok(out)
+    out
 }
 
 fn settings<'a>(items: &'a [Item], wanted: &str) -> Result<&'a ItemStruct> {
@@ -84,8 +123,7 @@ fn settings<'a>(items: &'a [Item], wanted: &str) -> Result<&'a ItemStruct> {
     structs.find(|item| item.ident == wanted).with_context(|| format!("the configuration has no `{wanted}`"))
 }
 
-/// One key: its manual, and the key with its value as a comment.
-fn entry(field: &Field) -> Result<String> {
+fn key(field: &Field) -> Result<Key> {
     let (name, manual) = (name(field), manual(&field.attrs));
     let Some(value) = value(&manual) else {
         bail!(
@@ -93,7 +131,7 @@ fn entry(field: &Field) -> Result<String> {
         );
     };
     let value = if is_bare(value) { value.to_owned() } else { format!("\"{value}\"") };
-    Ok(format!("\n{}#{name} = {value}\n", wrap(&manual)))
+    Ok(Key { name, manual, value })
 }
 
 fn name(field: &Field) -> String {
@@ -151,7 +189,7 @@ mod tests {
     fn a_key_has_its_manual_and_its_default() {
         let source = "struct Raw { /// How many. Default `3`.\n a: u8, /// Where. Default beside it, such as `/x`.\n b: P, models: M }\n\
                       /// Settings of one model, by its name.\nstruct RawModel { /// Which. Default `[1, 2]`.\n c: C }";
-        let text = text(source, &[("RawModel", "models.NAME")]).unwrap();
+        let text = text(&parse(source, &[("RawModel", "models.NAME")]).unwrap());
         let body = text.strip_prefix(HEAD).unwrap();
         assert_eq!(
             body,
@@ -162,7 +200,7 @@ mod tests {
 
     #[test]
     fn a_key_without_a_value_is_named() {
-        let refusal = text("struct Raw { /// Some words.\n a: u8 }", &[]).unwrap_err().to_string();
+        let refusal = parse("struct Raw { /// Some words.\n a: u8 }", &[]).err().unwrap().to_string();
         assert!(refusal.contains("comment of `a` names no value"), "{refusal}");
     }
 }

@@ -1,8 +1,8 @@
 //! What a package holds and no file of the checkout is: manual pages and completions, out of the programs' own command
-//! lines; Debian's changelog.
+//! lines; the manual page of the configuration; Debian's changelog.
 
 use super::list::List;
-use super::{Job, fresh, write};
+use super::{Job, fresh, page, write};
 use crate::command;
 use anyhow::Result;
 
@@ -13,8 +13,11 @@ use anyhow::Result;
 pub fn make(job: &Job<'_>, list: &List) -> Result<()> {
     let made = job.made();
     fresh(&made)?;
+    let day = date(job, "+%Y-%m-%d")?;
     let manuals = job.programs.join("turnout-manuals");
-    command::run(command::program(job.root, &manuals.to_string_lossy()).arg(&made))?;
+    let mut manuals = command::program(job.root, &manuals.to_string_lossy());
+    command::run(manuals.arg(&made).args([&job.version, &day]))?;
+    write(&made.join("man5/turnout.toml.5"), page::text(job.root, &job.version, &day)?)?;
     write(&made.join("changelog"), changelog(job, list)?)
 }
 
