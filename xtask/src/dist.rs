@@ -17,6 +17,11 @@ use sha2::{Digest, Sha256};
 use std::fs;
 use std::path::{Path, PathBuf};
 
+/// What goes into a package.
+const LIST: &str = "packaging/files.toml";
+/// That of the workspace.
+const VERSION: &str = env!("CARGO_PKG_VERSION");
+
 /// What a package is made from and carries in its name.
 pub struct Job<'a> {
     /// The workspace.
@@ -25,7 +30,7 @@ pub struct Job<'a> {
     pub folder: PathBuf,
     /// Where cargo put the programs.
     pub programs: PathBuf,
-    /// Version of the packages.
+    /// Version of what is packaged.
     pub version: String,
     /// Seconds since the epoch that every file is said to be of.
     pub epoch: String,
@@ -74,7 +79,11 @@ pub fn run(root: &Path, arguments: &Arguments) -> Result<()> {
     setup::run(root, &Need::DIST)?;
     ebpf::run(root)?;
     configuration::refresh(root)?;
-    let (job, list) = prepare(root, arguments)?;
+    let list = List::read(&root.join(LIST))?;
+    if arguments.package_version.is_none() {
+        made::ensure_told(root, &list)?;
+    }
+    let job = prepare(root, arguments)?;
     let packages = pack(&job, &list)?;
     deb::check(&job, &packages[0])?;
     rpm::check(&job, &packages[1])?;
@@ -90,7 +99,8 @@ pub fn run(root: &Path, arguments: &Arguments) -> Result<()> {
 /// When build or packing fails.
 pub fn quick(root: &Path, next: &str) -> Result<Quick> {
     let arguments = Arguments { profile: "dev".to_owned(), package_version: None, packing: Packing::Plain };
-    let (job, list) = prepare(root, &arguments)?;
+    let list = List::read(&root.join(LIST))?;
+    let job = prepare(root, &arguments)?;
     let [deb, rpm] = pack(&job, &list)?;
     let later = Job { version: next.to_owned(), ..job };
     made::make(&later, &list)?;
@@ -118,22 +128,20 @@ fn pack(job: &Job, list: &List) -> Result<[PathBuf; 2]> {
     Ok(packages)
 }
 
-/// Builds the programs and reads the list of what goes into a package.
-fn prepare<'a>(root: &'a Path, arguments: &Arguments) -> Result<(Job<'a>, List)> {
+/// Builds the programs.
+fn prepare<'a>(root: &'a Path, arguments: &Arguments) -> Result<Job<'a>> {
     // All of the workspace, as the other verbs build it: otherwise other features of libraries would be built anew.
     let build = ["build", "--locked", "--workspace", "--bins", "--profile", &arguments.profile];
     command::run(&mut test::cargo(root, &build))?;
     let profile = if arguments.profile == "dev" { "debug" } else { &arguments.profile };
-    let job = Job {
+    Ok(Job {
         root,
         folder: root.join("target/dist"),
         programs: root.join("target").join(profile),
-        version: arguments.package_version.clone().unwrap_or_else(|| env!("CARGO_PKG_VERSION").to_owned()),
+        version: arguments.package_version.clone().unwrap_or_else(|| VERSION.to_owned()),
         epoch: last_commit(root)?,
         packing: arguments.packing,
-    };
-    let list = List::read(&root.join("packaging/files.toml"))?;
-    Ok((job, list))
+    })
 }
 
 impl Job<'_> {
@@ -144,10 +152,21 @@ impl Job<'_> {
         Ok(into)
     }
 
+    /// The version as packages carry it.
+    fn package_version(&self) -> String {
+        package_version(&self.version)
+    }
+
     /// Where what `dist` itself makes lies.
     fn made(&self) -> PathBuf {
         self.folder.join("made")
     }
+}
+
+/// What comes before a version is lower than it for dpkg and rpm after a tilde, not after a dash, which for rpm parts
+/// version and release.
+fn package_version(version: &str) -> String {
+    version.replace('-', "~")
 }
 
 /// The time of the last commit: the same for everybody who builds it.
@@ -181,4 +200,22 @@ fn write(file: &Path, content: impl AsRef<[u8]>) -> Result<()> {
         fs::create_dir_all(above).with_context(|| format!("cannot make `{}`", above.display()))?;
     }
     fs::write(file, content).with_context(|| format!("cannot write `{}`", file.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pre_release_is_lower_than_its_release() {
+        let release = package_version("0.2.0");
+        for version in ["0.2.0-rc.1", "0.2.0-alpha"] {
+            let before = package_version(version);
+            let mut dpkg = command::program(Path::new("/"), "dpkg");
+            let answer =
+                command::capture(dpkg.args(["--compare-versions", &before, "lt", &release])).unwrap();
+            assert!(answer.success, "{before} {}", answer.stderr);
+            assert!(!before.contains('-'), "{before}");
+        }
+    }
 }

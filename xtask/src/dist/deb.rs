@@ -30,7 +30,8 @@ pub fn pack(job: &Job<'_>, list: &List) -> Result<PathBuf> {
         fs::set_permissions(control.join(script), Permissions::from_mode(0o755))?;
     }
     fs::set_permissions(&control, Permissions::from_mode(0o755))?;
-    let package = job.folder.join(format!("{}_{}_{ARCHITECTURE}.deb", list.package.name, job.version));
+    let package =
+        job.folder.join(format!("{}_{}_{ARCHITECTURE}.deb", list.package.name, job.package_version()));
     let mut dpkg = command::program(job.root, "dpkg-deb");
     let compressor = match job.packing {
         Packing::Compressed => "-Zxz",
@@ -64,7 +65,7 @@ fn fields(job: &Job<'_>, list: &List, tree: &Path) -> Result<String> {
         "Package: {}\nVersion: {}\nArchitecture: {ARCHITECTURE}\nMaintainer: {}\nInstalled-Size: {kilobytes}\n\
          Depends: {}\nSection: net\nPriority: optional\nDescription: {}\n",
         package.name,
-        job.version,
+        job.package_version(),
         package.maintainer,
         depends.join(", "),
         package.summary

@@ -21,6 +21,8 @@ pub struct List {
 pub struct Package {
     /// Its name.
     pub name: String,
+    /// The version under development: what changed in it is not under a heading of its own yet.
+    pub unreleased: String,
     /// One line.
     pub summary: String,
     /// A paragraph.
@@ -136,7 +138,7 @@ mod tests {
     /// Crates whose programs are installed.
     const PROGRAMS: [&str; 6] =
         ["turnoutctl", "turnoutd", "turnout-export", "turnout-launcher", "turnout-worker", "turnout-router"];
-    const HEAD: &str = "[package]\nname = \"n\"\nsummary = \"s\"\ndescription = \"d\"\nmaintainer = \"m\"\n\
+    const HEAD: &str = "[package]\nname = \"n\"\nunreleased = \"0\"\nsummary = \"s\"\ndescription = \"d\"\nmaintainer = \"m\"\n\
                         licence = \"l\"\n[depends]\ndeb = []\nrpm = []\n";
 
     fn parse(entries: &str) -> Result<List> {

@@ -40,7 +40,7 @@ pub fn pack(job: &Job<'_>, list: &List) -> Result<PathBuf> {
     rpmbuild.args(["-bb", "--quiet", "--target", ARCHITECTURE, "--define"]);
     rpmbuild.arg(format!("_topdir {}", work.display())).arg(&spec);
     command::run(rpmbuild.env("SOURCE_DATE_EPOCH", &job.epoch))?;
-    let name = format!("{}-{}-1.{ARCHITECTURE}.rpm", list.package.name, job.version);
+    let name = format!("{}-{}-1.{ARCHITECTURE}.rpm", list.package.name, job.package_version());
     let package = job.folder.join(&name);
     fs::rename(work.join("RPMS").join(ARCHITECTURE).join(&name), &package)
         .with_context(|| format!("rpmbuild left no `{name}`"))?;
@@ -68,8 +68,7 @@ fn specification(job: &Job<'_>, list: &List, tree: &Path) -> Result<String> {
     let mut text = format!(
         "{MACROS}%global _binary_payload {payload}\n\nName: {}\nVersion: {}\nRelease: 1\nSummary: {}\nLicense: {}\nPackager: {}\n",
         package.name,
-        // A dash parts version and release.
-        job.version.replace('-', "~"),
+        job.package_version(),
         sentence(&package.summary),
         package.licence,
         package.maintainer
@@ -91,12 +90,9 @@ fn specification(job: &Job<'_>, list: &List, tree: &Path) -> Result<String> {
     for line in contents(list, tree)? {
         writeln!(text, "{line}")?;
     }
-    let date = made::date(job, "+%a %b %d %Y")?;
-    write!(
-        text,
-        "\n%changelog\n* {date} {} - {}-1\n- What changed is in CHANGELOG.md.\n",
-        package.maintainer, job.version
-    )?;
+    let (date, told) = (made::date(job, "+%a %b %d %Y")?, made::told(job)?);
+    let (maintainer, version) = (&package.maintainer, job.package_version());
+    write!(text, "\n%changelog\n* {date} {maintainer} - {version}-1\n- {told}\n")?;
     Ok(text)
 }
 
