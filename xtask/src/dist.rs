@@ -2,9 +2,12 @@
 //! time in a package is that of the last commit, owners are root, and archives are packed by one thread in one order.
 
 mod configuration;
+mod crates;
 mod deb;
+mod licence;
 mod list;
 mod made;
+mod notices;
 mod page;
 mod rpm;
 mod stage;

@@ -12,6 +12,7 @@ mod layers;
 mod setup;
 mod sources;
 mod test;
+mod toolchain;
 mod vm;
 
 use anyhow::Result;

@@ -66,6 +66,9 @@ pub struct Entry {
     /// The administrator's own.
     #[serde(default)]
     pub config: bool,
+    /// The text of a licence, or a notice that one asks for.
+    #[serde(default)]
+    pub licence: bool,
     /// As `.gz`.
     #[serde(default)]
     pub compress: bool,
@@ -87,6 +90,20 @@ impl Kind {
 }
 
 impl Entry {
+    /// Whether this line puts a file there.
+    pub fn installs(&self, path: &str) -> bool {
+        let Some(name) = self.from.rsplit('/').next().filter(|_| self.to.ends_with('/')) else {
+            return path.strip_suffix(self.ending()) == Some(&*self.to);
+        };
+        let inside = path.strip_prefix(&*self.to).and_then(|rest| rest.strip_suffix(self.ending()));
+        inside.is_some_and(|inside| inside == name || (name == "*" && !inside.contains('/')))
+    }
+
+    /// What compression appends to its name.
+    pub fn ending(&self) -> &'static str {
+        if self.compress { ".gz" } else { "" }
+    }
+
     /// Its permissions.
     ///
     /// # Errors
@@ -125,6 +142,11 @@ impl List {
         Ok(list)
     }
 
+    /// The programs that are installed, by their names.
+    pub fn programs(&self) -> Vec<&str> {
+        self.file.iter().filter_map(|entry| entry.from.strip_prefix("@program/")).collect()
+    }
+
     /// The lines for one kind of package.
     pub fn of(&self, kind: Kind) -> impl Iterator<Item = &Entry> {
         self.file.iter().filter(move |entry| entry.only.is_none_or(|only| only == kind))
@@ -150,8 +172,7 @@ mod tests {
         let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../packaging/files.toml");
         let list = List::read(&file).unwrap();
         for program in PROGRAMS {
-            let from = format!("@program/{program}");
-            assert!(list.file.iter().any(|entry| entry.from == from), "{program}");
+            assert!(list.programs().contains(&program), "{program}");
         }
     }
 
@@ -159,6 +180,27 @@ mod tests {
     fn a_line_for_one_kind_is_not_in_the_other() {
         let list = parse("[[file]]\nfrom = \"a\"\nto = \"/a\"\nonly = \"deb\"\n").unwrap();
         assert_eq!((list.of(Kind::Deb).count(), list.of(Kind::Rpm).count()), (1, 0));
+    }
+
+    #[test]
+    fn a_line_knows_what_it_installs() {
+        let list = parse(
+            "[[file]]\nfrom = \"x/a\"\nto = \"/d/\"\n[[file]]\nfrom = \"x/*\"\nto = \"/e/\"\ncompress = true\n\
+             [[file]]\nfrom = \"x\"\nto = \"/f\"\n",
+        );
+        let entries = list.unwrap().file;
+        for (at, path, expected) in [
+            (0, "/d/a", true),
+            (0, "/d/b", false),
+            (0, "/d/a.gz", false),
+            (1, "/e/b.gz", true),
+            (1, "/e/b", false),
+            (1, "/e/f/b.gz", false),
+            (2, "/f", true),
+            (2, "/f/a", false),
+        ] {
+            assert_eq!(entries[at].installs(path), expected, "{path}");
+        }
     }
 
     #[test]

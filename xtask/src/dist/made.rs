@@ -1,8 +1,8 @@
 //! What a package holds and no file of the checkout is: manual pages and completions, out of the programs' own command
-//! lines; the manual page of the configuration; Debian's changelog.
+//! lines; the manual page of the configuration; notices of third parties; Debian's changelog.
 
 use super::list::List;
-use super::{Job, VERSION, fresh, page, write};
+use super::{Job, VERSION, fresh, notices, page, write};
 use crate::command;
 use anyhow::{Context, Result, ensure};
 use std::fs;
@@ -14,7 +14,7 @@ const UNRELEASED: &str = "Unreleased";
 /// Makes all of it in `target/dist/made`.
 ///
 /// # Errors
-/// When the program that writes manuals does not.
+/// When the program that writes manuals does not, or the notices cannot be written.
 pub fn make(job: &Job<'_>, list: &List) -> Result<()> {
     let made = job.made();
     fresh(&made)?;
@@ -23,6 +23,7 @@ pub fn make(job: &Job<'_>, list: &List) -> Result<()> {
     let mut manuals = command::program(job.root, &manuals.to_string_lossy());
     command::run(manuals.arg(&made).args([&job.version, &day]))?;
     write(&made.join("man5/turnout.toml.5"), page::text(job.root, &job.version, &day)?)?;
+    write(&made.join("THIRD-PARTY-NOTICES"), notices::text(job.root, list)?)?;
     write(&made.join("changelog"), debian_changelog(job, list)?)
 }
 

@@ -99,15 +99,18 @@ fn specification(job: &Job<'_>, list: &List, tree: &Path) -> Result<String> {
 /// The files with what they are, and the folders that are ours alone.
 fn contents(list: &List, tree: &Path) -> Result<Vec<String>> {
     let configured: Vec<_> = list.of(Kind::Rpm).filter(|entry| entry.config).collect();
+    let licences: Vec<_> = list.of(Kind::Rpm).filter(|entry| entry.licence).collect();
     let mut lines = Vec::new();
     let mut folders = Vec::new();
     for file in stage::files(tree)? {
         let path = Path::new("/").join(&file);
         let above = path.parent().unwrap_or(Path::new("/")).to_owned();
         let name = path.display().to_string();
-        let is_config = configured.iter().any(|entry| name.starts_with(&entry.to));
+        let is_config = configured.iter().any(|entry| entry.installs(&name));
+        let is_licence = licences.iter().any(|entry| entry.installs(&name));
         let kind = match () {
             () if is_config => "%config(noreplace) ",
+            () if is_licence => "%license ",
             () if name.starts_with("/usr/share/man/") => "%doc ",
             () if name.starts_with("/usr/share/doc/") => "%doc ",
             () => "",

@@ -2,7 +2,7 @@
 
 use super::list::Entry;
 use super::{Job, fresh, write};
-use crate::{command, setup};
+use crate::{command, setup, toolchain};
 use anyhow::{Context, Result, bail};
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
@@ -30,6 +30,7 @@ fn sources(job: &Job<'_>, from: &str) -> Result<Vec<PathBuf>> {
     let (base, rest) = match from.split_once('/') {
         Some(("@program", name)) => (job.programs.clone(), name),
         Some(("@made", path)) => (job.made(), path),
+        Some(("@toolchain", name)) => (toolchain::read(job.root)?.sysroot.join("share/doc/rust"), name),
         Some(("@onnxruntime", name)) => {
             let library = setup::onnxruntime_library(job.root);
             (library.parent().map(Path::to_owned).unwrap_or_default(), name)
@@ -60,7 +61,7 @@ fn place(job: &Job<'_>, entry: &Entry, source: &Path, into: &Path) -> Result<()>
     }
     if entry.compress {
         command::run(command::program(job.root, "gzip").args(["-9", "--no-name", "--force"]).arg(&target))?;
-        target.as_mut_os_string().push(".gz");
+        target.as_mut_os_string().push(entry.ending());
     }
     fs::set_permissions(&target, Permissions::from_mode(entry.mode()?))
         .with_context(|| format!("cannot set the permissions of `{}`", target.display()))
