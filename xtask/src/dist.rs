@@ -1,5 +1,6 @@
-//! `dist`: the .deb and the .rpm out of one list of files, `packaging/files.toml`. Two runs give the same bytes: every
-//! time in a package is that of the last commit, owners are root, and archives are packed by one thread in one order.
+//! `dist`: the .deb and the .rpm out of one list of files, `packaging/files.toml`. Two runs give the same bytes, also in
+//! two checkouts: every time in a package is that of the last commit, owners are root, archives are packed by one thread
+//! in one order, and no program names the folder that it was built in.
 
 mod configuration;
 mod crates;
@@ -9,13 +10,15 @@ mod list;
 mod made;
 mod notices;
 mod page;
+mod programs;
 mod rpm;
 mod stage;
 
 use crate::setup::{self, Need};
-use crate::{command, ebpf, test};
+use crate::{command, ebpf};
 use anyhow::{Context, Result, ensure};
 use list::{Kind, List};
+use programs::Purpose;
 use sha2::{Digest, Sha256};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -33,6 +36,8 @@ pub struct Job<'a> {
     pub folder: PathBuf,
     /// Where cargo put the programs.
     pub programs: PathBuf,
+    /// What they were built for.
+    pub purpose: Purpose,
     /// Version of what is packaged.
     pub version: String,
     /// Seconds since the epoch that every file is said to be of.
@@ -88,6 +93,7 @@ pub fn run(root: &Path, arguments: &Arguments) -> Result<()> {
     }
     let job = prepare(root, arguments)?;
     let packages = pack(&job, &list)?;
+    programs::check(&job, &list)?;
     deb::check(&job, &packages[0])?;
     rpm::check(&job, &packages[1])?;
     for package in &packages {
@@ -133,14 +139,11 @@ fn pack(job: &Job, list: &List) -> Result<[PathBuf; 2]> {
 
 /// Builds the programs.
 fn prepare<'a>(root: &'a Path, arguments: &Arguments) -> Result<Job<'a>> {
-    // All of the workspace, as the other verbs build it: otherwise other features of libraries would be built anew.
-    let build = ["build", "--locked", "--workspace", "--bins", "--profile", &arguments.profile];
-    command::run(&mut test::cargo(root, &build))?;
-    let profile = if arguments.profile == "dev" { "debug" } else { &arguments.profile };
     Ok(Job {
         root,
         folder: root.join("target/dist"),
-        programs: root.join("target").join(profile),
+        programs: programs::build(root, &arguments.profile)?,
+        purpose: Purpose::of(&arguments.profile),
         version: arguments.package_version.clone().unwrap_or_else(|| VERSION.to_owned()),
         epoch: last_commit(root)?,
         packing: arguments.packing,

@@ -1,6 +1,7 @@
 //! `cargo xtask ebpf`: builds the kernel side into `target/ebpf/turnout.o`. Uses the distribution's compiler, which
 //! comes with the source of `core` that the kernel's target needs, and leaves installing it to the set-up.
 
+use crate::paths;
 use anyhow::{Context, ensure};
 use sha2::{Digest, Sha256};
 use std::fmt::Write;
@@ -18,13 +19,14 @@ const STRIP: &str = "/usr/lib/llvm-22/bin/llvm-strip";
 const LINKER_VARIABLE: &str = "TURNOUT_BPF_LINKER";
 const TARGET: &str = "bpfel-unknown-none";
 /// What the object is made of, below the project's root.
-const INPUTS: [&str; 6] = [
+const INPUTS: [&str; 7] = [
     "ebpf/Cargo.toml",
     "ebpf/Cargo.lock",
     "ebpf/src",
     "ebpf/layout/Cargo.toml",
     "ebpf/layout/src",
     "xtask/src/ebpf.rs",
+    "xtask/src/paths.rs",
 ];
 
 /// Builds the object unless it is up to date with the content of its sources.
@@ -53,12 +55,14 @@ fn compile(root: &Path, out: &Path) -> anyhow::Result<PathBuf> {
     for tool in [RUSTC, CARGO, STRIP] {
         ensure!(Path::new(tool).exists(), "`{tool}` is missing: run `cargo xtask setup`");
     }
-    let flags = [
+    let mut flags = vec![
         format!("--cfg=bpf_target_arch=\"{}\"", env::consts::ARCH),
         "-Cdebuginfo=2".to_owned(),
         format!("-Clinker={}", linker(root)?.display()),
         "-Clink-arg=--btf".to_owned(),
     ];
+    // The type information holds the names of source files: the same object, wherever it is built.
+    flags.extend(paths::remapped(root)?);
     let target_directory = out.join("build");
     let status = Command::new(CARGO)
         .args(["build", "--release", "--locked", "-Z", "build-std=core", "--target", TARGET, "--target-dir"])
