@@ -1,5 +1,5 @@
 //! The .deb, packed by dpkg's own tools and checked by lintian. What remains of its findings is in one file of
-//! overrides, each with its reason.
+//! overrides; the reasons are in `docs/install.md`.
 
 use super::list::{Kind, List};
 use super::{Job, Packing, fresh, stage, write};
@@ -51,7 +51,7 @@ pub fn check(job: &Job<'_>, package: &Path) -> Result<()> {
     let mut lintian = command::program(job.root, "lintian");
     lintian.args(["--allow-root", "--fail-on", "error,warning", "--no-tag-display-limit"]).arg(package);
     command::run(&mut lintian).context(
-        "remedy: mend it, or explain it in packaging/deb/lintian-overrides where it cannot be mended",
+        "remedy: mend it; where that cannot be, list it in packaging/deb/lintian-overrides, its reason in docs/install.md",
     )
 }
 

@@ -1,5 +1,5 @@
 //! The .rpm, packed by rpmbuild and checked by rpm itself and by rpmlint. What remains of rpmlint's findings is in one
-//! file of filters, each with its reason.
+//! file of filters; the reasons are in `docs/install.md`.
 
 use super::list::{Kind, List};
 use super::{Job, Packing, fresh, made, stage, write};
@@ -56,7 +56,7 @@ pub fn check(job: &Job<'_>, package: &Path) -> Result<()> {
     let mut rpmlint = command::program(job.root, &setup::rpmlint(job.root).to_string_lossy());
     rpmlint.args(["--strict", "--config"]).arg(job.root.join("packaging/rpm/rpmlint.toml")).arg(package);
     command::run(&mut rpmlint)
-        .context("remedy: mend it, or explain it in packaging/rpm/rpmlint.toml where it cannot be mended")
+        .context("remedy: mend it; where that cannot be, list it in packaging/rpm/rpmlint.toml, its reason in docs/install.md")
 }
 
 fn specification(job: &Job<'_>, list: &List, tree: &Path) -> Result<String> {
