@@ -41,6 +41,9 @@ pub struct Depends {
     pub deb: Vec<String>,
     /// For the .rpm.
     pub rpm: Vec<String>,
+    /// For the .rpm, where they are to be had.
+    #[serde(default)]
+    pub rpm_recommends: Vec<String>,
 }
 
 /// A kind of package.

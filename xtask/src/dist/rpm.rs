@@ -1,7 +1,7 @@
 //! The .rpm, packed by rpmbuild and checked by rpm itself and by rpmlint. What remains of rpmlint's findings is in one
 //! file of filters; the reasons are in `docs/install.md`.
 
-use super::list::{Kind, List};
+use super::list::{Depends, Kind, List};
 use super::{Job, Packing, fresh, made, stage, write};
 use crate::{command, setup};
 use anyhow::{Context, Result, bail};
@@ -73,9 +73,7 @@ fn specification(job: &Job<'_>, list: &List, tree: &Path) -> Result<String> {
         package.licence,
         package.maintainer
     );
-    for needed in &list.depends.rpm {
-        writeln!(text, "Requires: {needed}")?;
-    }
+    text += &relations(&list.depends);
     // Its programs are what the scripts call: it is installed before this package and removed after it.
     for script in SCRIPTS {
         writeln!(text, "Requires({script}): systemd")?;
@@ -94,6 +92,13 @@ fn specification(job: &Job<'_>, list: &List, tree: &Path) -> Result<String> {
     let (maintainer, version) = (&package.maintainer, job.package_version());
     write!(text, "\n%changelog\n* {date} {maintainer} - {version}-1\n- {told}\n")?;
     Ok(text)
+}
+
+/// What the package needs, and what it takes along where that is to be had.
+fn relations(depends: &Depends) -> String {
+    let needed = depends.rpm.iter().map(|package| format!("Requires: {package}\n"));
+    let wanted = depends.rpm_recommends.iter().map(|package| format!("Recommends: {package}\n"));
+    needed.chain(wanted).collect()
 }
 
 /// The files with what they are, and the folders that are ours alone.
@@ -132,4 +137,17 @@ fn contents(list: &List, tree: &Path) -> Result<Vec<String>> {
 fn sentence(text: &str) -> String {
     let mut letters = text.chars();
     letters.next().map(|first| first.to_uppercase().chain(letters).collect()).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_host_without_btrfs_can_install_it() {
+        let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../packaging/files.toml");
+        let relations = relations(&List::read(&file).unwrap().depends);
+        assert!(relations.contains("Recommends: btrfs-progs\n"), "{relations}");
+        assert!(!relations.contains("Requires: btrfs-progs"), "{relations}");
+    }
 }
