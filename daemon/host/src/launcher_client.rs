@@ -72,6 +72,8 @@ pub(crate) struct LauncherClient {
     state: Mutex<State>,
     /// Counts connections; outside the lock, which is held as long as the launcher takes to answer.
     epoch: AtomicU64,
+    /// Longest wait for an answer.
+    patience: Duration,
 }
 
 #[derive(Debug)]
@@ -85,7 +87,7 @@ impl LauncherClient {
     /// Connects to the launcher, which is started when nobody answers.
     pub fn open(config: CellsConfig) -> Result<Self, HostError> {
         let state = Mutex::new(State { connection: None, started: None });
-        let client = Self { config, state, epoch: AtomicU64::new(0) };
+        let client = Self { config, state, epoch: AtomicU64::new(0), patience: ANSWER_DEADLINE };
         let mut state = client.state();
         client.connected(&mut state)?;
         drop(state);
@@ -155,7 +157,7 @@ impl LauncherClient {
                 Ok(Err(Refusal::Unknown)) => return Err(failed(Failure::Request, 0, "hello")),
                 // A launcher that is ending takes connections until its last descriptor is closed.
                 Err(TransportError::Closed) if attempts < ATTEMPTS => {}
-                Err(error) => return Err(self.lost(error)),
+                Err(error) => return Err(self.unanswered(error)),
             }
         }
         Ok(state.connection.as_ref().expect("the loop ends with a connection"))
@@ -163,13 +165,13 @@ impl LauncherClient {
 
     fn reach_or_start(&self, state: &mut State) -> Result<OwnedFd, HostError> {
         let failed = || HostError::os("connect", self.config.socket.display());
-        match reach(&self.config.socket) {
+        match reach(&self.config.socket, self.patience) {
             Err(errno @ (Errno::NOENT | Errno::CONNREFUSED)) if self.config.unit.is_some() => {
-                Err(self.not_running(errno))
+                Err(self.not_running(errno.into()))
             }
             Err(Errno::NOENT | Errno::CONNREFUSED) => {
                 state.started = self.start(state.started.take())?;
-                reach(&self.config.socket).map_err(failed())
+                reach(&self.config.socket, self.patience).map_err(failed())
             }
             reached => reached.map_err(failed()),
         }
@@ -203,7 +205,7 @@ impl LauncherClient {
         let _ = child.kill();
         let status = child.wait().map_err(HostError::os("wait", config.launcher.display()))?;
         // Another daemon may have been quicker; then it can be reached.
-        if reach(&config.socket).is_ok() {
+        if reach(&config.socket, self.patience).is_ok() {
             return Ok(None);
         }
         let log = config.cell_log.as_ref().map_or("standard error".into(), |path| path.display().to_string());
@@ -214,12 +216,20 @@ impl LauncherClient {
         })
     }
 
-    fn not_running(&self, errno: Errno) -> HostError {
+    /// A first word that nobody answered. The service manager holds the socket open whether its launcher runs or not.
+    fn unanswered(&self, error: TransportError) -> HostError {
+        if self.config.unit.is_some() {
+            return self.not_running(io::Error::other(error));
+        }
+        self.lost(error)
+    }
+
+    fn not_running(&self, error: io::Error) -> HostError {
         let unit = self.config.unit.as_deref().unwrap_or_default();
         HostError::Launcher {
             failure: "does not answer; see".into(),
-            detail: format!("`systemctl status {unit}`"),
-            source: Some(errno.into()),
+            detail: format!("systemctl status {unit}"),
+            source: Some(error),
         }
     }
 
@@ -248,11 +258,11 @@ pub(crate) fn failed(failure: Failure, errno: i32, detail: &str) -> HostError {
     HostError::Launcher { failure: words.into(), detail: detail.into(), source }
 }
 
-fn reach(path: &Path) -> Result<OwnedFd, Errno> {
+fn reach(path: &Path, patience: Duration) -> Result<OwnedFd, Errno> {
     let socket = socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
     connect(&socket, &SocketAddrUnix::new(path)?)?;
-    sockopt::set_socket_timeout(&socket, sockopt::Timeout::Recv, Some(ANSWER_DEADLINE))?;
-    sockopt::set_socket_timeout(&socket, sockopt::Timeout::Send, Some(ANSWER_DEADLINE))?;
+    sockopt::set_socket_timeout(&socket, sockopt::Timeout::Recv, Some(patience))?;
+    sockopt::set_socket_timeout(&socket, sockopt::Timeout::Send, Some(patience))?;
     Ok(socket)
 }
 
@@ -293,5 +303,44 @@ fn listens(child: &mut Child) -> io::Result<bool> {
         Ok(()) => Ok(&word == b"ready\n"),
         Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(false),
         Err(error) => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustix::net::{bind, listen};
+
+    #[test]
+    fn a_socket_that_its_unit_holds_without_a_launcher_is_said_to_be_the_units() {
+        let folder = tempfile::tempdir().unwrap();
+        let socket = folder.path().join("launcher.sock");
+        let held =
+            socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).unwrap();
+        bind(&held, &SocketAddrUnix::new(&socket).unwrap()).unwrap();
+        listen(&held, 1).unwrap();
+        let client = |unit: Option<&str>| LauncherClient {
+            config: CellsConfig {
+                unit: unit.map(str::to_owned),
+                launcher: "/nowhere".into(),
+                cgroup: "/nowhere".into(),
+                worker: "/nowhere".into(),
+                onnxruntime: "/nowhere".into(),
+                socket: socket.clone(),
+                uid_base: 0,
+                cell_log: None,
+            },
+            state: Mutex::new(State { connection: None, started: None }),
+            epoch: AtomicU64::new(0),
+            patience: Duration::from_millis(10),
+        };
+        let said = |unit| {
+            let client = client(unit);
+            client.ask(Request::Enforcement, &[]).map(drop)
+        };
+        let Err(Refusal::Other(error)) = said(Some("launcher.service")) else { panic!("nobody answers") };
+        assert!(error.to_string().contains(" `systemctl status launcher.service`"), "{error}");
+        let Err(Refusal::Other(error)) = said(None) else { panic!("nobody answers") };
+        assert!(error.to_string().contains("lost"), "{error}");
     }
 }
