@@ -7,6 +7,9 @@ mod storage;
 
 use std::path::Path;
 
+/// What helps whoever may not try.
+const AS_ROOT: &str = "run it as root: `sudo turnoutctl doctor`";
+
 /// How a requirement stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Standing {
@@ -30,10 +33,10 @@ pub struct Finding {
     /// Why it matters.
     pub why: &'static str,
     /// What to do about it.
-    pub remedy: &'static str,
+    pub remedy: String,
 }
 
-/// Where to look.
+/// Where to look, and what the configuration asks of the host.
 #[derive(Debug, Clone, Copy)]
 pub struct Places<'a> {
     /// The state directory, or the nearest one above it that exists.
@@ -58,7 +61,19 @@ pub fn examine(places: &Places<'_>) -> Vec<Finding> {
     REQUIREMENTS.iter().map(|requirement| requirement.examine(places, privileged)).collect()
 }
 
-type Outcome = (Standing, String);
+/// How a requirement was found to stand.
+struct Outcome {
+    standing: Standing,
+    found: String,
+    /// What helps here, where that is not what helps elsewhere.
+    remedy: Option<String>,
+}
+
+impl Outcome {
+    fn with_remedy(self, remedy: impl Into<String>) -> Self {
+        Self { remedy: Some(remedy.into()), ..self }
+    }
+}
 
 /// A requirement before it is tried.
 struct Requirement {
@@ -77,25 +92,26 @@ enum Rights {
 
 impl Requirement {
     fn examine(&self, places: &Places<'_>, privileged: bool) -> Finding {
-        let (standing, found) = if self.rights == Rights::Root && !privileged {
-            (Standing::Degraded, "not tried: only root can".to_owned())
+        let Outcome { standing, found, remedy } = if self.rights == Rights::Root && !privileged {
+            degraded("not tried: only root can").with_remedy(AS_ROOT)
         } else {
             (self.try_out)(places)
         };
-        Finding { name: self.name, standing, found, why: self.why, remedy: self.remedy }
+        let remedy = remedy.unwrap_or_else(|| self.remedy.to_owned());
+        Finding { name: self.name, standing, found, why: self.why, remedy }
     }
 }
 
 fn ok(found: impl ToString) -> Outcome {
-    (Standing::Ok, found.to_string())
+    Outcome { standing: Standing::Ok, found: found.to_string(), remedy: None }
 }
 
 fn degraded(found: impl ToString) -> Outcome {
-    (Standing::Degraded, found.to_string())
+    Outcome { standing: Standing::Degraded, ..ok(found) }
 }
 
 fn missing(found: impl ToString) -> Outcome {
-    (Standing::Missing, found.to_string())
+    Outcome { standing: Standing::Missing, ..ok(found) }
 }
 
 /// An error with its causes, in one line.
@@ -130,7 +146,8 @@ const REQUIREMENTS: [Requirement; 24] = [
         try_out: storage::btrfs,
         why: "versions and audit snapshots are read-only Btrfs subvolumes",
         remedy: "install `btrfs-progs` and load the kernel modules `btrfs` and `loop`, \
-                 or put the state directory on Btrfs",
+                 or put the state directory on Btrfs; where the kernel has no Btrfs, as on RHEL and its kin, set \
+                 `store.kind = \"folder\"`: the store then has no audit snapshots",
     },
     Requirement {
         name: "space",

@@ -38,7 +38,7 @@ fn what_works_and_what_is_missing_is_told_with_the_remedy() {
     assert_eq!(before, after, "no mount is left");
     for finding in &found {
         println!("{:?} {}: {}", finding.standing, finding.name, finding.found);
-        assert!(![finding.found.as_str(), finding.why, finding.remedy].contains(&""), "{finding:?}");
+        assert!(![finding.found.as_str(), finding.why, finding.remedy.as_str()].contains(&""), "{finding:?}");
     }
     let names: BTreeSet<_> = found.iter().map(|finding| finding.name).collect();
     assert_eq!(names.len(), found.len(), "each requirement comes once");

@@ -43,7 +43,7 @@ fn devices(groups: &DeviceGroups) -> Option<Finding> {
         standing,
         found,
         why: "versions that ask for them are refused",
-        remedy: "load the driver, or correct `[devices]` in the configuration",
+        remedy: "load the driver, or correct `[devices]` in the configuration".to_owned(),
     })
 }
 
@@ -79,7 +79,7 @@ fn requirement(finding: Finding) -> Requirement {
         state: state.to_owned(),
         found: finding.found,
         why: finding.why.to_owned(),
-        remedy: (finding.standing != Standing::Ok).then(|| finding.remedy.to_owned()),
+        remedy: (finding.standing != Standing::Ok).then_some(finding.remedy),
     }
 }
 

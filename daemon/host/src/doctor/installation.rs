@@ -11,8 +11,11 @@ use std::process::{Command, Stdio};
 
 /// Oldest systemd whose units are tested.
 const OLDEST_SYSTEMD: u32 = 252;
-const SYSTEMCTL: &str = "/usr/bin/systemctl";
 const CONTROLLERS: [&str; 4] = ["cpuset", "cpu", "memory", "pids"];
+const SYSTEMCTL: &str = "/usr/bin/systemctl";
+/// Rights that a cell's user needs: it owns nothing, and has no capability that passes by permissions.
+const OTHERS_READ: u32 = 0o004;
+const OTHERS_EXECUTE: u32 = 0o005;
 
 pub fn cgroup2(places: &Places<'_>) -> Outcome {
     let Some(root) = places.cgroup.map(|cgroup| nearest(cgroup).to_owned()).or_else(cgroup2_root) else {
@@ -38,7 +41,7 @@ pub fn onnxruntime(places: &Places<'_>) -> Outcome {
     let path = places.onnxruntime;
     let mut magic = [0; 4];
     match File::open(path).and_then(|mut file| file.read_exact(&mut magic)) {
-        Ok(()) if magic == *b"\x7fELF" => ok(path.display()),
+        Ok(()) if magic == *b"\x7fELF" => for_cells(path, OTHERS_READ, "o+r"),
         Ok(()) => missing(format!("`{}` is no shared library", path.display())),
         Err(error) => missing(format!("`{}`: {error}", path.display())),
     }
@@ -49,14 +52,13 @@ pub fn launcher(places: &Places<'_>) -> Outcome {
 }
 
 pub fn worker(places: &Places<'_>) -> Outcome {
-    program(places.worker)
+    program_for_cells(places.worker)
 }
 
 pub fn router(places: &Places<'_>) -> Outcome {
-    match program(&places.worker.with_file_name("turnout-router")) {
-        (Standing::Missing, found) => degraded(found),
-        outcome => outcome,
-    }
+    let outcome = program_for_cells(&places.worker.with_file_name("turnout-router"));
+    let standing = if outcome.standing == Standing::Ok { Standing::Ok } else { Standing::Degraded };
+    Outcome { standing, ..outcome }
 }
 
 pub fn systemd(_: &Places<'_>) -> Outcome {
@@ -92,10 +94,33 @@ fn make_group(root: &Path) -> Result<(), HostError> {
     whole.map(|_| ())
 }
 
+/// Whether a program is there, for root.
 fn program(path: &Path) -> Outcome {
     match fs::metadata(path) {
         Ok(found) if found.is_file() && found.permissions().mode() & 0o111 != 0 => ok(path.display()),
         Ok(_) => missing(format!("`{}` is no program", path.display())),
         Err(error) => missing(format!("`{}`: {error}", path.display())),
+    }
+}
+
+/// Whether a program is there which the user of a cell can execute.
+fn program_for_cells(path: &Path) -> Outcome {
+    match program(path) {
+        Outcome { standing: Standing::Ok, .. } => for_cells(path, OTHERS_EXECUTE, "o+rx"),
+        outcome => outcome,
+    }
+}
+
+/// Whether the user of a cell has these rights to a file that is there. The cell shows the file alone, without the folders
+/// above it.
+fn for_cells(path: &Path, rights: u32, change: &str) -> Outcome {
+    let shown = path.display();
+    match fs::metadata(path).map(|found| found.permissions().mode()) {
+        Ok(mode) if mode & rights == rights => ok(shown),
+        Ok(mode) => {
+            missing(format!("`{shown}` has mode {:04o}: the user of a cell cannot use it", mode & 0o7777))
+                .with_remedy(format!("`chmod {change} {shown}`"))
+        }
+        Err(error) => missing(format!("`{shown}`: {error}")),
     }
 }

@@ -6,19 +6,34 @@ use crate::{HostError, sys};
 use aya::maps::MapType;
 use aya::programs::ProgramType;
 use aya::sys::{is_map_supported, is_program_supported};
+use libc::STDIN_FILENO;
 use nix::sched::{CloneFlags, unshare};
+use rustix::io::Errno;
 use rustix::mount::{FsOpenFlags, fsopen};
-use rustix::process::{PidfdFlags, PidfdGetfdFlags, getpid, pidfd_getfd, pidfd_open};
+use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
 use rustix::thread::{CapabilitySet, capabilities};
-use std::fs::File;
+use std::fs::{self, File};
+use std::io;
 use std::net::TcpListener;
-use std::os::fd::AsRawFd;
+use std::os::unix::process::CommandExt;
 use std::path::Path;
+use std::process::{Child, Command, Stdio};
 
 /// Oldest kernel that is tested.
 const OLDEST: (u32, u32) = (6, 1);
 /// From this Landlock version on, a worker's TCP is walled in too.
 const LANDLOCK_TCP: u32 = 4;
+/// Kinds of namespaces that the launcher makes, as the names of their limits have them.
+const NAMESPACES: [&str; 6] = ["mnt", "pid", "ipc", "uts", "net", "cgroup"];
+/// Ends when its standard input does.
+const WAITING_PROGRAMS: [&str; 2] = ["/usr/bin/cat", "/bin/cat"];
+/// User that is not this process's own, for a process that ends at once.
+const NOBODY: u32 = 65_534;
+/// Not there where the kernel was told to leave IPv6 out.
+const IPV6_SETTINGS: &str = "/proc/sys/net/ipv6";
+const PTRACE_SCOPE: &str = "/proc/sys/kernel/yama/ptrace_scope";
+/// With it nobody may take anything from a process, and it cannot be lowered again.
+const PTRACE_NEVER: &str = "3";
 
 /// What the daemon itself needs. SYS_ADMIN includes BPF.
 const NEEDED: [(CapabilitySet, &str); 3] = [
@@ -65,8 +80,18 @@ pub fn release(_: &Places<'_>) -> Outcome {
 }
 
 pub fn namespaces(places: &Places<'_>) -> Outcome {
+    let settings = NAMESPACES.map(|kind| format!("user.max_{kind}_namespaces"));
+    let forbidden: Vec<String> = settings.into_iter().filter(|setting| is_zero(setting)).collect();
+    if !forbidden.is_empty() {
+        let settings =
+            forbidden.iter().map(|setting| format!("{setting}=1024")).collect::<Vec<_>>().join(" ");
+        return missing(format!("none can be made of those whose limit is 0: {}", forbidden.join(", ")))
+            .with_remedy(format!("`sysctl -w {settings}`, and the same in a file of `/etc/sysctl.d`"));
+    }
     if let Some(unit) = places.launcher_unit {
-        return ok(format!("made by `{unit}`, and not to be made by this process"));
+        return ok(format!(
+            "made by `{unit}`, and not to be made by this process; no `user.max_*_namespaces` is 0"
+        ));
     }
     let kinds = CloneFlags::CLONE_NEWPID
         | CloneFlags::CLONE_NEWNET
@@ -80,6 +105,12 @@ pub fn namespaces(places: &Places<'_>) -> Outcome {
         Ok(()) => ok("mount, pid, net, ipc, uts and cgroup namespaces can be made"),
         Err(error) => missing(chain(&error)),
     }
+}
+
+/// Whether a limit of the kernel's, named as for sysctl(8), is 0.
+fn is_zero(setting: &str) -> bool {
+    let file = Path::new("/proc/sys").join(setting.replace('.', "/"));
+    fs::read_to_string(file).is_ok_and(|text| text.trim() == "0")
 }
 
 pub fn sk_lookup(_: &Places<'_>) -> Outcome {
@@ -118,9 +149,15 @@ pub fn btf(_: &Places<'_>) -> Outcome {
 }
 
 pub fn landlock(_: &Places<'_>) -> Outcome {
-    match sys::landlock_abi() {
+    landlock_of(sys::landlock_abi())
+}
+
+fn landlock_of(version: io::Result<u32>) -> Outcome {
+    match version {
         Ok(version) if version >= LANDLOCK_TCP => ok(format!("version {version}")),
-        Ok(version) => degraded(format!("version {version}, without rules for TCP")),
+        Ok(version) => degraded(format!("version {version}, without rules for TCP")).with_remedy(
+            "use a kernel from 6.7 on; Debian 12 has one in bookworm-backports (`linux-image-amd64`)",
+        ),
         Err(error) => degraded(format!("none: {error}")),
     }
 }
@@ -132,22 +169,56 @@ pub fn seccomp(_: &Places<'_>) -> Outcome {
     }
 }
 
-/// Takes a descriptor of its own through a descriptor of itself.
+/// Takes a descriptor of another process, of another user where this one may make it: of itself nothing would refuse it.
 pub fn pidfd(_: &Places<'_>) -> Outcome {
-    let taken = pidfd_open(getpid(), PidfdFlags::empty()).and_then(|itself| {
-        let number = itself.as_raw_fd();
-        pidfd_getfd(&itself, number, PidfdGetfdFlags::empty())
-    });
+    let mut other = match waiting_process() {
+        Ok(other) => other,
+        Err(error) => {
+            return degraded(format!("not tried, no process to take a descriptor from can be made: {error}"));
+        }
+    };
+    let taken = pidfd_open(Pid::from_child(&other), PidfdFlags::empty())
+        .and_then(|pidfd| pidfd_getfd(&pidfd, STDIN_FILENO, PidfdGetfdFlags::empty()));
+    // The end of its standard input is its own.
+    drop(other.stdin.take());
+    let _ = other.wait();
     match taken {
         Ok(_) => ok("descriptors can be taken from a process"),
-        Err(error) => missing(format!("pidfd_getfd: {error}")),
+        Err(error) => refused_by(error, fs::read_to_string(PTRACE_SCOPE).unwrap_or_default().trim()),
     }
+}
+
+fn refused_by(error: Errno, ptrace_scope: &str) -> Outcome {
+    let refused = missing(format!("pidfd_getfd: {error}"));
+    if ptrace_scope != PTRACE_NEVER {
+        return refused;
+    }
+    refused.with_remedy(
+        "set `kernel.yama.ptrace_scope` below 3 in `/etc/sysctl.d` and boot again: 3 holds until then",
+    )
+}
+
+fn waiting_process() -> io::Result<Child> {
+    let held = capabilities(None)?.effective;
+    let program = WAITING_PROGRAMS.into_iter().find(|program| Path::new(program).exists());
+    let mut command = Command::new(program.unwrap_or(WAITING_PROGRAMS[0]));
+    if held.contains(CapabilitySet::SETUID | CapabilitySet::SETGID) {
+        command.uid(NOBODY).gid(NOBODY);
+    }
+    let command = command.current_dir("/").env_clear();
+    command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null()).spawn()
 }
 
 pub fn ipv6(_: &Places<'_>) -> Outcome {
     match TcpListener::bind("[::1]:0") {
         Ok(_) => ok("a socket can listen on `::1`"),
-        Err(error) => degraded(format!("cannot listen on `::1`: {error}")),
+        Err(error) => {
+            let found = degraded(format!("cannot listen on `::1`: {error}"));
+            if Path::new(IPV6_SETTINGS).exists() {
+                return found;
+            }
+            found.with_remedy("boot without `ipv6.disable=1`, or serve on IPv4 alone")
+        }
     }
 }
 
@@ -156,5 +227,17 @@ fn program(kind: ProgramType) -> Outcome {
         Ok(true) => ok("a program can be loaded"),
         Ok(false) => missing("the kernel does not know such programs"),
         Err(error) => missing(chain(&error)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_old_landlock_is_cured_by_another_kernel_than_none_at_all() {
+        assert!(landlock_of(Ok(LANDLOCK_TCP)).remedy.is_none());
+        assert!(landlock_of(Ok(2)).remedy.unwrap().contains("6.7"));
+        assert!(landlock_of(Err(io::ErrorKind::Unsupported.into())).remedy.is_none());
     }
 }
