@@ -1,6 +1,7 @@
 //! Is this host ready? Each requirement is probed by trying it, never by version: on throw-away files and in
 //! throw-away namespaces, so that nothing is left behind.
 
+mod cgroup;
 mod installation;
 mod kernel;
 mod storage;
@@ -189,9 +190,9 @@ const REQUIREMENTS: [Requirement; 24] = [
     Requirement {
         name: "cgroup2",
         rights: Rights::Root,
-        try_out: installation::cgroup2,
+        try_out: cgroup::cgroup2,
         why: "a worker's cgroup is where its limits hold and where the kernel measures it",
-        remedy: "mount cgroup2 and let it have the controllers `cpuset`, `cpu`, `memory` and `pids` \
+        remedy: "mount cgroup2 for writing, with the controllers `cpuset`, `cpu`, `memory` and `pids` \
                  (`systemd.unified_cgroup_hierarchy=1`)",
     },
     Requirement {

@@ -11,9 +11,10 @@ use seccompiler::{
     BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule,
 };
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use turnout_host::doctor::{Finding, Places, examine};
+use turnout_host::mounts::cgroup2_root;
 
 /// Set in the process that examines: calls that its kernel refuses, `NAME=ERRNO`, separated by spaces.
 const REFUSED: &str = "TURNOUT_TEST_REFUSED";
@@ -21,6 +22,8 @@ const REFUSED: &str = "TURNOUT_TEST_REFUSED";
 const STATE: &str = "TURNOUT_TEST_STATE";
 /// What is configured there: words, separated by spaces.
 const ASKED: &str = "TURNOUT_TEST_ASKED";
+/// A cgroup of the case's own.
+const GROUP: &str = "GROUP";
 /// Flag of move_mount(2).
 const MOVE_MOUNT_BENEATH: u64 = 0x200;
 /// Of `linux/fsverity.h`.
@@ -69,11 +72,12 @@ fn child() {
     let asked = std::env::var(ASKED).unwrap_or_default();
     let word = |key: &str| asked.split(' ').find_map(|word| word.strip_prefix(key));
     let (worker, launcher) = (state.join("worker"), state.join("launcher"));
-    let onnxruntime = state.join("onnxruntime");
+    let (onnxruntime, group) = (state.join("onnxruntime"), std::env::var_os(GROUP).unwrap_or_default());
+    let instance = Path::new(&group).join("instance");
     let places = Places {
         state,
         runtime: state,
-        cgroup: None,
+        cgroup: word("cgroup").map(|_| instance.as_path()),
         worker: &worker,
         launcher: &launcher,
         launcher_unit: word("unit").map(|_| "turnout-launcher.service"),
@@ -86,18 +90,41 @@ fn child() {
     }
 }
 
+/// A cgroup that ends with the value.
+struct Group(PathBuf);
+
+impl Group {
+    /// Makes it, without anything handed down to what is made in it.
+    fn make(name: &Path) -> Self {
+        let path = cgroup2_root().unwrap().join(name);
+        std::fs::create_dir(&path).unwrap();
+        Self(path)
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        for below in ["instance/launcher", "instance", ""] {
+            let _ = std::fs::remove_dir(self.0.join(below));
+        }
+    }
+}
+
 /// Standing, words and remedy of each requirement, as a process finds them from which this case was taken away.
 fn found(case: &Case) -> BTreeMap<String, (String, String, String)> {
     let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     for name in ["worker", "launcher", "turnout-router", "onnxruntime"] {
         std::fs::copy("/bin/true", folder.path().join(name)).unwrap();
     }
+    std::fs::write(folder.path().join("controllers"), "cpuset cpu memory pids\n").unwrap();
+    let group = Group::make(Path::new(folder.path().file_name().unwrap()));
     let before = if case.before.is_empty() { "true" } else { case.before };
     let script = format!("set -e; {before}; exec {} \"$0\" --exact child --nocapture", case.through);
     let done = Command::new("unshare")
         .args(["--mount", "--propagation", "private", "sh", "-c", &script])
         .arg(std::env::current_exe().unwrap())
         .env("STATE", folder.path())
+        .env(GROUP, &group.0)
         .env(ASKED, case.asked)
         .env(STATE, folder.path())
         .env(REFUSED, case.refused)

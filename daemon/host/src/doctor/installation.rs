@@ -1,41 +1,18 @@
-//! What is installed beside the daemon, and the part of the cgroup tree that it may use.
+//! What is installed beside the daemon.
 
-use super::{Outcome, Places, Standing, chain, degraded, missing, nearest, ok};
-use crate::HostError;
-use crate::mounts::cgroup2_root;
+use super::{Outcome, Places, Standing, degraded, missing, ok};
 use std::fs::{self, File};
 use std::io::Read;
 use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 /// Oldest systemd whose units are tested.
 const OLDEST_SYSTEMD: u32 = 252;
-const CONTROLLERS: [&str; 4] = ["cpuset", "cpu", "memory", "pids"];
 const SYSTEMCTL: &str = "/usr/bin/systemctl";
 /// Rights that a cell's user needs: it owns nothing, and has no capability that passes by permissions.
 const OTHERS_READ: u32 = 0o004;
 const OTHERS_EXECUTE: u32 = 0o005;
-
-pub fn cgroup2(places: &Places<'_>) -> Outcome {
-    let Some(root) = places.cgroup.map(|cgroup| nearest(cgroup).to_owned()).or_else(cgroup2_root) else {
-        return missing("no cgroup2 tree is mounted");
-    };
-    if let Err(error) = make_group(&root) {
-        return missing(chain(&error));
-    }
-    let offered = fs::read_to_string(root.join("cgroup.controllers")).unwrap_or_default();
-    let offered: Vec<&str> = offered.split_whitespace().collect();
-    let lacking: Vec<&str> = CONTROLLERS.into_iter().filter(|name| !offered.contains(name)).collect();
-    let place = root.display();
-    if lacking.is_empty() {
-        return ok(format!("groups can be made at `{place}`, with {}", CONTROLLERS.join(", ")));
-    }
-    degraded(format!(
-        "groups can be made at `{place}`, but limits by {} are not enforced",
-        lacking.join(", ")
-    ))
-}
 
 pub fn onnxruntime(places: &Places<'_>) -> Outcome {
     let path = places.onnxruntime;
@@ -83,15 +60,6 @@ fn systemd_version() -> Option<u32> {
     let output = Command::new(SYSTEMCTL).arg("--version").env_clear().stdin(Stdio::null()).output().ok()?;
     let text = String::from_utf8_lossy(&output.stdout);
     text.strip_prefix("systemd ")?.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()
-}
-
-/// Makes a group that can be killed whole, and removes it.
-fn make_group(root: &Path) -> Result<(), HostError> {
-    let group: PathBuf = root.join(format!("turnout-probe-{}", std::process::id()));
-    fs::create_dir(&group).map_err(HostError::os("mkdir", group.display()))?;
-    let whole = fs::metadata(group.join("cgroup.kill")).map_err(HostError::os("stat", group.display()));
-    fs::remove_dir(&group).map_err(HostError::os("rmdir", group.display()))?;
-    whole.map(|_| ())
 }
 
 /// Whether a program is there, for root.

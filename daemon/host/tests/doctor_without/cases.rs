@@ -140,6 +140,24 @@ fn cgroups() -> Vec<Case> {
     vec![
         Case { before: UNMOUNT_CGROUPS, ..missing("cgroup2", "no cgroup2 tree is mounted") },
         Case { before: READ_ONLY_CGROUPS, ..missing("cgroup2", "Read-only file system") },
+        Case {
+            before: "mount --bind $STATE/controllers $GROUP/cgroup.controllers",
+            asked: "cgroup",
+            remedy: "cgroup.subtree_control",
+            ..degraded("cgroup2", "limits by cpuset, cpu, memory, pids are not enforced")
+        },
+        Case {
+            before: "mkdir $GROUP/instance; mount --bind $STATE/controllers $GROUP/instance/cgroup.controllers",
+            asked: "cgroup",
+            ..fine("cgroup2", "with cpuset, cpu, memory, pids")
+        },
+        Case {
+            before: "mkdir -p $GROUP/instance/launcher; \
+                     mount --bind $STATE/controllers $GROUP/instance/cgroup.controllers",
+            asked: "cgroup unit",
+            remedy: "Delegate=",
+            ..degraded("cgroup2", "limits by cpuset, cpu, memory, pids are not enforced")
+        },
     ]
 }
 
