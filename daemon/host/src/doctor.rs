@@ -4,6 +4,7 @@
 mod cgroup;
 mod installation;
 mod kernel;
+mod launcher;
 mod storage;
 
 use std::path::Path;
@@ -275,7 +276,7 @@ const REQUIREMENTS: [Requirement; 24] = [
     Requirement {
         name: "launcher",
         rights: Rights::Anybody,
-        try_out: installation::launcher,
+        try_out: launcher::launcher,
         why: "it makes the cells of workers",
         remedy: "install the package whole, or configure where `turnout-launcher` is",
     },

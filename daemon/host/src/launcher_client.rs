@@ -239,6 +239,27 @@ impl LauncherClient {
     }
 }
 
+/// Asks the launcher behind a socket what it can hold a cell to, over a connection of its own, and starts none.
+///
+/// # Errors
+/// [`HostError::Os`] when nobody listens, [`HostError::Launcher`] without an answer in time or with a refusal.
+pub(crate) fn greet(socket: &Path, patience: Duration) -> Result<(), HostError> {
+    let connection = reach(socket, patience).map_err(HostError::os("connect", socket.display()))?;
+    for request in [Request::Hello { version: WIRE_VERSION }, Request::Enforcement] {
+        let answer = exchange(&connection, request, &[]).map_err(|error| HostError::Launcher {
+            failure: "does not answer".into(),
+            detail: socket.display().to_string(),
+            source: Some(io::Error::other(error)),
+        })?;
+        match answer {
+            Ok(_) => {}
+            Err(Refusal::Other(error)) => return Err(error),
+            Err(Refusal::NoCell | Refusal::Unknown) => return Err(failed(Failure::Request, 0, UNKNOWN)),
+        }
+    }
+    Ok(())
+}
+
 /// A refusal in the daemon's words.
 pub(crate) fn failed(failure: Failure, errno: i32, detail: &str) -> HostError {
     let words = match failure {

@@ -7,14 +7,19 @@
 mod cases;
 
 use cases::{Case, NOTHING, cases};
+use rustix::net::{
+    AddressFamily, SocketAddrUnix, SocketFlags, SocketType, accept, bind, listen, socket_with,
+};
 use seccompiler::{
     BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule,
 };
 use std::collections::BTreeMap;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use turnout_host::doctor::{Finding, Places, examine};
 use turnout_host::mounts::cgroup2_root;
+use turnout_launcher_wire::{Enforcement, Reply, receive, send};
 
 /// Set in the process that examines: calls that its kernel refuses, `NAME=ERRNO`, separated by spaces.
 const REFUSED: &str = "TURNOUT_TEST_REFUSED";
@@ -70,6 +75,7 @@ fn child() {
     let state = Path::new(&state);
     std::env::var(REFUSED).unwrap_or_default().split_whitespace().for_each(refuse);
     let asked = std::env::var(ASKED).unwrap_or_default();
+    let _held = hold_socket(&state.join("launcher.sock"), &asked);
     let word = |key: &str| asked.split(' ').find_map(|word| word.strip_prefix(key));
     let (worker, launcher) = (state.join("worker"), state.join("launcher"));
     let (onnxruntime, group) = (state.join("onnxruntime"), std::env::var_os(GROUP).unwrap_or_default());
@@ -88,6 +94,33 @@ fn child() {
         let line = format!("{name}\t{standing:?}\t{}\t{remedy}", found.replace('\t', " "));
         println!("{MARK}{}", line.replace('\n', " "));
     }
+}
+
+/// The launcher's socket as it is found where a unit or a launcher holds it: without one that answers, with one, or left by
+/// one that has ended.
+fn hold_socket(path: &Path, asked: &str) -> Option<OwnedFd> {
+    let is = |word: &str| asked.split(' ').any(|given| given == word);
+    if !["held", "answering", "left"].into_iter().any(is) {
+        return None;
+    }
+    let socket = socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).unwrap();
+    bind(&socket, &SocketAddrUnix::new(path).unwrap()).unwrap();
+    if is("left") {
+        return None;
+    }
+    listen(&socket, 4).unwrap();
+    if is("answering") {
+        let listener = socket.try_clone().unwrap();
+        std::thread::spawn(move || {
+            let peer = accept(&listener).unwrap();
+            let enforcement = Enforcement { landlock: 6, shortfall: 0 };
+            for reply in [Reply::Done, Reply::Enforcement(enforcement)] {
+                receive(&peer).unwrap();
+                send(&peer, &reply.encode(), &[]).unwrap();
+            }
+        });
+    }
+    Some(socket)
 }
 
 /// A cgroup that ends with the value.

@@ -24,10 +24,6 @@ pub fn onnxruntime(places: &Places<'_>) -> Outcome {
     }
 }
 
-pub fn launcher(places: &Places<'_>) -> Outcome {
-    program(places.launcher)
-}
-
 pub fn worker(places: &Places<'_>) -> Outcome {
     program_for_cells(places.worker)
 }
@@ -63,7 +59,7 @@ fn systemd_version() -> Option<u32> {
 }
 
 /// Whether a program is there, for root.
-fn program(path: &Path) -> Outcome {
+pub(super) fn program(path: &Path) -> Outcome {
     match fs::metadata(path) {
         Ok(found) if found.is_file() && found.permissions().mode() & 0o111 != 0 => ok(path.display()),
         Ok(_) => missing(format!("`{}` is no program", path.display())),

@@ -162,7 +162,22 @@ fn cgroups() -> Vec<Case> {
 }
 
 fn launchers() -> Vec<Case> {
-    vec![Case { before: "chmod -x $STATE/launcher", ..missing("launcher", "is no program") }]
+    let unit = "journalctl -u turnout-launcher.service";
+    vec![
+        Case { before: "chmod -x $STATE/launcher", ..missing("launcher", "is no program") },
+        Case { asked: "unit", remedy: unit, ..missing("launcher", "launcher.sock") },
+        Case { asked: "unit held", remedy: unit, ..missing("launcher", "does not answer") },
+        Case { asked: "held", remedy: "workers.log", ..missing("launcher", "does not answer") },
+        Case { asked: "unit answering", ..fine("launcher", "answers") },
+        Case { asked: "left", ..fine("launcher", "/launcher") },
+        Case {
+            before: "chmod 0777 $STATE",
+            asked: "unit held",
+            through: AS_NOBODY,
+            remedy: "sudo",
+            ..degraded("launcher", "whether it answers was not tried")
+        },
+    ]
 }
 
 fn installed() -> Vec<Case> {
@@ -192,6 +207,7 @@ fn installed() -> Vec<Case> {
     ]
 }
 
+const AS_NOBODY: &str = "setpriv --reuid 65534 --regid 65534 --clear-groups";
 /// As a host shows it whose administrator has forbidden them.
 const NO_NET_NAMESPACES: &str =
     "echo 0 > $STATE/none; mount --bind $STATE/none /proc/sys/user/max_net_namespaces";
