@@ -5,7 +5,9 @@ mod cgroup;
 mod installation;
 mod kernel;
 mod launcher;
+mod rights;
 mod storage;
+mod units;
 
 use std::path::Path;
 
@@ -45,6 +47,10 @@ pub struct Places<'a> {
     pub state: &'a Path,
     /// The runtime directory, below which the pointers are.
     pub runtime: &'a Path,
+    /// The lowest port that the daemon takes.
+    pub lowest_port: u16,
+    /// The group that a control socket of the daemon's own is given to.
+    pub group: Option<&'a str>,
     /// The cgroup2 directory, when configured.
     pub cgroup: Option<&'a Path>,
     /// The worker's binary.
@@ -127,11 +133,11 @@ fn nearest(path: &Path) -> &Path {
     path.ancestors().find(|above| above.is_dir()).unwrap_or(Path::new("/"))
 }
 
-const REQUIREMENTS: [Requirement; 24] = [
+const REQUIREMENTS: [Requirement; 25] = [
     Requirement {
         name: "root",
         rights: Rights::Anybody,
-        try_out: kernel::rights,
+        try_out: rights::capabilities,
         why: "the daemon mounts models, makes namespaces and loads eBPF programs",
         remedy: "start it as root; in a container, give it the capabilities that are named",
     },
@@ -258,6 +264,14 @@ const REQUIREMENTS: [Requirement; 24] = [
         try_out: kernel::pidfd,
         why: "the daemon holds workers by descriptor and takes over their listeners",
         remedy: "allow pidfd_open(2) and pidfd_getfd(2) to the service",
+    },
+    Requirement {
+        name: "descriptors",
+        rights: Rights::Anybody,
+        try_out: rights::descriptors,
+        why: "each connection of a worker takes one, and the launcher begins with 2048",
+        remedy: "raise the hard limit of what starts the daemon: `ulimit -Hn 65536`, `LimitNOFILE=65536`, or \
+                 `--ulimit nofile=65536` of a container",
     },
     Requirement {
         name: "ipv6",

@@ -83,6 +83,8 @@ fn child() {
     let places = Places {
         state,
         runtime: state,
+        lowest_port: word("port=").map_or(8700, |port| port.parse().unwrap()),
+        group: word("group="),
         cgroup: word("cgroup").map(|_| instance.as_path()),
         worker: &worker,
         launcher: &launcher,

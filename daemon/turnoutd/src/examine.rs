@@ -60,12 +60,21 @@ fn found(config: &Config) -> Vec<Finding> {
     examine(&Places {
         state: &config.state,
         runtime: &config.runtime,
+        lowest_port: lowest_port(config),
+        group: config.group.as_deref(),
         cgroup: config.cgroup.as_deref(),
         worker: &config.worker,
         launcher: &config.launcher,
         onnxruntime: &config.onnxruntime,
         launcher_unit: config.launcher_unit.as_deref(),
     })
+}
+
+/// Of the ports of models and of the view of snapshots.
+fn lowest_port(config: &Config) -> u16 {
+    let live = config.live.get();
+    let view = config.audit_http.as_ref().map(|view| view.listen.port());
+    live.model_ports.values().copied().chain(view).fold(live.ports.0, u16::min)
 }
 
 fn requirement(finding: Finding) -> Requirement {
@@ -98,5 +107,13 @@ mod tests {
             (less.standing, less.found.as_str()),
             (Standing::Degraded, "not there: `/dev/no-such-gpu` of `gpu0`")
         );
+    }
+    #[test]
+    fn the_lowest_port_is_a_models_or_the_views() {
+        let lowest = |text: &str| lowest_port(&Config::parse(text).unwrap());
+        assert_eq!(lowest(""), 8700);
+        assert_eq!(lowest("ports = \"443-450\"\n[models.fraud]\nport = 444\n"), 443);
+        assert_eq!(lowest("[models.fraud]\nport = 80\n"), 80);
+        assert_eq!(lowest("[audit.http]\nlisten = \"127.0.0.1:81\"\n"), 81);
     }
 }

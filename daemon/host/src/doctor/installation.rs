@@ -1,5 +1,6 @@
 //! What is installed beside the daemon.
 
+use super::units::SYSTEMCTL;
 use super::{Outcome, Places, Standing, degraded, missing, ok};
 use std::fs::{self, File};
 use std::io::Read;
@@ -9,7 +10,6 @@ use std::process::{Command, Stdio};
 
 /// Oldest systemd whose units are tested.
 const OLDEST_SYSTEMD: u32 = 252;
-const SYSTEMCTL: &str = "/usr/bin/systemctl";
 /// Rights that a cell's user needs: it owns nothing, and has no capability that passes by permissions.
 const OTHERS_READ: u32 = 0o004;
 const OTHERS_EXECUTE: u32 = 0o005;

@@ -1,4 +1,4 @@
-//! What the kernel lets this process do: rights, namespaces, eBPF, the walls around a worker.
+//! What the kernel lets this process do: namespaces, eBPF, the walls around a worker.
 
 use super::{Outcome, Places, chain, degraded, missing, ok};
 use crate::mounts::in_private_namespace;
@@ -34,38 +34,6 @@ const IPV6_SETTINGS: &str = "/proc/sys/net/ipv6";
 const PTRACE_SCOPE: &str = "/proc/sys/kernel/yama/ptrace_scope";
 /// With it nobody may take anything from a process, and it cannot be lowered again.
 const PTRACE_NEVER: &str = "3";
-
-/// What the daemon itself needs. SYS_ADMIN includes BPF.
-const NEEDED: [(CapabilitySet, &str); 3] = [
-    (CapabilitySet::SYS_ADMIN, "CAP_SYS_ADMIN"),
-    (CapabilitySet::NET_ADMIN, "CAP_NET_ADMIN"),
-    (CapabilitySet::SYS_PTRACE, "CAP_SYS_PTRACE"),
-];
-/// What a launcher that it starts would need on top.
-const NEEDED_BY_LAUNCHER: [(CapabilitySet, &str); 3] = [
-    (CapabilitySet::SYS_CHROOT, "CAP_SYS_CHROOT"),
-    (CapabilitySet::SETUID, "CAP_SETUID"),
-    (CapabilitySet::SETGID, "CAP_SETGID"),
-];
-
-pub fn rights(places: &Places<'_>) -> Outcome {
-    let held = match capabilities(None) {
-        Ok(sets) => sets.effective,
-        Err(error) => return missing(format!("capget: {error}")),
-    };
-    let launchers = NEEDED_BY_LAUNCHER.into_iter().filter(|_| places.launcher_unit.is_none());
-    let lacking: Vec<&str> = NEEDED
-        .into_iter()
-        .chain(launchers)
-        .filter(|(capability, _)| !held.contains(*capability))
-        .map(|(_, name)| name)
-        .collect();
-    let user = rustix::process::geteuid();
-    if lacking.is_empty() && user.is_root() {
-        return ok("root, with every capability that is needed");
-    }
-    missing(format!("user {}, without {}", user.as_raw(), lacking.join(", ")))
-}
 
 pub fn release(_: &Places<'_>) -> Outcome {
     let uname = rustix::system::uname();

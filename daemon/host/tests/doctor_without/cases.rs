@@ -53,8 +53,40 @@ pub fn cases() -> Vec<Case> {
 }
 
 fn rights() -> Vec<Case> {
-    let without = |capabilities| Case { through: capabilities, ..missing("root", "without CAP_") };
-    vec![without("setpriv --bounding-set -net_admin"), without("setpriv --bounding-set -sys_admin,-bpf")]
+    let without = |through, said| Case { through, ..missing("root", said) };
+    let descriptors = |through, case| Case { through, ..case };
+    vec![
+        without("setpriv --bounding-set -net_admin", "root, without CAP_NET_ADMIN"),
+        without("setpriv --bounding-set -sys_admin,-bpf", "root, without CAP_SYS_ADMIN"),
+        without("setpriv --bounding-set -setpcap", "root, without CAP_SETPCAP"),
+        without("setpriv --bounding-set -kill", "root, without CAP_KILL"),
+        Case {
+            asked: "unit",
+            standing: Standing::Ok,
+            ..without("setpriv --bounding-set -kill", "root, with every")
+        },
+        Case { asked: "group=root", ..without("setpriv --bounding-set -chown", "root, without CAP_CHOWN") },
+        Case {
+            before: "echo 1024 > $STATE/first; mount --bind $STATE/first /proc/sys/net/ipv4/ip_unprivileged_port_start",
+            asked: "port=80",
+            ..without("setpriv --bounding-set -net_bind_service", "root, without CAP_NET_BIND_SERVICE")
+        },
+        Case { through: AS_NOBODY, remedy: "sudo", ..degraded("root", "not tried: run as root") },
+        Case {
+            before: "chmod 0700 $STATE",
+            through: AS_NOBODY,
+            remedy: "sudo",
+            ..degraded("space", "not tried: only root can")
+        },
+        descriptors("prlimit --nofile=1024:1024", missing("descriptors", "does not start")),
+        descriptors("prlimit --nofile=4096:4096", degraded("descriptors", "so many connections")),
+        Case {
+            before: LOW_UNIT,
+            asked: "unit",
+            remedy: "`systemctl edit turnout-launcher.service`",
+            ..missing("descriptors", "up to 1024")
+        },
+    ]
 }
 
 fn storage() -> Vec<Case> {
@@ -208,6 +240,10 @@ fn installed() -> Vec<Case> {
 }
 
 const AS_NOBODY: &str = "setpriv --reuid 65534 --regid 65534 --clear-groups";
+/// A launcher's unit with fewer descriptors than a launcher needs.
+const LOW_UNIT: &str = "mount -t tmpfs none /run; mkdir -p /run/systemd/system; \
+    printf '#!/bin/sh\necho 1024\n' > /run/systemctl; chmod +x /run/systemctl; \
+    mount --bind /run/systemctl /usr/bin/systemctl";
 /// As a host shows it whose administrator has forbidden them.
 const NO_NET_NAMESPACES: &str =
     "echo 0 > $STATE/none; mount --bind $STATE/none /proc/sys/user/max_net_namespaces";
