@@ -9,6 +9,7 @@ mod rights;
 mod storage;
 mod units;
 
+use crate::volume::StoreKind;
 use std::path::Path;
 
 /// What helps whoever may not try.
@@ -47,6 +48,10 @@ pub struct Places<'a> {
     pub state: &'a Path,
     /// The runtime directory, below which the pointers are.
     pub runtime: &'a Path,
+    /// What the store is made of.
+    pub store: StoreKind,
+    /// Size of the store's image, when configured, bytes.
+    pub image_bytes: Option<u64>,
     /// The lowest port that the daemon takes.
     pub lowest_port: u16,
     /// The group that a control socket of the daemon's own is given to.
@@ -161,8 +166,8 @@ const REQUIREMENTS: [Requirement; 25] = [
         name: "space",
         rights: Rights::Anybody,
         try_out: storage::space,
-        why: "the store's image is allocated whole when it is made",
-        remedy: "free space below the state directory, or configure the size of the image",
+        why: "the store's image is allocated whole when it is made, and the journal grows beside it",
+        remedy: "free space below the state directory, or set a smaller `store_image_bytes`",
     },
     Requirement {
         name: "fs-verity",

@@ -8,6 +8,7 @@ use std::path::Path;
 use std::process::Command;
 use turnout_host::doctor::{Finding, Places, Standing, examine};
 use turnout_host::mounts::{in_private_namespace, mount_table};
+use turnout_host::volume::StoreKind;
 
 /// Set in the environment of the process that examines as nobody.
 const AS_NOBODY: &str = "TURNOUT_TEST_AS_NOBODY";
@@ -17,6 +18,8 @@ fn findings(folder: &Path) -> Vec<Finding> {
     examine(&Places {
         state: &folder.join("not/yet/there"),
         runtime: &folder.join("not/yet/there"),
+        store: StoreKind::Btrfs,
+        image_bytes: None,
         lowest_port: 8700,
         group: None,
         cgroup: None,

@@ -19,6 +19,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use turnout_host::doctor::{Finding, Places, examine};
 use turnout_host::mounts::cgroup2_root;
+use turnout_host::volume::StoreKind;
 use turnout_launcher_wire::{Enforcement, Reply, receive, send};
 
 /// Set in the process that examines: calls that its kernel refuses, `NAME=ERRNO`, separated by spaces.
@@ -83,6 +84,8 @@ fn child() {
     let places = Places {
         state,
         runtime: state,
+        store: word("folder").map_or(StoreKind::Btrfs, |_| StoreKind::Folder),
+        image_bytes: word("image=").map(|bytes| bytes.parse().unwrap()),
         lowest_port: word("port=").map_or(8700, |port| port.parse().unwrap()),
         group: word("group="),
         cgroup: word("cgroup").map(|_| instance.as_path()),

@@ -2,7 +2,6 @@
 
 use crate::config::{Config, DeviceGroups};
 use turnout_host::doctor::{Finding, Places, Standing, examine};
-use turnout_host::volume::StoreKind;
 use turnout_protocol::control::Requirement;
 
 /// Every requirement with what was found.
@@ -19,9 +18,6 @@ pub fn degraded(config: &Config) -> Vec<String> {
 
 fn findings(config: &Config) -> Vec<Finding> {
     let mut findings = found(config);
-    if config.keep.store == StoreKind::Folder {
-        findings.iter_mut().filter(|finding| finding.name == "btrfs").for_each(without_btrfs);
-    }
     findings.extend(devices(&config.live.get().devices));
     findings
 }
@@ -47,19 +43,12 @@ fn devices(groups: &DeviceGroups) -> Option<Finding> {
     })
 }
 
-/// A host whose store is a plain folder by its own configuration runs, with less, whatever could be had.
-fn without_btrfs(finding: &mut Finding) {
-    finding.standing = Standing::Degraded;
-    finding.found =
-        "not used: the store is a plain folder (`store.kind`). No audit snapshots are made; versions are \
-                     protected by their permissions alone, and compared with their signatures at each release"
-            .to_owned();
-}
-
 fn found(config: &Config) -> Vec<Finding> {
     examine(&Places {
         state: &config.state,
         runtime: &config.runtime,
+        store: config.keep.store,
+        image_bytes: config.store_image_bytes,
         lowest_port: lowest_port(config),
         group: config.group.as_deref(),
         cgroup: config.cgroup.as_deref(),

@@ -106,6 +106,21 @@ fn storage() -> Vec<Case> {
         Case { refused: "move_mount=EPERM mount:kind=EPERM", ..missing("swap", "no way to swap") },
         // As a kernel before 6.5 answers.
         Case { refused: "move_mount:beneath=EINVAL", ..fine("swap", "by propagation, without a gap") },
+        Case { asked: "image=200000000000000", remedy: "store_image_bytes", ..missing("space", "asks for") },
+        Case { asked: "image=1024", remedy: "store_image_bytes", ..missing("space", "asks for 0 MiB") },
+        Case { asked: "folder", ..degraded("btrfs", "plain folder") },
+        Case {
+            before: "mount -t tmpfs -o size=500m none $STATE",
+            asked: "folder",
+            ..fine("space", "the store is a folder there")
+        },
+        Case {
+            before: "mount -t tmpfs -o size=32m none $STATE; touch $STATE/store.img",
+            remedy: "free space",
+            ..degraded("space", "where the journal grows")
+        },
+        Case { before: MOUNTED_STORE, ..fine("space", "a Btrfs of its own") },
+        Case { before: MOUNTED_STORE, ..fine("btrfs", "mounted at the store's place") },
         degraded("propagation", "has mounts of its own"),
         Case { through: AS_PROCESS_1, ..degraded("propagation", "is not shared") },
         Case {
@@ -244,6 +259,10 @@ const AS_NOBODY: &str = "setpriv --reuid 65534 --regid 65534 --clear-groups";
 const LOW_UNIT: &str = "mount -t tmpfs none /run; mkdir -p /run/systemd/system; \
     printf '#!/bin/sh\necho 1024\n' > /run/systemctl; chmod +x /run/systemctl; \
     mount --bind /run/systemctl /usr/bin/systemctl";
+/// A Btrfs of the administrator's on a host that has no room for an image, and no loop device for another.
+const MOUNTED_STORE: &str = "mount -t tmpfs -o size=500m none $STATE; truncate -s 150m $STATE/disk; \
+    mkfs.btrfs -q $STATE/disk; mkdir $STATE/store; mount -o loop $STATE/disk $STATE/store; \
+    mount --bind /dev/null /dev/loop-control";
 /// As a host shows it whose administrator has forbidden them.
 const NO_NET_NAMESPACES: &str =
     "echo 0 > $STATE/none; mount --bind $STATE/none /proc/sys/user/max_net_namespaces";
