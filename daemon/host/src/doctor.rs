@@ -138,7 +138,7 @@ fn nearest(path: &Path) -> &Path {
     path.ancestors().find(|above| above.is_dir()).unwrap_or(Path::new("/"))
 }
 
-const REQUIREMENTS: [Requirement; 25] = [
+const REQUIREMENTS: [Requirement; 26] = [
     Requirement {
         name: "root",
         rights: Rights::Anybody,
@@ -269,6 +269,13 @@ const REQUIREMENTS: [Requirement; 25] = [
         try_out: kernel::pidfd,
         why: "the daemon holds workers by descriptor and takes over their listeners",
         remedy: "allow pidfd_open(2) and pidfd_getfd(2) to the service",
+    },
+    Requirement {
+        name: "clock",
+        rights: Rights::Anybody,
+        try_out: kernel::clock,
+        why: "dates of trust are judged by it, and nothing is deleted by its age while it may be wrong",
+        remedy: "`timedatectl set-ntp true`, or install `chrony`",
     },
     Requirement {
         name: "descriptors",

@@ -219,6 +219,8 @@ fn refuse(word: &str) {
         "landlock_create_ruleset" => (libc::SYS_landlock_create_ruleset, vec![]),
         "seccomp" => (libc::SYS_seccomp, vec![]),
         "pidfd_getfd" => (libc::SYS_pidfd_getfd, vec![]),
+        "adjtimex" => (libc::SYS_adjtimex, vec![]),
+        "clock_adjtime" => (libc::SYS_clock_adjtime, vec![]),
         other => panic!("{other}"),
     };
     let refusing = SeccompAction::Errno(errno.cast_unsigned());

@@ -2,7 +2,7 @@
 
 use super::{Outcome, Places, chain, degraded, missing, ok};
 use crate::mounts::in_private_namespace;
-use crate::{HostError, sys};
+use crate::{HostError, clock, sys};
 use aya::maps::MapType;
 use aya::programs::ProgramType;
 use aya::sys::{is_map_supported, is_program_supported};
@@ -175,6 +175,15 @@ fn waiting_process() -> io::Result<Child> {
     }
     let command = command.current_dir("/").env_clear();
     command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null()).spawn()
+}
+
+/// Whether something keeps the clock right.
+pub fn clock(_: &Places<'_>) -> Outcome {
+    match clock::read() {
+        Ok(reading) if reading.synchronized => ok("something keeps it right"),
+        Ok(_) => degraded("nothing is known to keep it right"),
+        Err(error) => degraded(chain(&error)),
+    }
 }
 
 pub fn ipv6(_: &Places<'_>) -> Outcome {

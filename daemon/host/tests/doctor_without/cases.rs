@@ -168,6 +168,11 @@ fn kernel() -> Vec<Case> {
             remedy: "kernel.yama.ptrace_scope",
             ..missing("pidfd", "pidfd_getfd")
         },
+        Case {
+            refused: "adjtimex=EPERM clock_adjtime=EPERM",
+            remedy: "timedatectl",
+            ..degraded("clock", "nothing is")
+        },
         // A new network has loopback without addresses.
         Case {
             through: "unshare --net",
