@@ -9,6 +9,8 @@ mod rights;
 mod storage;
 mod units;
 
+pub use units::property as unit_property;
+
 use crate::volume::StoreKind;
 use std::path::Path;
 

@@ -1,8 +1,12 @@
 //! `turnoutd doctor` and `GET /v1/doctor`: the host's findings as they are sent and printed.
 
 use crate::config::{Config, DeviceGroups};
-use turnout_host::doctor::{Finding, Places, Standing, examine};
+use std::path::{Path, PathBuf};
+use turnout_host::doctor::{Finding, Places, Standing, examine, unit_property};
 use turnout_protocol::control::Requirement;
+
+/// The daemon's unit in the packages.
+const UNIT: &str = "turnoutd.service";
 
 /// Every requirement with what was found.
 pub fn requirements(config: &Config) -> Vec<Requirement> {
@@ -14,6 +18,19 @@ pub fn degraded(config: &Config) -> Vec<String> {
     let optional = |finding: &Finding| finding.found.contains("(optional)");
     let short = |finding: &Finding| finding.standing != Standing::Ok && !optional(finding);
     findings(config).iter().filter(|f| short(f)).map(|f| format!("{}: {}", f.name, f.found)).collect()
+}
+
+/// The cgroup that the daemon's unit gives as `--launcher-service`, where this file is the configuration of that unit, or none
+/// is given: whoever looks in the stopped daemon's place must look where it would.
+pub fn launcher_service(file: Option<&Path>) -> Option<PathBuf> {
+    service_in(&unit_property(UNIT, "ExecStart")?, file)
+}
+
+fn service_in(command: &str, file: Option<&Path>) -> Option<PathBuf> {
+    let words: Vec<&str> = command.split_whitespace().collect();
+    let given = |key: &str| words.windows(2).find(|pair| pair[0] == key).map(|pair| Path::new(pair[1]));
+    let is_the_units = file.is_none() || file == given("--config");
+    given("--launcher-service").filter(|_| is_the_units).map(Path::to_owned)
 }
 
 fn findings(config: &Config) -> Vec<Finding> {
@@ -97,6 +114,19 @@ mod tests {
             (Standing::Degraded, "not there: `/dev/no-such-gpu` of `gpu0`")
         );
     }
+    #[test]
+    fn who_looks_for_the_stopped_daemon_looks_where_its_unit_does() {
+        let unit = include_str!("../../../systemd/turnoutd.service");
+        let line = unit.lines().find_map(|line| line.strip_prefix("ExecStart=")).unwrap();
+        let shown = format!("{{ path=/usr/bin/turnoutd ; argv[]={line} ; ignore_errors=no ; pid=0 }}");
+        let cgroup = Some(PathBuf::from("/sys/fs/cgroup/turnout.slice/turnout-launcher.service"));
+        assert_eq!(service_in(&shown, None), cgroup);
+        assert_eq!(service_in(&shown, Some(Path::new("/etc/turnout/turnout.toml"))), cgroup);
+        // Another instance has a launcher of its own.
+        assert_eq!(service_in(&shown, Some(Path::new("/srv/turnout.toml"))), None);
+        assert_eq!(service_in("{ argv[]=/usr/bin/turnoutd --config /c ; }", None), None);
+    }
+
     #[test]
     fn the_lowest_port_is_a_models_or_the_views() {
         let lowest = |text: &str| lowest_port(&Config::parse(text).unwrap());

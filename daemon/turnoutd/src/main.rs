@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use turnoutd::arguments::{Arguments, Command};
 use turnoutd::audit_http::{self, View};
 use turnoutd::config::Config;
-use turnoutd::{chain, dismantle, new_log, serve, telemetry};
+use turnoutd::{chain, dismantle, examine, new_log, serve, telemetry};
 
 fn main() -> ExitCode {
     let Arguments { config, launcher_service, command } = Arguments::parse();
@@ -32,7 +32,9 @@ fn configured(
         Ok(config) => config,
         Err(error) => return refuse(&chain(&error), error.hint()),
     };
-    let config = match launcher_service {
+    let found =
+        || matches!(command, Some(Command::Doctor { .. })).then(|| examine::launcher_service(file)).flatten();
+    let config = match launcher_service.or_else(found) {
         Some(cgroup) => config.with_launcher_service(cgroup),
         None => config,
     };

@@ -7,7 +7,7 @@ pub(super) const SYSTEMCTL: &str = "/usr/bin/systemctl";
 
 /// A property of a unit, each of its values on a line; `None` where systemd does not run this host, does not know the unit,
 /// or has nothing set.
-pub(super) fn property(unit: &str, name: &str) -> Option<String> {
+pub fn property(unit: &str, name: &str) -> Option<String> {
     if !Path::new("/run/systemd/system").is_dir() {
         return None;
     }
