@@ -9,7 +9,7 @@ mod rights;
 mod storage;
 mod units;
 
-pub use units::property as unit_property;
+pub use units::{device_is_allowed, property as unit_property};
 
 use crate::volume::StoreKind;
 use std::path::Path;

@@ -2,11 +2,16 @@
 
 use crate::config::{Config, DeviceGroups};
 use std::path::{Path, PathBuf};
-use turnout_host::doctor::{Finding, Places, Standing, examine, unit_property};
+use turnout_host::devices::DevicePath;
+use turnout_host::doctor::{Finding, Places, Standing, device_is_allowed, examine, unit_property};
+use turnout_manifest::DeviceGroup;
 use turnout_protocol::control::Requirement;
 
 /// The daemon's unit in the packages.
 const UNIT: &str = "turnoutd.service";
+
+/// Whether a unit lets a device be opened.
+type Allows<'a> = &'a dyn Fn(&str, &DevicePath) -> bool;
 
 /// Every requirement with what was found.
 pub fn requirements(config: &Config) -> Vec<Requirement> {
@@ -35,28 +40,44 @@ fn service_in(command: &str, file: Option<&Path>) -> Option<PathBuf> {
 
 fn findings(config: &Config) -> Vec<Finding> {
     let mut findings = found(config);
-    findings.extend(devices(&config.live.get().devices));
+    let unit = config.launcher_unit.as_deref().map(|unit| (unit, &device_is_allowed as Allows<'_>));
+    findings.extend(devices(&config.live.get().devices, unit));
     findings
 }
 
-/// Whether the nodes that `[devices]` names are there, where it names any.
-fn devices(groups: &DeviceGroups) -> Option<Finding> {
-    let nodes = groups.iter().flat_map(|(group, nodes)| nodes.iter().map(move |node| (group, node)));
-    let missing: Vec<String> = nodes
-        .filter(|(_, node)| turnout_host::devices::find(node).is_err())
-        .map(|(group, node)| format!("`{}` of `{group}`", node.as_str()))
+/// Whether the nodes that `[devices]` names are there and the launcher's unit lets cells open them, where it names any.
+fn devices(groups: &DeviceGroups, unit: Option<(&str, Allows<'_>)>) -> Option<Finding> {
+    let nodes = || groups.iter().flat_map(|(group, nodes)| nodes.iter().map(move |node| (group, node)));
+    let named = |(group, node): (&DeviceGroup, &DevicePath)| format!("`{}` of `{group}`", node.as_str());
+    let is_there = |node: &DevicePath| turnout_host::devices::find(node).is_ok();
+    let missing: Vec<String> = nodes().filter(|(_, node)| !is_there(node)).map(named).collect();
+    let shut: Vec<_> = nodes()
+        .filter(|(_, node)| is_there(node) && unit.is_some_and(|(unit, allows)| !allows(unit, node)))
         .collect();
     let names = || groups.keys().map(|group| group.as_str()).collect::<Vec<_>>().join(", ");
-    let (standing, found) = match missing.as_slice() {
-        [] => (Standing::Ok, names()),
-        some => (Standing::Degraded, format!("not there: {}", some.join(", "))),
+    let (standing, found, remedy) = match unit {
+        _ if !missing.is_empty() => {
+            let remedy = "load the driver, or correct `[devices]` in the configuration".to_owned();
+            (Standing::Degraded, format!("not there: {}", missing.join(", ")), remedy)
+        }
+        Some((unit, _)) if !shut.is_empty() => {
+            let lines: Vec<_> =
+                shut.iter().map(|(_, node)| format!("`DeviceAllow={} rw`", node.as_str())).collect();
+            let remedy = format!(
+                "`systemctl edit {unit}` with {} below `[Service]`; then restart it, which ends the workers",
+                lines.join(", ")
+            );
+            let shut: Vec<String> = shut.into_iter().map(named).collect();
+            (Standing::Degraded, format!("not allowed by `{unit}`: {}", shut.join(", ")), remedy)
+        }
+        _ => (Standing::Ok, names(), String::new()),
     };
     (!groups.is_empty()).then_some(Finding {
         name: "devices",
         standing,
         found,
         why: "versions that ask for them are refused",
-        remedy: "load the driver, or correct `[devices]` in the configuration".to_owned(),
+        remedy,
     })
 }
 
@@ -104,7 +125,7 @@ mod tests {
 
     #[test]
     fn a_configured_device_that_is_not_there_is_named_and_none_is_no_matter() {
-        let found = |text: &str| devices(&Config::parse(text).unwrap().live.get().devices);
+        let found = |text: &str| devices(&Config::parse(text).unwrap().live.get().devices, None);
         assert!(found("").is_none());
         let all = found("devices = { gpu0 = [\"/dev/zero\"] }").unwrap();
         assert_eq!((all.standing, all.found.as_str()), (Standing::Ok, "gpu0"));
@@ -114,6 +135,19 @@ mod tests {
             (Standing::Degraded, "not there: `/dev/no-such-gpu` of `gpu0`")
         );
     }
+    #[test]
+    fn a_device_that_the_launchers_unit_keeps_shut_is_named_with_the_line_that_opens_it() {
+        let config = Config::parse("devices = { gpu0 = [\"/dev/zero\", \"/dev/full\"] }").unwrap();
+        let groups = &config.live.get().devices;
+        let found = devices(groups, Some(("l.service", &|_, node| node.as_str() == "/dev/full"))).unwrap();
+        assert_eq!(
+            (found.standing, found.found.as_str()),
+            (Standing::Degraded, "not allowed by `l.service`: `/dev/zero` of `gpu0`")
+        );
+        assert!(found.remedy.contains("`systemctl edit l.service` with `DeviceAllow=/dev/zero rw`"));
+        assert_eq!(devices(groups, Some(("l.service", &|_, _| true))).unwrap().standing, Standing::Ok);
+    }
+
     #[test]
     fn who_looks_for_the_stopped_daemon_looks_where_its_unit_does() {
         let unit = include_str!("../../../systemd/turnoutd.service");
