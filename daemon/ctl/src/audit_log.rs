@@ -13,6 +13,10 @@ use turnout_manifest::{ModelName, ReleaseId};
 use turnout_protocol::client::{Client, Tail};
 use turnout_protocol::control::AuditRecord;
 
+/// Breaks in a row, without a record between them, after which a stream is not asked for again: the record that is next
+/// cannot be read.
+const BREAKS_MAX: u32 = 10;
+
 /// Prints the records that were asked for, and goes on as they come where that is wanted.
 pub async fn log(
     client: &Client,
@@ -72,10 +76,11 @@ async fn follow(
     (wanted, mut next): (&mut Wanted, Option<u64>),
 ) -> Result<(), Failure> {
     let mut is_first = wanted.is_everything() && next.is_none();
-    let mut records = client.audit_log(next, Tail::Follow).await?;
+    let (mut records, mut breaks) = (client.audit_log(next, Tail::Follow).await?, 0);
     loop {
         match records.next().await {
             Ok(Some(record)) => {
+                breaks = 0;
                 next = Some(record.seq + 1);
                 let begins = std::mem::take(&mut is_first);
                 if wanted.has(&record) {
@@ -86,7 +91,8 @@ async fn follow(
                 }
             }
             Ok(None) => records = again(async || client.audit_log(next, Tail::Follow).await).await?,
-            Err(error) if error.is_away() => {
+            Err(error) if error.is_away() && breaks < BREAKS_MAX => {
+                breaks += 1;
                 records = again(async || client.audit_log(next, Tail::Follow).await).await?;
             }
             Err(error) => return Err(error.into()),
@@ -154,6 +160,7 @@ impl Wanted {
 mod tests {
     use super::*;
     use serde_json::json;
+    use turnout_protocol::control::SCHEMA;
 
     fn seqs(arguments: &AuditLogArguments) -> Vec<u64> {
         let bodies = [
@@ -167,6 +174,7 @@ mod tests {
         ];
         let mut wanted = Wanted::new(arguments);
         let records = bodies.into_iter().zip(0..).map(|(body, seq)| AuditRecord {
+            schema: SCHEMA.to_owned(),
             seq,
             time_ms: 0,
             body,
