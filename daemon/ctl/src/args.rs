@@ -133,7 +133,7 @@ pub enum Command {
 pub enum ReleaseCommand {
     /// Release an imported version, or several models as one set
     Start(StartArguments),
-    /// List all releases
+    /// List the releases under way and the newest that ended; older ones are in `audit log`
     List,
     /// Show one release
     Show {

@@ -15,7 +15,9 @@ use std::time::Duration;
 use turnout_manifest::plan::Strategy;
 use turnout_manifest::{Plan, ReleaseId};
 use turnout_protocol::client::{Client, Intervention};
-use turnout_protocol::control::{Intervene, ReleaseState, ReleaseStatus, StartRelease, Timings, Update};
+use turnout_protocol::control::{
+    Intervene, ReleaseKind, ReleaseState, ReleaseStatus, StartRelease, Timings, Update,
+};
 
 /// Whether a command returns at once or when the release is over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -62,9 +64,18 @@ pub async fn rollback(
     let ended = wait_for(client, screen, status, timeout).await?;
     let others = set::others_end(client, screen, &ended, timeout).await?;
     print_end(screen, &ended)?;
-    // The old version having the traffic is what was asked for, on whichever path it came about.
-    let stuck = ended.state == ReleaseState::Stuck || others.contains(&ReleaseState::Stuck);
-    Ok(if stuck { Exit::Failed } else { Exit::Done })
+    let back = others.into_iter().chain([ended.state]).all(|state| is_back(ended.kind, state));
+    Ok(if back { Exit::Done } else { Exit::Failed })
+}
+
+/// The version before has the traffic, which is what was asked for: a release was undone, or the way back was promoted.
+fn is_back(kind: ReleaseKind, state: ReleaseState) -> bool {
+    match kind {
+        ReleaseKind::Release => matches!(state, ReleaseState::RolledBack | ReleaseState::Cancelled),
+        ReleaseKind::Return => state == ReleaseState::Promoted,
+        // The newest release of a model whose version before was back already.
+        ReleaseKind::Restart => state != ReleaseState::Stuck,
+    }
 }
 
 async fn start(client: &Client, screen: &mut Screen, arguments: StartArguments) -> Result<Exit, Failure> {
@@ -238,6 +249,12 @@ pub fn print_end(screen: &mut Screen, ended: &ReleaseStatus) -> Result<(), Failu
     let hint = match ended.state {
         ReleaseState::Promoted => format!("undo it with `turnoutctl rollback {}`", ended.model),
         ReleaseState::Stuck => stuck_hint(ended),
+        ReleaseState::RolledBack | ReleaseState::Cancelled if ended.kind == ReleaseKind::Return => format!(
+            "`{}` serves still: `turnoutctl report {}` says why; `turnoutctl rollback {}` tries again",
+            ended.from.as_ref().map(ToString::to_string).unwrap_or_default(),
+            ended.release_id,
+            ended.model
+        ),
         _ => format!("see everything with `turnoutctl report {}`", ended.release_id),
     };
     let shown = match screen.is_live() {
@@ -342,6 +359,20 @@ pub fn state_style(state: ReleaseState) -> Style {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_rollback_is_done_when_the_version_before_has_the_traffic() {
+        use ReleaseState::*;
+        for (kind, back) in [
+            (ReleaseKind::Release, &[RolledBack, Cancelled][..]),
+            (ReleaseKind::Return, &[Promoted]),
+            (ReleaseKind::Restart, &[Promoted, RolledBack, Cancelled]),
+        ] {
+            for state in [Promoted, RolledBack, Cancelled, Stuck] {
+                assert_eq!(is_back(kind, state), back.contains(&state), "{kind:?} {state:?}");
+            }
+        }
+    }
 
     #[test]
     fn a_stuck_release_is_told_with_the_commands_that_mend_it() {

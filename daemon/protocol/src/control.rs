@@ -2,6 +2,7 @@
 //! Times are milliseconds since the Unix epoch, durations say their unit in the name.
 
 use crate::journal::PrunedLog;
+pub use crate::release::ReleaseKind;
 use crate::router::Stats;
 use crate::set::{ReleaseSet, SetStatus};
 use serde::{Deserialize, Serialize};
@@ -169,19 +170,6 @@ pub struct Seen {
     pub p95_us: Option<u64>,
     /// 99th percentile, microseconds.
     pub p99_us: Option<u64>,
-}
-
-/// Why a release exists.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum ReleaseKind {
-    /// Somebody asked for this version.
-    #[default]
-    Release,
-    /// Somebody asked for the version that was live before.
-    Return,
-    /// The live version's worker died and is brought up again.
-    Restart,
 }
 
 /// State of a release, stable names.

@@ -8,6 +8,7 @@ pub mod control;
 pub mod error;
 pub mod frame;
 pub mod journal;
+mod release;
 pub mod report;
 pub mod router;
 pub mod set;
