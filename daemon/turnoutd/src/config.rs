@@ -198,10 +198,7 @@ pub struct Config {
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     /// There is none. A package does not bring a deleted one back by itself.
-    #[error(
-        "configuration `{0}` is not there: an empty file will do, or the package's own, by \
-         `apt-get install --reinstall -o Dpkg::Options::=--force-confmiss turnout`"
-    )]
+    #[error("configuration `{0}` is not there")]
     Missing(PathBuf),
     /// It could not be read.
     #[error("configuration `{path}`")]
@@ -232,9 +229,11 @@ impl ConfigError {
     /// What to do about it.
     pub fn hint(&self) -> &'static str {
         match self {
-            Self::Read { .. } => {
-                "name a file that is there and can be read, or none: every key has a default"
+            Self::Missing(_) => {
+                "an empty file will do: every key has a default. The package's own comes back by \
+                 `apt-get install --reinstall -o Dpkg::Options::=--force-confmiss turnout`"
             }
+            Self::Read { .. } => "name a file that can be read, or none: every key has a default",
             Self::TooLarge(_) | Self::Parse { .. } | Self::Values(_) => {
                 "the comments in `/etc/turnout/turnout.toml` describe each key, and so does \
                  `/usr/share/doc/turnout/docs/guide.md`"
@@ -534,8 +533,9 @@ mod tests {
         }
         std::fs::remove_file(&file).unwrap();
         let (places, refused) = Config::read_places(&file);
-        let refused = refused.unwrap().to_string();
-        assert!(refused.contains("is not there") && refused.contains("--force-confmiss"), "{refused}");
+        let refused = refused.unwrap();
+        assert!(refused.to_string().contains("is not there"), "{refused}");
+        assert!(refused.hint().contains("--force-confmiss"), "{}", refused.hint());
         assert_eq!(places.state, Path::new(usual.0));
         std::fs::write(&file, "state = \"/srv/a\"\n").unwrap();
         assert!(matches!(Config::read_places(&file), (config, None) if config.state == Path::new("/srv/a")));
