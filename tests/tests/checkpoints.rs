@@ -118,7 +118,7 @@ fn a_journal_that_was_put_back_is_refused_until_an_operator_decides() {
         copy(&old, &scene.journal())?;
         let before = names(&scene.journal())?;
         let refusal = scene.instance.start().err().context("the daemon has started")?.to_string();
-        for says in ["its end is missing", "turnoutd new-log --reason TEXT"] {
+        for says in ["its end is missing", "new-log --reason TEXT"] {
             ensure!(refusal.contains(says), "not `{says}`: {refusal}");
         }
         ensure!(names(&scene.journal())? == before, "a refused journal was changed");
