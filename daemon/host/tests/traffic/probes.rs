@@ -175,8 +175,8 @@ fn a_client_that_leaves_a_worker_that_does_nothing_has_waited_in_vain() {
     let mut scene = Scene::new();
     let traffic = scene.single("127.0.0.1:0");
     let mut patient = TcpStream::connect(public()).unwrap();
-    patient.write_all(b"GET /slow/60000 HTTP/1.1\r\n\r\n").unwrap();
     let asked = Instant::now();
+    patient.write_all(b"GET /slow/60000 HTTP/1.1\r\n\r\n").unwrap();
     sample_when(&traffic, |sample| sample.requests == 1);
     thread::sleep(Duration::from_millis(50));
     // Without a reset: to the worker the connection is half open, for as long as it likes.
