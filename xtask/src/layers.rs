@@ -1,8 +1,8 @@
 //! `layers`: which crate may use which, as the table of `ARCHITECTURE.md`, section 2, and who may use the fenced libraries.
 //! A feature of tests is fenced too. Reads what cargo resolved; the fence around `unsafe` is in `sources.rs`, with the other rules on text.
 
-use crate::command;
-use anyhow::{Context, Result, bail};
+use crate::metadata::{self, Resolve};
+use anyhow::{Result, bail};
 use serde::Deserialize;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -130,52 +130,17 @@ struct Metadata {
     resolve: Resolve,
 }
 
-#[derive(Deserialize)]
-struct Resolve {
-    nodes: Vec<Node>,
-}
-
-#[derive(Deserialize)]
-struct Node {
-    id: String,
-    deps: Vec<Edge>,
-}
-
-#[derive(Deserialize)]
-struct Edge {
-    pkg: String,
-    dep_kinds: Vec<EdgeKind>,
-}
-
-#[derive(Deserialize)]
-struct EdgeKind {
-    kind: Option<String>,
-}
-
 impl Graph {
     fn read(root: &Path) -> Result<Self> {
-        let answer =
-            command::capture(command::cargo(root).args(["metadata", "--format-version", "1", "--locked"]))?;
-        if !answer.success {
-            bail!("`cargo metadata` failed: {}", answer.stderr.trim());
-        }
-        let metadata: Metadata =
-            serde_json::from_str(&answer.stdout).context("`cargo metadata` gave no such JSON")?;
-        Ok(Self::build(metadata))
+        Ok(Self::build(metadata::read(root, &[])?))
     }
 
     fn build(metadata: Metadata) -> Self {
         let names: BTreeMap<&str, &str> = metadata.packages.iter().map(|p| (&*p.id, &*p.name)).collect();
-        let used: BTreeMap<&str, Vec<&str>> =
-            metadata.resolve.nodes.iter().map(|n| (&*n.id, n.shipped())).collect();
         let mut reached = BTreeMap::new();
         for member in &metadata.workspace_members {
-            let mut seen = BTreeSet::new();
-            let mut open = vec![&**member];
-            while let Some(id) = open.pop() {
-                let next = used.get(id).into_iter().flatten().copied();
-                open.extend(next.filter(|next| seen.insert(*next)));
-            }
+            // What it uses outside its own tests.
+            let seen = metadata.resolve.reached(&[&**member], |kind| kind != Some("dev"));
             let seen =
                 seen.into_iter().filter_map(|id| names.get(id)).map(|name| (*name).to_owned()).collect();
             reached.insert(names.get(&**member).copied().unwrap_or_default().to_owned(), seen);
@@ -244,14 +209,6 @@ fn enabled_for_use(package: &Package) -> Vec<String> {
     let by_feature = by_feature.flat_map(|(_, enabled)| enabled).map(String::as_str);
     let named = by_dependency.chain(by_feature).filter(is_for_tests);
     named.map(|feature| format!("`{}` must not enable `{feature}`: it is for tests", package.name)).collect()
-}
-
-impl Node {
-    /// Ids of what this crate uses outside its own tests.
-    fn shipped(&self) -> Vec<&str> {
-        let shipped = |edge: &&Edge| edge.dep_kinds.iter().any(|kind| kind.kind.as_deref() != Some("dev"));
-        self.deps.iter().filter(shipped).map(|edge| &*edge.pkg).collect()
-    }
 }
 
 #[cfg(test)]

@@ -9,6 +9,7 @@ mod dist;
 mod ebpf;
 mod fuzz;
 mod layers;
+mod metadata;
 mod paths;
 mod setup;
 mod sources;

@@ -1,8 +1,8 @@
 //! Which crates of others the packaged programs are built from, and the texts of licences in their sources. What is made
 //! of it is in `notices.rs`.
 
-use crate::command;
-use anyhow::{Context, Result, bail};
+use crate::metadata::{self, Resolve};
+use anyhow::{Context, Result};
 use serde::Deserialize;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -56,28 +56,6 @@ struct Target {
     kind: Vec<String>,
 }
 
-#[derive(Deserialize)]
-struct Resolve {
-    nodes: Vec<Node>,
-}
-
-#[derive(Deserialize)]
-struct Node {
-    id: String,
-    deps: Vec<Edge>,
-}
-
-#[derive(Deserialize)]
-struct Edge {
-    pkg: String,
-    dep_kinds: Vec<EdgeKind>,
-}
-
-#[derive(Deserialize)]
-struct EdgeKind {
-    kind: Option<String>,
-}
-
 /// Every crate of others that these programs, or what they load into the kernel, reach by normal dependencies.
 ///
 /// # Errors
@@ -90,24 +68,13 @@ pub fn foreign(root: &Path, programs: &[&str]) -> Result<BTreeSet<Foreign>> {
 
 impl Metadata {
     fn read(root: &Path, manifest: &str, target: &str) -> Result<Self> {
-        let mut cargo = command::cargo(root);
-        cargo.args(["metadata", "--format-version", "1", "--locked", "--filter-platform", target]);
-        let answer = command::capture(cargo.args(["--manifest-path", manifest]))?;
-        if !answer.success {
-            bail!("`cargo metadata` failed: {}", answer.stderr.trim());
-        }
-        serde_json::from_str(&answer.stdout).context("`cargo metadata` gave no such JSON")
+        metadata::read(root, &["--filter-platform", target, "--manifest-path", manifest])
     }
 
     fn reached(&self, programs: &[&str]) -> Result<BTreeSet<Foreign>> {
         let packages: BTreeMap<&str, &Package> = self.packages.iter().map(|p| (&*p.id, p)).collect();
-        let used: BTreeMap<&str, &Node> = self.resolve.nodes.iter().map(|node| (&*node.id, node)).collect();
-        let mut open = programs.iter().map(|program| self.builder(program)).collect::<Result<Vec<_>>>()?;
-        let mut seen: BTreeSet<&str> = open.iter().copied().collect();
-        while let Some(id) = open.pop() {
-            let next = used.get(id).into_iter().flat_map(|node| node.normal());
-            open.extend(next.filter(|next| seen.insert(*next)));
-        }
+        let built = programs.iter().map(|program| self.builder(program)).collect::<Result<Vec<_>>>()?;
+        let seen = self.resolve.reached(&built, |kind| kind.is_none());
         let seen = seen.into_iter().filter_map(|id| packages.get(id));
         seen.filter(|package| package.source.is_some()).map(|package| package.foreign()).collect()
     }
@@ -117,13 +84,6 @@ impl Metadata {
         let builds = |target: &Target| target.name == program && target.kind.iter().any(|kind| kind == "bin");
         let package = self.packages.iter().find(|package| package.targets.iter().any(builds));
         package.map(|package| &*package.id).with_context(|| format!("no crate builds `{program}`"))
-    }
-}
-
-impl Node {
-    fn normal(&self) -> impl Iterator<Item = &str> {
-        let is_normal = |edge: &&Edge| edge.dep_kinds.iter().any(|kind| kind.kind.is_none());
-        self.deps.iter().filter(is_normal).map(|edge| &*edge.pkg)
     }
 }
 
