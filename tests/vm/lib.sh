@@ -105,22 +105,30 @@ port() {
 	turnoutctl status --output json | tr -d ' \n' |
 		sed "s/.*\"model\":\"$1\",[^[]*\"endpoints\":\[\"127.0.0.1:\([0-9]*\)\".*/\1/"
 }
-# The first of the model's test requests, as a file.
+# The first of the model's test requests, as a file. It is there whole or not at all: who was told of it may be about to read.
 request() {
-	sed -n '2s/.*"body"://;2s/},*$//p' "$TURNOUT_MODELS/requests/$1.json" >"$WORK/$1.json"
-	echo "$WORK/$1.json"
+	local file=$WORK/$1.json
+	[ -f "$file" ] || {
+		sed -n '2s/.*"body"://;2s/},*$//p' "$TURNOUT_MODELS/requests/$1.json" >"$file.new"
+		mv "$file.new" "$file"
+	}
+	echo "$file"
 }
 infer() { curl -sSf -o /dev/null -w '%{http_code}' -d @"$(request "$1")" "$(endpoint "$1")"; }
 state_of() { values state turnoutctl release show "$1" | head -n 1; }
 is_in() { equal "$(state_of "$1")" "$2"; }
 
-# load MODEL: requests over four connections, a few each second, one line with the status of each answer. Written line by
-# line, or the last thousand would be lost with curl's buffer.
+# load MODEL: requests over four connections, a few each second, one line for each: the status of the answer, curl's exit
+# code, how many connections it took, from which port, after how long, curl's error. Written line by line, or the last
+# thousand would be lost with curl's buffer.
 load() {
+	local body endpoint
+	body=$(request "$1") endpoint=$(endpoint "$1")
 	: >"$WORK/answers"
 	for _ in 1 2 3 4; do
-		stdbuf -oL curl -s --rate 8/s -o /dev/null -w '%{http_code}\n' \
-			-d @"$(request "$1")" "$(endpoint "$1")#[1-9999999]" >>"$WORK/answers" 2>/dev/null &
+		stdbuf -oL curl -s --rate 8/s -o /dev/null \
+			-w '%{http_code} %{exitcode} %{num_connects} %{local_port} %{time_total} %{errormsg}\n' \
+			-d @"$body" "$endpoint#[1-9999999]" >>"$WORK/answers" 2>/dev/null &
 		load_pids="$load_pids $!"
 	done
 	wait_for test -s "$WORK/answers"
@@ -129,13 +137,13 @@ load_stop() {
 	kill $load_pids 2>/dev/null
 	wait $load_pids 2>/dev/null
 	load_pids=
-	echo "# $(wc -l <"$WORK/answers") requests, $(grep -vc '^200$' "$WORK/answers") without a good answer"
+	echo "# $(wc -l <"$WORK/answers") requests, $(grep -vc '^200 0 ' "$WORK/answers") without a good answer"
 }
 no_request_failed() {
 	local bad
 	[ -s "$WORK/answers" ] || { echo 'there was no load'; return 1; }
-	bad=$(grep -v '^200$' "$WORK/answers" | sort | uniq -c)
-	[ -z "$bad" ] || { echo "statuses that are no good answer: $bad"; return 1; }
+	bad=$(grep -vn '^200 0 ' "$WORK/answers" | head -n 10)
+	[ -z "$bad" ] || { printf 'no good answer, of %d:\n%s\n' "$(wc -l <"$WORK/answers")" "$bad"; return 1; }
 }
 
 finish() {
