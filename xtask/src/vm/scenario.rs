@@ -24,6 +24,8 @@ const SKIPPED: i32 = 77;
 const BOOTS_MAX: u32 = 5;
 /// Lines of a scenario's output that a failure repeats.
 const LAST_LINES: usize = 15;
+/// Lines about what did not hold that a failure repeats.
+const BROKEN_LINES: usize = 60;
 /// What is asked of a guest after a failure: file, command.
 const EVIDENCE: [(&str, &str); 3] = [
     ("journal.log", "journalctl --no-pager --boot --output=short-monotonic"),
@@ -252,11 +254,13 @@ impl Stage<'_> {
         let (last, broken) = (&mut self.last, &mut self.broken);
         last.clear();
         broken.clear();
-        let mut failed = None;
+        let (mut failed, mut explains) = (None, false);
         let code = guest.run(command, limit, |line| {
             let written = writeln!(log, "{:7.1} {line}", began.elapsed().as_secs_f64());
             failed = failed.take().or(written.err());
-            if line.starts_with("not ok") {
+            // What a check had to say follows it, indented behind its `#`.
+            explains = line.starts_with("not ok") || (explains && line.starts_with("#   "));
+            if explains && broken.len() < BROKEN_LINES {
                 broken.push(line.to_owned());
             }
             last.push(line.to_owned());
