@@ -24,7 +24,8 @@ const HEAD_DEADLINE: Duration = Duration::from_secs(75);
 const HEAD_MAX: usize = 64 * 1024;
 /// After an error of accept (no descriptors left) the next try waits this long, or for a connection to end.
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
-/// Handshakes that were under way when the drain began are let in for this long.
+/// Handshakes that were under way when the drain began are let in for this long, and a client has as long to ask something
+/// over a new connection: over one that has never answered it, no client asks again by itself.
 const HANDSHAKE_GRACE: Duration = Duration::from_millis(1000);
 
 /// Why serving cannot begin.
@@ -141,7 +142,7 @@ async fn connection(stream: tokio::net::TcpStream, service: Rc<Service>) {
     let _ = stream.set_nodelay(true);
     let activity = Activity::new();
     let mut silent = pin!(activity.is_over());
-    let idle_over = pin!(idle_over(service.state.follow_drain()));
+    let idle_over = pin!(activity.idle_over(service.state.follow_drain()));
     let answer = service_fn(|request| service.answer(request, &activity));
     let mut connection = pin!(
         http1::Builder::new()
@@ -169,17 +170,19 @@ pub struct Activity {
     born: Instant,
     last: Cell<Instant>,
     in_request: Cell<bool>,
+    has_asked: Cell<bool>,
 }
 
 impl Activity {
     fn new() -> Self {
         let now = Instant::now();
-        Self { born: now, last: Cell::new(now), in_request: Cell::new(false) }
+        Self { born: now, last: Cell::new(now), in_request: Cell::new(false), has_asked: Cell::new(false) }
     }
 
     /// A request's head has arrived.
     pub fn begin(&self) {
         self.in_request.set(true);
+        self.has_asked.set(true);
     }
 
     /// Its answer is made. Returns the age of the connection.
@@ -200,12 +203,15 @@ impl Activity {
             tokio::time::sleep_until(deadline.into()).await;
         }
     }
-}
 
-/// Waits until a connection that has been silent since the drain began, or since it was made, is to be closed.
-async fn idle_over(mut drain: watch::Receiver<Option<Duration>>) {
-    if let Some(idle) = drained(&mut drain).await {
-        tokio::time::sleep(idle).await;
+    /// Waits until a connection that has been silent since the drain began, or since it was made, is to be closed.
+    async fn idle_over(&self, mut drain: watch::Receiver<Option<Duration>>) {
+        if let Some(idle) = drained(&mut drain).await {
+            tokio::time::sleep(idle).await;
+            if !self.has_asked.get() {
+                tokio::time::sleep_until((self.born + HANDSHAKE_GRACE).into()).await;
+            }
+        }
     }
 }
 

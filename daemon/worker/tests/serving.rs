@@ -314,6 +314,28 @@ fn a_drain_answers_what_comes_closes_what_is_silent_and_ends_the_process() {
 }
 
 #[test]
+fn who_has_just_connected_may_still_ask_a_version_that_is_drained() {
+    let asked_in_time = || {
+        let mut worker = good();
+        let (mut busy, mut mute) = (worker.connect(), worker.connect());
+        let connected = Instant::now();
+        let mut slow = worker.connect();
+        worker.say(&ToWorker::Drain { idle_ms: 1 });
+        answers_until(&mut busy, |reply| reply.header("connection") == Some("close"));
+        std::thread::sleep(Duration::from_millis(200));
+        // On a machine that stands still for longer nothing is said by this.
+        if connected.elapsed() > Duration::from_millis(900) {
+            return false;
+        }
+        assert_eq!(slow.infer(&digit()).status, 200);
+        mute.wait_for_close();
+        assert_eq!(worker.ended().code(), Some(0));
+        true
+    };
+    assert!((0..10).any(|_| asked_in_time()), "never asked in time");
+}
+
+#[test]
 fn a_worker_told_to_drain_before_it_has_work_leaves() {
     let mut worker = Worker::start("digits", "1.0.0");
     worker.say(&ToWorker::Drain { idle_ms: 1000 });
