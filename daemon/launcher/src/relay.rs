@@ -2,6 +2,7 @@
 //! the name of its cell, to the launcher's standard error. So no worker holds a descriptor of the host's log: it can
 //! neither shut it, nor write over it, nor speak as another. What it says beyond its share is left out, and counted.
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::{Errno, ioctl_fionbio};
 use rustix::pipe::{PipeFlags, pipe_with};
 use std::fmt::Write as _;
@@ -64,7 +65,7 @@ impl Output {
     pub fn finish(mut self) {
         let now = Instant::now();
         let _ = (0..LAST_READS).take_while(|_| self.read(now)).count();
-        self.relay.finish(now, &mut io::stderr());
+        self.relay.finish(now, &mut Log(io::stderr()));
     }
 
     /// Reads once; false when there was nothing.
@@ -75,7 +76,7 @@ impl Output {
         };
         match length {
             Ok(0) => self.pipe = None,
-            Ok(length) => self.relay.take(&bytes[..length], now, &mut io::stderr()),
+            Ok(length) => self.relay.take(&bytes[..length], now, &mut Log(io::stderr())),
             Err(Errno::AGAIN | Errno::INTR) => {}
             Err(_) => self.pipe = None,
         }
@@ -115,7 +116,8 @@ impl Relay {
     fn finish(&mut self, now: Instant, to: &mut impl Write) {
         self.take(b"\n", now, to);
         if self.left_out > 0 {
-            write_line(&self.note(), to);
+            // A log that takes no more is no reason to end: the cells go on.
+            let _ = to.write_all(self.note().as_bytes());
         }
     }
 
@@ -134,12 +136,11 @@ impl Relay {
         }
         text.push('\n');
         match self.allowance.checked_sub(text.len() as u64) {
-            Some(left) => {
+            Some(left) if to.write_all(text.as_bytes()).is_ok() => {
                 self.allowance = left;
                 self.left_out = 0;
-                write_line(&text, to);
             }
-            None => self.left_out += self.line.len() as u64,
+            _ => self.left_out += self.line.len() as u64,
         }
         self.line.clear();
     }
@@ -149,9 +150,23 @@ impl Relay {
     }
 }
 
-/// A log that takes no more is no reason to end: the cells go on.
-fn write_line(text: &str, to: &mut impl Write) {
-    let _ = to.write_all(text.as_bytes());
+/// A log that is not waited for: its reader may have stopped, and the launcher has one thread. A descriptor that is ready
+/// takes a line at once: 4 KiB of a pipe (pipe(7)), three quarters of a socket's buffer.
+struct Log<To>(To);
+
+impl<To: Write + AsFd> Write for Log<To> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let mut ready = [PollFd::new(&self.0, PollFlags::OUT)];
+        poll(&mut ready, Some(&Timespec::default()))?;
+        if !ready[0].revents().contains(PollFlags::OUT) {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        self.0.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush()
+    }
 }
 
 #[cfg(test)]
@@ -212,6 +227,31 @@ mod tests {
              turnout-launcher: generation 7: later\n"
         );
         assert_eq!(later, expected);
+    }
+
+    #[test]
+    fn a_log_that_is_not_read_holds_nobody_up_and_is_told_later_what_it_missed() {
+        let (theirs, ours) = pipe_with(PipeFlags::CLOEXEC).unwrap();
+        let mut log = Log(std::fs::File::from(ours));
+        let now = Instant::now();
+        let mut relay = Relay::new("generation 7".to_owned(), now);
+        // More than a pipe holds, and less than may be said.
+        let line = [&[b'z'; 500][..], b"\n"].concat();
+        let size = rustix::pipe::fcntl_setpipe_size(&theirs, 4096).unwrap();
+        (0..2 * size / line.len()).for_each(|_| relay.take(&line, now, &mut log));
+        let left_out = relay.left_out;
+        assert!(left_out > 0 && left_out % 500 == 0, "{left_out}");
+        let mut said = vec![0; 2 * size];
+        let length = rustix::io::read(&theirs, &mut said).unwrap();
+        relay.take(b"later\n", now, &mut log);
+        let after = rustix::io::read(&theirs, &mut said[length..]).unwrap();
+        assert_eq!(
+            String::from_utf8_lossy(&said[length..length + after]),
+            format!(
+                "turnout-launcher: generation 7: {left_out} bytes that it wrote were left out\n\
+                 turnout-launcher: generation 7: later\n"
+            )
+        );
     }
 
     #[test]
