@@ -63,7 +63,10 @@ pub(crate) async fn roll_back(
                 }
                 if met == Met::Restart {
                     // The version that is left is not brought up first. It may be up by now.
-                    let _ = turn_round().await;
+                    match turn_round().await {
+                        Err(failure) if failure.0.code != ErrorCode::Conflict => return Err(failure),
+                        _ => {}
+                    }
                 }
                 if !matches!(timeout_at(deadline, views.changed()).await, Ok(Ok(()))) {
                     return Err(not_yet(world, name));
