@@ -167,12 +167,14 @@ async fn ask(
 
 async fn list(client: &Client, screen: &mut Screen) -> Result<Exit, Failure> {
     let list = client.releases().await?;
-    let mut table = Table::new(&["RELEASE", "MODEL", "FROM", "TO", "STATE", "STARTED", "TOOK", "CAUSE"]);
+    let mut table =
+        Table::new(&["RELEASE", "KIND", "MODEL", "FROM", "TO", "STATE", "STARTED", "TOOK", "CAUSE"]);
     for release in &list.releases {
         let timings = &release.timings;
         let took = timings.ended_at_ms.map(|ended| duration_ms(ended.saturating_sub(timings.asked_at_ms)));
         table.row(vec![
             styled(STRONG, release.release_id.to_string()),
+            words(kind(release.kind)),
             words(release.model.as_str()),
             words(release.from.as_ref().map_or("-", |from| from.as_str())),
             words(release.to.as_str()),
@@ -343,6 +345,15 @@ pub fn state(state: ReleaseState) -> &'static str {
         ReleaseState::RolledBack => "rolled back",
         ReleaseState::Cancelled => "cancelled",
         ReleaseState::Stuck => "stuck",
+    }
+}
+
+/// Why a release exists, as a word: the one that programs read.
+fn kind(kind: ReleaseKind) -> &'static str {
+    match kind {
+        ReleaseKind::Release => "release",
+        ReleaseKind::Return => "return",
+        ReleaseKind::Restart => "restart",
     }
 }
 
