@@ -386,6 +386,10 @@ impl Traffic for FakeHost {
         self.call(("claim", format!("{addresses:?}")), |machine| machine.claim(addresses))
     }
 
+    fn give_up(&self, addresses: &[SocketAddr]) {
+        self.inner().machine.claims.retain(|address| !addresses.contains(address));
+    }
+
     fn admit(&self, generation: Generation, port: u16) -> Result<(), HostError> {
         self.call(("admit", generation.to_string()), |machine| machine.admit(generation, port))
     }
@@ -409,6 +413,10 @@ impl Traffic for FakeHost {
             machine.routes.remove(&port);
             Ok(())
         })
+    }
+
+    fn routed(&self) -> Result<Vec<u16>, HostError> {
+        self.call(("routed", String::new()), |machine| Ok(machine.routes.keys().copied().collect()))
     }
 
     fn route(&self, port: u16) -> Result<Option<Route>, HostError> {

@@ -290,6 +290,10 @@ impl Traffic for LinuxHost {
         self.traffic.claim(addresses)
     }
 
+    fn give_up(&self, addresses: &[SocketAddr]) {
+        self.traffic.give_up(addresses);
+    }
+
     fn admit(&self, generation: Generation, port: u16) -> Result<(), HostError> {
         self.traffic.admit(generation, port)
     }
@@ -312,6 +316,10 @@ impl Traffic for LinuxHost {
 
     fn clear_route(&self, addresses: &[SocketAddr]) -> Result<(), HostError> {
         self.traffic.clear_route(addresses)
+    }
+
+    fn routed(&self) -> Result<Vec<u16>, HostError> {
+        self.traffic.routed()
     }
 
     fn route(&self, port: u16) -> Result<Option<Route>, HostError> {

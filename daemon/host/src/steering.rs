@@ -24,6 +24,8 @@ use turnout_manifest::{Generation, Percent};
 const LISTENER: i32 = 3;
 /// What may be done with a device that was given: making another node of it may not.
 const DEVICE_RIGHTS: u32 = device::READ | device::WRITE;
+/// A slot that nobody has.
+const NOBODY: u32 = u32::MAX;
 /// The whole of the hash interval.
 const WHOLE: u64 = 1 << 32;
 
@@ -159,6 +161,11 @@ impl Traffic for LinuxTraffic {
         Ok(())
     }
 
+    fn give_up(&self, addresses: &[SocketAddr]) {
+        let mut claims = self.claims.lock().unwrap_or_else(PoisonError::into_inner);
+        claims.retain(|address, _| !addresses.contains(address));
+    }
+
     fn admit(&self, generation: Generation, port: u16) -> Result<(), HostError> {
         let slot = self.slot(generation)?;
         let listener = self.listener(generation)?.ok_or_else(|| missing("worker", generation))?;
@@ -169,9 +176,12 @@ impl Traffic for LinuxTraffic {
             Err(MapError::KeyNotFound) => None,
             Err(error) => return Err(refused("read tag")(error)),
         };
-        if tagged != Some(tag) {
+        if tagged.map(|tag| tag.slot) != Some(slot) {
+            forget(&mut maps, slot, |_, _| false)?;
             maps.counters.zero(slot)?;
             maps.latencies.zero(slot)?;
+        }
+        if tagged != Some(tag) {
             maps.connections.insert(&listener, Element(tag), 0).map_err(refused("tag listener"))?;
         }
         maps.listeners.set(slot, &listener, 0).map_err(refused("admit listener"))
@@ -180,8 +190,10 @@ impl Traffic for LinuxTraffic {
     fn admit_router(&self) -> Result<(), HostError> {
         let slot = self.slot(ROUTER)?;
         let listener = self.listener(ROUTER)?.ok_or_else(|| missing("router", ROUTER))?;
+        let mut maps = self.maps();
+        forget(&mut maps, slot, leads_to_router)?;
         // Without a tag: what the router takes from clients is counted where it takes it to.
-        self.maps().listeners.set(slot, &listener, 0).map_err(refused("admit router"))
+        maps.listeners.set(slot, &listener, 0).map_err(refused("admit router"))
     }
 
     fn endpoint(&self, generation: Generation) -> Result<SocketAddr, HostError> {
@@ -216,6 +228,12 @@ impl Traffic for LinuxTraffic {
         absent_is_fine(removed, &[libc::ENOENT]).map_err(refused("clear route"))
     }
 
+    fn routed(&self) -> Result<Vec<u16>, HostError> {
+        let keys =
+            self.maps().routes.keys().collect::<Result<Vec<_>, _>>().map_err(refused("read routes"))?;
+        Ok(keys.into_iter().filter_map(|key| u16::try_from(key.0.port).ok()).collect())
+    }
+
     fn route(&self, port: u16) -> Result<Option<Route>, HostError> {
         let element = match self.maps().routes.get(&Element(RouteKey { port: port.into() }), 0) {
             Ok(element) => element.0,
@@ -238,6 +256,37 @@ impl Traffic for LinuxTraffic {
 fn inode(cgroup: &Path) -> Result<u64, HostError> {
     let found = std::fs::metadata(cgroup).map_err(HostError::os("stat", cgroup.display()))?;
     Ok(found.ino())
+}
+
+/// Takes a slot out of every route that names it, but for the arms that `is_its_own` knows. A route that was left behind by
+/// somebody who had the slot before would lead to whoever has it next. What remains of it refuses, or falls over.
+fn forget(
+    maps: &mut Maps,
+    slot: u32,
+    is_its_own: impl Fn(&RouteElement, usize) -> bool,
+) -> Result<(), HostError> {
+    let keys = maps.routes.keys().collect::<Result<Vec<_>, _>>().map_err(refused("read routes"))?;
+    for key in keys {
+        let mut route = match maps.routes.get(&key, 0) {
+            Ok(element) => element.0,
+            Err(MapError::KeyNotFound) => continue,
+            Err(error) => return Err(refused("read route")(error)),
+        };
+        let arms = (route.arm_count as usize).min(ARMS);
+        let stale: Vec<usize> =
+            (0..arms).filter(|arm| route.slot[*arm] == slot && !is_its_own(&route, *arm)).collect();
+        if stale.is_empty() {
+            continue;
+        }
+        stale.into_iter().for_each(|arm| route.slot[arm] = NOBODY);
+        maps.routes.insert(key, Element(route), 0).map_err(refused("take a slot out of a route"))?;
+    }
+    Ok(())
+}
+
+/// Whether an arm is the router's in a route that leads there: it has everything, with others behind it.
+fn leads_to_router(route: &RouteElement, arm: usize) -> bool {
+    arm == 0 && route.upto[0] == WHOLE && route.arm_count > 1
 }
 
 /// The arms as the kernel has them. Where the router picks it comes first and has everything; the others are tried in
@@ -279,8 +328,12 @@ fn hold(address: &SocketAddr, beside_ipv4: bool) -> Result<OwnedFd, HostError> {
     let socket = socket_with(family, SocketType::STREAM, SocketFlags::CLOEXEC, Some(ipproto::TCP))
         .map_err(HostError::os("socket", address))?;
     sockopt::set_socket_reuseaddr(&socket, true).map_err(HostError::os("setsockopt", address))?;
+    // An address that comes up later is claimed all the same: nothing is ever sent from here (ip(7), `IP_FREEBIND`).
     if address.is_ipv6() {
+        sockopt::set_ipv6_freebind(&socket, true).map_err(HostError::os("setsockopt", address))?;
         sockopt::set_ipv6_v6only(&socket, beside_ipv4).map_err(HostError::os("setsockopt", address))?;
+    } else {
+        sockopt::set_ip_freebind(&socket, true).map_err(HostError::os("setsockopt", address))?;
     }
     bind(&socket, address).map_err(|error| match error {
         rustix::io::Errno::ADDRINUSE => HostError::AddressInUse { address: address.to_string() },

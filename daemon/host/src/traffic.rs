@@ -38,8 +38,11 @@ pub trait Traffic {
     /// [`HostError::AddressInUse`], or the kernel's own.
     fn claim(&self, addresses: &[SocketAddr]) -> Result<(), HostError>;
 
-    /// Tags a ready worker's listener with its slot and the public port and makes it eligible for routes. Zeroes the
-    /// generation's counters. Repeating it for the same generation changes nothing.
+    /// Lets go of claimed addresses. No error when they were not claimed.
+    fn give_up(&self, addresses: &[SocketAddr]);
+
+    /// Tags a ready worker's listener with its slot and the public port and makes it eligible for routes, of which none
+    /// leads to it yet. Zeroes the generation's counters. Repeating it for the same generation changes nothing, or the port.
     ///
     /// # Errors
     /// [`HostError::Missing`] when its worker does not run, or the kernel's own.
@@ -75,6 +78,12 @@ pub trait Traffic {
     /// # Errors
     /// The kernel's own.
     fn clear_route(&self, addresses: &[SocketAddr]) -> Result<(), HostError>;
+
+    /// The ports that have a route, in no order.
+    ///
+    /// # Errors
+    /// The kernel's own.
+    fn routed(&self) -> Result<Vec<u16>, HostError>;
 
     /// The split in force on a port. Arms whose generation has no cell are left out.
     ///

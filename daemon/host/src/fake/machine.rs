@@ -372,7 +372,7 @@ impl Machine {
         if !self.runs(generation) {
             return Err(HostError::Missing { kind: "worker", name: generation.to_string() });
         }
-        if self.admitted.insert(generation, port) != Some(port) {
+        if self.admitted.insert(generation, port).is_none() {
             self.samples.insert(generation, nothing_seen());
         }
         Ok(())

@@ -278,6 +278,75 @@ fn a_claimed_port_is_nobody_elses() {
 }
 
 #[test]
+fn an_address_that_is_not_up_yet_is_claimed_and_served_once_it_is() {
+    let mut scene = Scene::new();
+    let traffic = scene.single("[::]:0");
+    let later: Vec<SocketAddr> =
+        ["192.0.2.7:8700", "[2001:db8::7]:8700"].map(|it| it.parse().unwrap()).into();
+    traffic.claim(&later).unwrap();
+    let all = Route { spread: Spread::Weight, salt: 1, arms: vec![(STABLE, Percent::ALL)] };
+    traffic.set_route(&later, &all).unwrap();
+    for address in ["192.0.2.7/32", "2001:db8::7/128"] {
+        let added = std::process::Command::new("ip").args(["address", "add", address, "dev", "lo"]).status();
+        assert!(added.unwrap().success(), "{address}");
+    }
+    for address in later {
+        assert_eq!(ask_once(address, "").unwrap().1, "stable", "{address}");
+        assert_eq!(TcpListener::bind(address).unwrap_err().kind(), io::ErrorKind::AddrInUse);
+    }
+}
+
+#[test]
+fn a_port_that_is_given_up_is_anybodys() {
+    let scene = Scene::new();
+    let traffic = scene.open();
+    traffic.claim(&[public()]).unwrap();
+    for _ in 0..2 {
+        traffic.give_up(&[public()]);
+    }
+    TcpListener::bind(public()).unwrap();
+}
+
+#[test]
+fn who_gets_a_slot_has_nothing_of_the_routes_that_another_left_behind() {
+    let mut scene = Scene::new();
+    let traffic = scene.pair(Spread::Weight, 100_000);
+    let elsewhere = SocketAddr::from(([127, 0, 0, 1], PORT + 1));
+    traffic.set_route(&[elsewhere], &split(Spread::Weight, 0)).unwrap();
+    // As after a launcher's end: the routes are there, and the slots are given anew.
+    scene.replace(CANDIDATE, "127.0.0.1:0");
+    scene.replace(STABLE, "127.0.0.1:0");
+    assert_eq!(TcpStream::connect(public()).unwrap_err().kind(), io::ErrorKind::ConnectionRefused);
+    traffic.admit(STABLE, PORT + 2).unwrap();
+    traffic.admit(CANDIDATE, PORT + 2).unwrap();
+    for address in [public(), elsewhere] {
+        let refused = TcpStream::connect(address).unwrap_err();
+        assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused, "{address}");
+    }
+    let mut routed = traffic.routed().unwrap();
+    routed.sort_unstable();
+    assert_eq!(routed, [PORT, PORT + 1], "they still speak for their ports");
+    traffic.set_route(&[public()], &split(Spread::Weight, 100_000)).unwrap();
+    assert_eq!(ask_once(public(), "").unwrap().0, 200);
+}
+
+#[test]
+fn a_worker_that_moves_to_another_port_keeps_its_connections_and_its_counts() {
+    let mut scene = Scene::new();
+    let traffic = scene.pair(Spread::Weight, 0);
+    let mut kept = TcpStream::connect(public()).unwrap();
+    ask(&mut kept, "").unwrap();
+    let moved = SocketAddr::from(([127, 0, 0, 1], PORT + 1));
+    traffic.clear_route(&[public()]).unwrap();
+    traffic.admit(STABLE, PORT + 1).unwrap();
+    traffic.set_route(&[moved], &split(Spread::Weight, 0)).unwrap();
+    ask(&mut kept, "").unwrap();
+    assert_eq!(ask_once(moved, "").unwrap().1, "stable");
+    assert_eq!(traffic.sample(STABLE).unwrap().requests, 3);
+    assert_eq!(TcpStream::connect(public()).unwrap_err().kind(), io::ErrorKind::ConnectionRefused);
+}
+
+#[test]
 fn a_route_speaks_for_its_addresses_only_and_ends_with_a_refusal() {
     let mut scene = Scene::new();
     let traffic = scene.pair(Spread::Weight, 0);
