@@ -356,11 +356,16 @@ impl Executor {
             (IDLE_RETIRED, self.config.live.get().drain)
         };
         let begun = Instant::now();
+        // A daemon that was started since this version lost its traffic has no link to it yet.
+        let linked = self.workers.supervise(generation);
         self.workers.expect_end(generation);
         // After a reboot nothing is left of it, and nobody has said so.
         let runs = |cells: Vec<_>| cells.contains(&(generation, WorkerState::Running));
         if !self.host.cells().map_or(true, runs) {
             return Ok("nothing to do: the worker has ended".to_owned());
+        }
+        if let Err(why) = linked {
+            tracing::warn!(%generation, "a version that is to leave cannot be told: {why}");
         }
         self.workers.drain(generation, idle);
         let Some(closed) = self.last_connection(generation, begun + limit) else {

@@ -159,7 +159,12 @@ fn crash_at_every_record(run: Run, lost: Lost) {
                 crashed += 1;
                 let context = format!("{run:?} {lost:?} cut at {seq} {moment:?}");
                 match lost {
-                    Lost::Daemon => come_back(&mut stage, run, &context),
+                    Lost::Daemon => {
+                        come_back(&mut stage, run, &context);
+                        let retired =
+                            run == Run::Good && stage.release().progress == Progress::Ended(End::Promoted);
+                        assert!(!retired || stage.workers.was_told_to_leave(V1), "{context}: it was cut off");
+                    }
                     Lost::Machine => boot_again(&mut stage, run, &context),
                 }
             }

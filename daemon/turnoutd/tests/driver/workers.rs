@@ -1,7 +1,7 @@
 //! The second implementation of `Workers`: no process, no link. A worker runs when the fake host says so; what it
 //! answers is what the test has told it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
@@ -39,6 +39,8 @@ struct Known {
     /// Whether the end of each worker that is listened to is expected.
     listened: BTreeMap<Generation, bool>,
     life: BTreeMap<Generation, Option<Duration>>,
+    /// By this daemon or one before.
+    told_to_leave: BTreeSet<Generation>,
     events: Option<Sender<Input>>,
 }
 
@@ -83,6 +85,11 @@ impl FakeWorkers {
     /// The bound on the life of a worker's connections, as it was told last.
     pub fn life(&self, generation: Generation) -> Option<Duration> {
         self.known().life.get(&generation).copied().flatten()
+    }
+
+    /// Whether a worker was ever told to leave, and not only killed.
+    pub fn was_told_to_leave(&self, generation: Generation) -> bool {
+        self.known().told_to_leave.contains(&generation)
     }
 
     /// Tells of workers that have ended since, as their pidfds would.
@@ -186,8 +193,13 @@ impl Workers for FakeWorkers {
         self.known().life.insert(generation, life);
     }
 
+    /// Only a worker that has a link can be told.
     fn drain(&self, generation: Generation, _idle: Duration) {
-        self.host.end_worker(generation, WorkerState::Exited(0));
+        let mut known = self.known();
+        if known.listened.contains_key(&generation) {
+            known.told_to_leave.insert(generation);
+            self.host.end_worker(generation, WorkerState::Exited(0));
+        }
     }
 
     fn expect_end(&self, generation: Generation) {
