@@ -134,7 +134,9 @@ impl Driver {
             Ok(input) => self.take(input),
             Err(RecvTimeoutError::Timeout) => {}
         }
-        while let Some(timer) = self.timers.due(Instant::now()) {
+        // What becomes due meanwhile waits for its turn: the inbox must have one too.
+        let now = Instant::now();
+        while let Some(timer) = self.timers.due(now) {
             self.fire(timer);
         }
         self.go_on();
@@ -391,7 +393,7 @@ impl Driver {
         let eyes =
             Eyes { host: self.parts.executor.host.as_ref(), workers: self.parts.executor.workers.as_ref() };
         let mut seen = Vec::new();
-        for generation in alive {
+        for generation in self.parts.publisher.counted(&self.parts.world) {
             if let Some(figures) = self.looks.since_last(generation, &eyes) {
                 self.parts.publisher.saw(generation, LOOK_EVERY, figures);
                 seen.push(generation);

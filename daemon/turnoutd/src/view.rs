@@ -101,6 +101,25 @@ impl Publisher {
         }
         all
     }
+
+    /// Of these, the ones that the kernel counts for. Before a version is admitted its slot has the counts of who had it
+    /// before, and to ask about one that has no cell is to ask the launcher.
+    pub fn counted(&self, world: &World) -> Vec<Generation> {
+        let uncounted = |generation: &Generation| {
+            world.models.keys().filter_map(|name| world.current(name)).any(|r| !is_counted(r, *generation))
+        };
+        self.generations(world).into_iter().filter(|generation| !uncounted(generation)).collect()
+    }
+}
+
+/// Whether this release leaves a generation as it was, or has admitted it, and has not taken it down.
+fn is_counted(release: &Release, generation: Generation) -> bool {
+    let begun = release.list.iter().take(release.cursor + usize::from(release.open));
+    let begun = || release.touched.iter().chain(begun.clone());
+    let has = |step: Step| begun().any(|begun| *begun == step);
+    let made = Step::CreateCell(generation);
+    let is_its_own = release.list.contains(&made) || release.touched.contains(&made);
+    !has(Step::DestroyCell(generation)) && (!is_its_own || has(Step::Admit(generation)))
 }
 
 /// Facts about this daemon that do not change while it runs.

@@ -4,9 +4,10 @@ use crate::stage::{GOOD, Load, PORT, Stage, V1, V2, model, plan, stored};
 use crate::workers::Answer;
 use std::time::Duration;
 use turnout_engine::record::End;
-use turnout_engine::{Progress, Step, Verdict};
+use turnout_engine::{Progress, Release, Step, Verdict};
 use turnout_host::cells::WorkerState;
 use turnout_host::fake::{Fault, When};
+use turnout_host::traffic::Sample;
 use turnout_manifest::plan::OnBreach;
 use turnout_manifest::{Percent, Plan};
 use turnoutd::view::release_status;
@@ -186,4 +187,22 @@ fn what_cannot_be_started_meets_no_traffic() {
         assert!(splits(&stage, begin).iter().all(|split| !split.contains("g2")), "{name}");
         assert_eq!(stage.arms(), [(V1, Percent::ALL)], "{name}");
     }
+}
+
+#[test]
+fn a_version_that_comes_up_has_no_figures_of_the_one_before_it_in_its_slot() {
+    let mut stage = Stage::live();
+    stage.workers.answer(Answer::Silent);
+    stage.ask(Stage::start("2", plan())).unwrap();
+    let is_awaited = |release: &Release| release.step() == Some(Step::AwaitReady(V2)) && release.open;
+    stage.until(|_, _, release| is_awaited(release?).then_some(()));
+    let of_another = Sample { requests: 99, ..stage.host.seen(V1).unwrap() };
+    stage.host.set_sample(V2, of_another);
+    for _ in 0..2 {
+        stage.running().driver.look();
+    }
+    stage.turn();
+    let view = stage.running().views.borrow().clone();
+    assert!(view.seen.contains_key(&V1) && !view.seen.contains_key(&V2), "{:?}", view.seen);
+    assert!(view.totals.contains_key(&V1) && !view.totals.contains_key(&V2));
 }
