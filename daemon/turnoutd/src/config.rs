@@ -51,8 +51,8 @@ struct Raw {
     /// Group that may use the control socket; where the service manager opens it, the socket unit says so.
     /// Default `turnout`, where it exists.
     group: Option<String>,
-    /// Users of that group that may only read, such as a program that serves metrics. Default `turnout-export`, where
-    /// it exists, such as `["turnout-export"]`.
+    /// Users of that group that may only read, by name or uid: a name that only a directory knows, such as LDAP, does not
+    /// count. `turnout-export`, who serves metrics, is always one. Default none, such as `["prometheus"]`.
     readers: Option<Vec<String>>,
     /// Size of the store's image where `state` is not on Btrfs. Default a quarter of the free
     /// space, at most 8 GiB; such as `4294967296`.
@@ -324,7 +324,7 @@ impl Config {
             text: text.to_owned(),
             socket: raw.socket.unwrap_or_else(|| runtime.join("control.sock")),
             group: Some(raw.group.unwrap_or_else(|| "turnout".to_owned())),
-            readers: raw.readers.unwrap_or_else(|| vec![USUAL_READER.to_owned()]),
+            readers: raw.readers.unwrap_or_default(),
             store_image_bytes: raw.store_image_bytes,
             cgroup: raw.cgroup,
             listen,

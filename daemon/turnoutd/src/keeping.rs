@@ -26,7 +26,9 @@ use turnout_protocol::error::{ErrorCode, Problem};
 
 /// How often mounts are looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
-/// How often the policy is applied and the store is looked at, in looks.
+/// How often the store's room is looked at, in looks.
+const LOOKS_AT_ROOM: u64 = 60;
+/// How often the policy is applied and the store is looked through, in looks.
 const LOOKS_BETWEEN_ROUNDS: u64 = 3600;
 /// When that happens first after a start, in looks: not while the live versions are being brought up.
 const FIRST_ROUND: u64 = 60;
@@ -41,9 +43,13 @@ pub async fn look_after(desk: Desk, mut stop: watch::Receiver<bool>) {
     let mut looks = LOOKS_BETWEEN_ROUNDS - FIRST_ROUND;
     let mut scrub: Option<JoinHandle<()>> = None;
     let (mut told, mut failing) = (Vec::new(), Failing::default());
+    storage::look(&desk).await;
     while tokio::time::timeout(LOOK_EVERY, stop.wait_for(|stop| *stop)).await.is_err() {
         end_expired_mounts(&desk, &mut failing).await;
         looks += 1;
+        if looks.is_multiple_of(LOOKS_AT_ROOM) {
+            storage::look(&desk).await;
+        }
         if looks.is_multiple_of(LOOKS_BETWEEN_ROUNDS) {
             // A round that fails is told in the log and made again.
             let round = prune_now(&desk, access::internal_context()).await;

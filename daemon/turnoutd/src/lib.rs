@@ -11,6 +11,7 @@ pub mod beginning;
 pub mod bundle;
 pub mod catalog;
 pub mod checkpoints;
+pub mod condition;
 pub mod config;
 pub mod denials;
 pub mod diff;

@@ -3,6 +3,7 @@
 
 use crate::audit::LongReads;
 use crate::audit_http::AuditHttp;
+use crate::condition::Condition;
 use crate::config::{Config, USUAL_READER};
 use crate::driver::{Driver, Input, Parts};
 use crate::executor::Executor;
@@ -21,7 +22,7 @@ use std::net::TcpListener;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::{Arc, OnceLock, mpsc};
+use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use tokio::signal::unix::{SignalKind, signal};
@@ -43,6 +44,10 @@ use error::{CONTROL_SOCKET, PORT};
 const RESERVE_BYTES: u64 = 16 << 20;
 /// How long what a daemon that has just ended had started may still hold the journal's lock: it examines the host in
 /// processes of its own, which end by themselves.
+/// When the host is examined for the second time: by then a clock is set and the live versions are up.
+const EXAMINE_SOON: Duration = Duration::from_secs(120);
+/// And from then on.
+const EXAMINE_EVERY: Duration = Duration::from_secs(3600);
 const LOCK_PATIENCE: Duration = Duration::from_secs(2);
 const LOCK_RETRY: Duration = Duration::from_millis(20);
 /// Told once, by the daemon that found it so.
@@ -94,10 +99,21 @@ pub fn run(config: Config) -> Result<(), ServeError> {
         }),
     });
     let readers = readers(&config);
-    let daemon = Arc::new(Daemon { started_ms: now_ms(), degraded: OnceLock::new(), torn, readers, config });
-    let (signer, denials, long_reads) = (Arc::clone(&notary), Arc::default(), LongReads::default());
-    let desk =
-        Desk { driver: sender, views, daemon, intake, host, journal, host_key, notary, denials, long_reads };
+    let condition = Condition::default();
+    let daemon = Arc::new(Daemon { started_ms: now_ms(), condition, torn, readers, config });
+    let signer = Arc::clone(&notary);
+    let desk = Desk {
+        driver: sender,
+        views,
+        daemon,
+        intake,
+        host,
+        journal,
+        host_key,
+        notary,
+        long_reads: LongReads::default(),
+        denials: Arc::default(),
+    };
     let mut heart = notify::Heartbeat::from_environment();
     let looping = thread("driver", move || driver.run(|| heart.beat()))?;
     tell_key(&desk, known_key.as_deref());
@@ -206,17 +222,21 @@ fn tell_key(desk: &Desk, known: Option<&str>) {
     }
 }
 
-/// Examines the host on a thread of its own: it takes half a second, and traffic is not to wait for it. The record says
-/// also what else somebody should look at; the status asks for that anew each time.
+/// Examines the host on a thread of its own: it takes half a second, and traffic is not to wait for it. And again while the
+/// daemon runs, for a host changes: a clock is set right, a launcher dies. The record says also what else somebody should
+/// look at; the status asks for that anew each time.
 fn examine_beside(desk: &Desk) {
-    let (daemon, driver) = (Arc::clone(&desk.daemon), desk.driver.clone());
-    let concerns = desk.intake.concerns().into_iter().chain(daemon.torn.map(str::to_owned));
-    let concerns: Vec<_> = concerns.collect();
+    let (daemon, driver, intake) = (Arc::clone(&desk.daemon), desk.driver.clone(), Arc::clone(&desk.intake));
     std::thread::spawn(move || {
-        let found = examine::degraded(&daemon.config);
-        let degraded = found.iter().cloned().chain(concerns).collect();
-        let _ = daemon.degraded.set(found);
-        note(&driver, Record::Examined { degraded });
+        let pauses = std::iter::once(EXAMINE_SOON).chain(std::iter::repeat(EXAMINE_EVERY));
+        for pause in pauses {
+            let found = examine::degraded(&daemon.config);
+            if daemon.condition.examined(found.clone()) {
+                let concerns = intake.concerns().into_iter().chain(daemon.torn.map(str::to_owned));
+                note(&driver, Record::Examined { degraded: found.into_iter().chain(concerns).collect() });
+            }
+            std::thread::sleep(pause);
+        }
     });
 }
 
@@ -362,16 +382,19 @@ fn folder(path: &Path, mode: u32) -> Result<(), ServeError> {
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).map_err(failed)
 }
 
-/// The ids of those who may only read. A name that is nobody's takes no right away, so it is said.
+/// The ids of those who may only read: who serves metrics always, and those that are configured. A name that is nobody's
+/// takes no right away, so it is said.
 fn readers(config: &Config) -> Vec<u32> {
     let id = |name: &String| {
-        let id = id_of(name, "/etc/passwd");
-        if id.is_none() && name != USUAL_READER {
-            tracing::warn!("`readers`: no user is named `{name}`");
+        let id = name.parse().ok().or_else(|| id_of(name, "/etc/passwd"));
+        if id.is_none() {
+            tracing::error!(
+                "`readers`: `/etc/passwd` has no user `{name}`, who may operate if in the group; give the uid instead"
+            );
         }
         id
     };
-    config.readers.iter().filter_map(id).collect()
+    id_of(USUAL_READER, "/etc/passwd").into_iter().chain(config.readers.iter().filter_map(id)).collect()
 }
 
 /// The id of a user or group: the third field of passwd(5) as of group(5).
@@ -385,6 +408,13 @@ fn id_of(name: &str, file: &str) -> Option<u32> {
 mod tests {
     use super::*;
     use turnout_journal::{Hash, Reader};
+
+    #[test]
+    fn a_reader_is_named_or_numbered_and_who_serves_metrics_is_always_one() {
+        let config = Config::parse("readers = [\"root\", \"70123\", \"nobody of this name\"]").unwrap();
+        let usual = id_of(USUAL_READER, "/etc/passwd").into_iter();
+        assert_eq!(readers(&config), usual.chain([0, 70123]).collect::<Vec<_>>());
+    }
 
     #[test]
     fn a_torn_end_that_was_cut_off_is_told_by_the_next_record() {

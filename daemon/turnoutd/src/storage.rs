@@ -94,6 +94,14 @@ pub async fn scrub(
     Ok(Json(scrub_reply(found, now_ms())))
 }
 
+/// Looks how the store is, for the status and the metrics. One that cannot be asked is as it was.
+pub async fn look(desk: &Desk) {
+    let host = desk.host.clone();
+    if let Ok(state) = on_host(move || host.store_state()).await {
+        desk.daemon.condition.saw_store(state);
+    }
+}
+
 /// The scrub on a timer: counted from the last one in the journal, so a restart of the daemon does not put it off.
 pub async fn scrub_when_due(desk: &Desk) {
     let host = desk.host.clone();

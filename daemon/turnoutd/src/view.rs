@@ -2,11 +2,12 @@
 
 mod sets;
 
+use crate::condition::Condition;
 use crate::config::Config;
 use crate::tenants;
 use crate::totals::Totals;
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::watch;
 use turnout_engine::record::{Cause, End, Kind, Target};
@@ -122,13 +123,13 @@ fn is_counted(release: &Release, generation: Generation) -> bool {
     !has(Step::DestroyCell(generation)) && (!is_its_own || has(Step::Admit(generation)))
 }
 
-/// Facts about this daemon that do not change while it runs.
+/// Facts about this daemon that do not change while it runs, and how its host is.
 #[derive(Debug)]
 pub struct Daemon {
     /// When it started, milliseconds since the epoch.
     pub started_ms: u64,
-    /// What this host cannot do or enforce, once it is examined.
-    pub degraded: OnceLock<Vec<String>>,
+    /// What this host cannot do or enforce, and its store: looked at now and then.
+    pub condition: Condition,
     /// What its start found that somebody should look at.
     pub torn: Option<&'static str>,
     /// Users that may only read.
@@ -147,7 +148,7 @@ impl View {
             pid: std::process::id(),
             started_ms: daemon.started_ms,
             read_only: self.read_only.clone(),
-            degraded: daemon.degraded.get().cloned().unwrap_or_default(),
+            degraded: daemon.condition.degraded(),
             concerns: self.concerns(daemon, trust),
             journal: JournalHead {
                 size: self.journal_size,
@@ -164,6 +165,7 @@ impl View {
     /// What somebody should look at: trust, and what is wrong with the store.
     fn concerns(&self, daemon: &Daemon, trust: Option<String>) -> Vec<String> {
         let mut lines: Vec<String> = trust.into_iter().chain(daemon.torn.map(str::to_owned)).collect();
+        lines.extend(daemon.condition.concerns());
         if let Some((found, _)) = self.world.archive.scrubbed.filter(|(found, _)| found.uncorrectable > 0) {
             lines.push(format!("store: the last scrub found {} blocks that are lost", found.uncorrectable));
         }

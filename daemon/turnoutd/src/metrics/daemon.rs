@@ -3,6 +3,7 @@
 use super::{Metric, Scrape};
 use crate::exposition::{Exposition, Kind, Number};
 use std::collections::BTreeSet;
+use turnout_host::archive::StoreState;
 use turnout_protocol::router::Stats;
 
 pub const METRICS: &[Metric] = &[
@@ -35,6 +36,36 @@ pub const METRICS: &[Metric] = &[
         kind: Kind::Gauge,
         help: "1 for each requirement that this host does not fully meet, and for what else needs attention.",
         samples: degraded,
+    },
+    Metric {
+        name: "turnout_attention",
+        kind: Kind::Gauge,
+        help: "1 for each subject that somebody should look at now.",
+        samples: |scrape, out| subjects(scrape.status.concerns.iter(), "about", out),
+    },
+    Metric {
+        name: "turnout_store_size_bytes",
+        kind: Kind::Gauge,
+        help: "Bytes of the file system that the store lies on.",
+        samples: |scrape, out| store(scrape, out, |store| store.total_bytes),
+    },
+    Metric {
+        name: "turnout_store_free_bytes",
+        kind: Kind::Gauge,
+        help: "Bytes of it that are free.",
+        samples: |scrape, out| store(scrape, out, |store| store.free_bytes),
+    },
+    Metric {
+        name: "turnout_store_reserve_bytes",
+        kind: Kind::Gauge,
+        help: "Bytes of it that imports leave free.",
+        samples: |scrape, out| store(scrape, out, |store| store.reserve_bytes),
+    },
+    Metric {
+        name: "turnout_store_read_only",
+        kind: Kind::Gauge,
+        help: "1 while the kernel takes no writes to the store.",
+        samples: |scrape, out| store(scrape, out, |store| u64::from(store.read_only)),
     },
     Metric {
         name: "turnout_refusals_total",
@@ -103,19 +134,29 @@ pub const METRICS: &[Metric] = &[
     },
 ];
 
+/// The store as it was a minute ago at most.
+fn store(scrape: &Scrape<'_>, out: &mut Exposition, of: fn(&StoreState) -> u64) {
+    if let Some(store) = scrape.daemon.condition.store() {
+        out.sample(&[], of(&store));
+    }
+}
+
 fn router(scrape: &Scrape<'_>, out: &mut Exposition, of: fn(&Stats) -> u64) {
     if let Some(stats) = &scrape.view.router {
         out.sample(&[], of(stats));
     }
 }
 
+fn degraded(scrape: &Scrape<'_>, out: &mut Exposition) {
+    subjects(scrape.status.degraded.iter().chain(&scrape.status.concerns), "requirement", out);
+}
+
 /// The lines are `name: what was found`: the name alone is a label, because what was found may hold anything. It is told
 /// once, however many lines it has.
-fn degraded(scrape: &Scrape<'_>, out: &mut Exposition) {
-    let lines = scrape.status.degraded.iter().chain(&scrape.status.concerns);
+fn subjects<'a>(lines: impl Iterator<Item = &'a String>, label: &str, out: &mut Exposition) {
     let names: BTreeSet<_> =
         lines.map(|line| line.split_once(':').map_or(line.as_str(), |(name, _)| name)).collect();
     for name in names {
-        out.sample(&[("requirement", name)], 1);
+        out.sample(&[(label, name)], 1);
     }
 }

@@ -2,11 +2,12 @@
 //! are said to be.
 
 use super::*;
+use crate::condition::Condition;
 use crate::config::Config;
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::OnceLock;
 use turnout_engine::record::{End, Kind as ReleaseKind, Planned, Target};
 use turnout_engine::{Record, Stamp, Step, Verdict, Window, World};
+use turnout_host::archive::StoreState;
 use turnout_host::histogram;
 use turnout_host::meters::Usage;
 use turnout_host::traffic::Sample;
@@ -108,12 +109,22 @@ fn view() -> View {
 
 fn rendered(view: &View) -> String {
     let lines = ["btf: `/sys/kernel/btf/vmlinux`: no such file: \"x\"", "store: two", "store: of one"];
-    let degraded = lines.map(str::to_owned).to_vec();
+    let condition = Condition::default();
+    condition.examined(lines.map(str::to_owned).to_vec());
+    condition.saw_store(StoreState {
+        kind: "btrfs".to_owned(),
+        path: "/store".into(),
+        image: None,
+        total_bytes: 8000,
+        free_bytes: 3000,
+        reserve_bytes: 10,
+        read_only: false,
+    });
     text(
         view,
         &Daemon {
             started_ms: 250,
-            degraded: OnceLock::from(degraded),
+            condition,
             torn: Some("store: the superblock of its image was torn"),
             readers: Vec::new(),
             config: Arc::new(Config::parse("").unwrap()),

@@ -8,8 +8,8 @@ use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Arc;
 use std::sync::mpsc::Sender;
-use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use tokio::runtime::Runtime;
@@ -20,6 +20,7 @@ use turnout_journal::{Reader, first_record};
 use turnout_manifest::key::PrivateKey;
 use turnout_manifest::{Operator, Plan, canonical};
 use turnoutd::audit::LongReads;
+use turnoutd::condition::Condition;
 use turnoutd::driver::Input;
 use turnoutd::handlers::Desk;
 use turnoutd::notary::Notary;
@@ -103,7 +104,7 @@ impl Door {
         let running = stage.assemble();
         let daemon = Daemon {
             started_ms: now_ms(),
-            degraded: OnceLock::new(),
+            condition: Condition::default(),
             torn: None,
             readers: vec![READER],
             config: Arc::clone(&stage.config),

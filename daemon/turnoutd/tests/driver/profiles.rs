@@ -55,7 +55,7 @@ fn a_version_whose_demands_are_met_goes_live_and_status_says_what_holds_it() {
     let view = stage.running().views.borrow().clone();
     let daemon = turnoutd::view::Daemon {
         started_ms: 0,
-        degraded: std::sync::OnceLock::new(),
+        condition: turnoutd::condition::Condition::default(),
         torn: None,
         readers: Vec::new(),
         config: stage.config.clone(),
