@@ -357,6 +357,15 @@ pub enum Record {
         /// Which rule.
         why: String,
     },
+    /// A live model's public port is to be another: the configuration says so.
+    PortMoved {
+        /// Which model.
+        model: ModelName,
+        /// The port that it gives up.
+        from: u16,
+        /// The port that it is served on from now on.
+        to: u16,
+    },
     /// Something about what is kept: snapshots, stored versions, the store itself.
     #[serde(untagged)]
     Archive(ArchiveRecord),
@@ -392,6 +401,7 @@ impl Record {
             | Self::Imported { .. }
             | Self::WorkerDied { .. }
             | Self::WorkerSilenced { .. }
+            | Self::PortMoved { .. }
             | Self::Archive(_)
             | Self::Trust(_)
             | Self::Log(_) => None,

@@ -133,6 +133,11 @@ impl World {
                 self.versions.entry((version.model.clone(), version.version.clone())).or_insert(stored);
             }
             Record::Planned(planned) => self.plan(planned, at_ms),
+            Record::PortMoved { model, to, .. } => {
+                if let Some(model) = self.models.get_mut(model) {
+                    model.port = *to;
+                }
+            }
             Record::WorkerDied { model, generation, .. } => {
                 if let Some(model) = self.models.get_mut(model)
                     && model.live.as_ref().is_some_and(|live| live.generation == *generation)

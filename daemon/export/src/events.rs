@@ -55,7 +55,7 @@ pub const OTHER: Kind = Kind {
 };
 
 /// Every kind but those of [`archive`], [`log`] and [`trust`].
-const KINDS: [Kind; 20] = [
+const KINDS: [Kind; 21] = [
     Kind {
         event: "daemon-started",
         id: "bd690b97a9364bc4968f9307c3bdad24",
@@ -210,6 +210,14 @@ const KINDS: [Kind; 20] = [
         sentence: |body| {
             let [model, why] = ["model", "why"].map(|name| word(body, name));
             format!("a worker of {model} broke the rules of its link and is not heard any more: {why}")
+        },
+    },
+    Kind {
+        event: "port-moved",
+        id: "29fe8ac3df41486286357f1d4a945b0a",
+        priority: |_| WARNING,
+        sentence: |body| {
+            format!("{} moves from port {} to {}", word(body, "model"), body["from"], body["to"])
         },
     },
 ];

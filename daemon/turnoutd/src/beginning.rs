@@ -67,10 +67,19 @@ pub(crate) async fn prepare(desk: &Desk, peer: Peer, wanted: Wanted<'_>) -> Resu
     })
 }
 
-/// Gives each its public port.
-pub(crate) async fn give_ports(desk: &Desk, peer: Peer, starts: &mut [Start]) -> Result<(), Failure> {
+/// Gives each its public port, and begins. One after the other: a port is not known to be given before that is on record.
+///
+/// # Errors
+/// As the loop's answer; 422 where a port cannot be given. Nothing is begun then.
+pub(crate) async fn begin(
+    desk: &Desk,
+    peer: Peer,
+    mut starts: Vec<Start>,
+    event: impl FnOnce(Vec<Start>) -> Event,
+) -> Result<(), Failure> {
+    let _alone = desk.starting.lock().await;
     let mut given = BTreeSet::new();
-    for start in starts {
+    for start in &mut starts {
         start.port = match ports::port_for(&start.model, desk, &given) {
             Ok(port) => port,
             Err(refused) => {
@@ -80,7 +89,7 @@ pub(crate) async fn give_ports(desk: &Desk, peer: Peer, starts: &mut [Start]) ->
         };
         given.insert(start.port);
     }
-    Ok(())
+    desk.ask(peer.context, event(starts)).await
 }
 
 /// `POST /v1/sets`.
@@ -107,9 +116,8 @@ pub async fn start_set(
     if dry_run {
         return dry_run_of(&desk.view().world, StartSet { name, starts }).map(IntoResponse::into_response);
     }
-    give_ports(&desk, peer, &mut starts).await?;
-    let wish = StartSet { name: name.clone(), starts };
-    desk.ask(peer.context, Event::StartSet(Box::new(wish))).await?;
+    let event = |starts| Event::StartSet(Box::new(StartSet { name: name.clone(), starts }));
+    begin(&desk, peer, starts, event).await?;
     let view = desk.view();
     let mut newest = view.world.releases.values().rev().filter_map(|release| release.planned.set.as_ref());
     let set = newest.find(|set| set.name == name).ok_or_else(|| Failure(stopping()))?;

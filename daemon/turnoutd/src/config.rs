@@ -137,7 +137,8 @@ enum OneOrMore<T> {
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 struct RawModel {
-    /// Its public port. Default the next free one of `ports`, such as `8700`.
+    /// Its public port. Default the next free one of `ports`, such as `8700`. Another one than it has moves a live model as
+    /// soon as no release of it is under way: the old port refuses from then on.
     port: Option<u16>,
 }
 

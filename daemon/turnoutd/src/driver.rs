@@ -3,6 +3,7 @@
 //! and come back as events.
 
 mod full_disk;
+mod moves;
 mod recovery;
 
 pub use full_disk::FULL;
@@ -95,6 +96,8 @@ pub struct Driver {
     on_reserve: bool,
     /// Why there is none again.
     failing: Failing,
+    /// Why a model's port stays.
+    staying: Failing,
 }
 
 impl Driver {
@@ -111,6 +114,7 @@ impl Driver {
             read_only: None,
             on_reserve: false,
             failing: Failing::default(),
+            staying: Failing::default(),
         }
     }
 
@@ -407,6 +411,7 @@ impl Driver {
         }
         // What was seen of a worker that is gone, or that cannot be looked at any more, is not the last second's.
         self.parts.publisher.keep(&seen);
+        self.move_ports();
     }
 
     fn publish(&mut self) {

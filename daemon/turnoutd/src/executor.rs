@@ -302,15 +302,17 @@ impl Executor {
         Ok(format!("{home} serves all"))
     }
 
-    /// Gives the live version everything again, when the kernel has lost the route.
+    /// Gives the live version everything on this port, outside of a release: where the kernel has lost the route, or never
+    /// had it, or has it for other addresses.
     ///
     /// # Errors
     /// Why it could not, for people.
-    pub fn restore(&self, release: &Release, live: Generation) -> Result<(), String> {
-        self.host.admit(live, release.planned.port).map_err(|error| chain(&error))?;
-        self.route(release, vec![(live, Percent::ALL)])?;
-        self.leave_router(release, live);
-        Ok(())
+    pub fn restore(&self, live: Generation, port: u16) -> Result<(), String> {
+        let addresses = self.config.addresses(port);
+        // With all of it at one version there is nothing that a hash could choose.
+        let route = Route { spread: Spread::Weight, salt: 0, arms: vec![(live, Percent::ALL)] };
+        let restored = self.host.admit(live, port).and_then(|()| self.host.set_route(&addresses, &route));
+        restored.map_err(|error| chain(&error))
     }
 
     /// Keeps others off the public port before traffic is shifted. The way home never asks for it: it must not fail for

@@ -62,6 +62,8 @@ pub struct Desk {
     pub long_reads: LongReads,
     /// Whose denials are recorded.
     pub denials: Arc<Mutex<Denials>>,
+    /// Held from the choice of a port until what gets it is on record.
+    pub starting: Arc<tokio::sync::Mutex<()>>,
 }
 
 /// A problem on its way out.
@@ -366,10 +368,8 @@ pub async fn start_release(
         let strategy = start.plan.strategy;
         return Ok(Json(DryRun { schema: SCHEMA.to_owned(), strategy, steps }).into_response());
     }
-    let mut starts = [start];
-    beginning::give_ports(&desk, peer, &mut starts).await?;
-    let [start] = starts;
-    desk.ask(peer.context, Event::Start(Box::new(start))).await?;
+    let event = |mut starts: Vec<_>| Event::Start(Box::new(starts.swap_remove(0)));
+    beginning::begin(&desk, peer, vec![start], event).await?;
     let made = desk.last_release(&version.model).ok_or_else(|| Failure(stopping()))?;
     Ok((StatusCode::CREATED, Json(made)).into_response())
 }

@@ -7,15 +7,23 @@ use turnout_host::HostError;
 use turnout_manifest::ModelName;
 use turnout_protocol::error::{ErrorCode, Problem};
 
-/// The model's public port, claimed; none of those that are reserved for models which are released with it.
+/// The model's public port, claimed; none of those that are reserved for models which are released with it. A port that is
+/// served on stays as long as a release goes on: the configuration moves it between releases.
 ///
 /// # Errors
 /// When the port, or every port of the range, belongs to another process.
 pub fn port_for(model: &ModelName, desk: &Desk, reserved: &BTreeSet<u16>) -> Result<u16, Problem> {
     let config = desk.daemon.config.live.get();
     let view = desk.view();
-    let had = view.world.models.get(model).map(|model| model.port);
-    if let Some(port) = config.model_ports.get(model).copied().or(had) {
+    let known = view.world.models.get(model);
+    let serving = known.filter(|model| model.live.is_some()).map(|model| model.port);
+    let fixed = config.model_ports.get(model).copied();
+    if let Some(port) = serving.or(fixed).or(known.map(|model| model.port)) {
+        let others = view.world.models.iter().filter(|(name, _)| *name != model);
+        if let Some(other) = others.into_iter().find_map(|(name, other)| (other.port == port).then_some(name))
+        {
+            return Err(of_another(model, port, other));
+        }
         return claim(port, desk).map_err(|error| in_use(model, port, &error));
     }
     let given = view.world.models.values().map(|model| model.port);
@@ -36,6 +44,11 @@ pub fn port_for(model: &ModelName, desk: &Desk, reserved: &BTreeSet<u16>) -> Res
 
 fn claim(port: u16, desk: &Desk) -> Result<u16, HostError> {
     desk.host.claim(&desk.daemon.config.addresses(port)).map(|()| port)
+}
+
+fn of_another(model: &ModelName, port: u16, other: &ModelName) -> Problem {
+    problem(ErrorCode::Refused, format!("port {port} cannot be given to `{model}`: it is `{other}`'s"))
+        .hint(format!("set `[models.{model}] port` to another, or move `{other}` first"))
 }
 
 fn in_use(model: &ModelName, port: u16, error: &HostError) -> Problem {

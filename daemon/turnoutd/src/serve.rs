@@ -113,6 +113,7 @@ pub fn run(config: Config) -> Result<(), ServeError> {
         notary,
         long_reads: LongReads::default(),
         denials: Arc::default(),
+        starting: Arc::default(),
     };
     let mut heart = notify::Heartbeat::from_environment();
     let looping = thread("driver", move || driver.run(|| heart.beat()))?;

@@ -14,7 +14,7 @@ use turnout_manifest::profile::CpuLimit;
 pub struct Settings {
     /// First and last port for models: for models that have none yet.
     pub ports: (u16, u16),
-    /// Ports fixed for single models: from their next release.
+    /// Ports fixed for single models: as soon as no release of theirs is under way.
     pub model_ports: BTreeMap<ModelName, u16>,
     /// CPUs workers may run on, one bit each, 0 is all: for workers started from now on.
     pub worker_cpus: u64,

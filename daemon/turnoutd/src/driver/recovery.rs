@@ -5,8 +5,7 @@ use crate::chain;
 use std::time::Instant;
 use turnout_engine::{Event, Progress, Record, Release, Step};
 use turnout_host::pointer::Shown;
-use turnout_host::traffic::{Route, Spread};
-use turnout_manifest::{Generation, ModelName};
+use turnout_manifest::ModelName;
 
 impl Driver {
     /// After a start: what the journal says is the state; the host is asked what is still there, and what is missing
@@ -19,6 +18,8 @@ impl Driver {
         for model in &models {
             self.take_back(model);
         }
+        self.free_ports();
+        self.move_ports();
         self.restore_sets();
         if let Err(why) = self.parts.executor.router.supervise() {
             // Nothing follows when no release needs it.
@@ -55,26 +56,20 @@ impl Driver {
                 let _ = self.decide(&Event::Lost { generation, why }, None);
             }
         }
-        self.restore_route(name, live);
+        self.restore_route(name);
         self.restore_pointer(name);
         if self.parts.world.models.get(name).is_some_and(|model| model.live_died && model.current.is_none()) {
             self.timers.arm(Timer::Restart(name.clone()), Instant::now());
         }
     }
 
-    /// Outside of a release the live version has everything; should the kernel not say so, it is told again.
-    fn restore_route(&self, name: &ModelName, live: Option<Generation>) {
+    /// Outside of a release the live version has everything, on the addresses that are configured now. The kernel is told so
+    /// again, whatever it knows.
+    pub(super) fn restore_route(&self, name: &ModelName) {
         let Some(model) = self.parts.world.models.get(name) else { return };
-        let (Some(live), None, false) = (live, model.current, model.live_died) else { return };
-        let right = |route: Route| {
-            route.spread != Spread::Router && route.arms.first().map(|arm| arm.0) == Some(live)
-        };
-        if self.host().route(model.port).ok().flatten().is_some_and(right) {
-            return;
-        }
-        let Some(release) = model.last.and_then(|id| self.parts.world.releases.get(&id)) else { return };
-        if let Err(why) = self.parts.executor.restore(release, live) {
-            tracing::error!(model = %name, "{why}");
+        let (Some(live), None, false) = (&model.live, model.current, model.live_died) else { return };
+        if let Err(why) = self.parts.executor.restore(live.generation, model.port) {
+            tracing::error!(model = %name, "{name}: port {} cannot be served: {why}", model.port);
         }
     }
 

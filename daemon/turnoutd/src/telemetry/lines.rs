@@ -93,6 +93,9 @@ fn say_record(told: &Told) {
         Record::WorkerSilenced { model, generation, why } => {
             tracing::warn!(%model, %generation, "{model}: worker is not listened to any more: {why}");
         }
+        Record::PortMoved { model, from, to } => {
+            tracing::warn!(%model, "{model}: moves from port {from} to {to}, as the configuration says");
+        }
         Record::Archive(record) => say_kept(record),
         Record::Trust(record) => say_trust(record),
         Record::Log(record) => say_log(record),

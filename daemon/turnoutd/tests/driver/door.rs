@@ -123,6 +123,7 @@ impl Door {
             notary,
             long_reads: LongReads::default(),
             denials: Arc::default(),
+            starting: Arc::default(),
         };
         let driver = running.driver;
         let looping = std::thread::spawn(move || driver.run(|| {}));

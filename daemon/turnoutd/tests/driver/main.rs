@@ -15,6 +15,7 @@ mod in_place;
 mod kept;
 mod liars;
 mod lies_in_place;
+mod moves;
 mod places;
 mod plans;
 mod power;

@@ -149,7 +149,7 @@ fn a_machine_that_was_booted_again_shows_its_sets_again() {
 }
 
 /// Waits until no release is under way, and gives the status.
-fn over(door: &Door) -> Value {
+pub fn over(door: &Door) -> Value {
     let deadline = Instant::now() + DEADLINE;
     loop {
         let status = door.get("/v1/status").body;
