@@ -1,7 +1,7 @@
 //! What the end of a process changes, or a worker that is no longer heard: the release that needed it is undone.
 
-use super::retreat::replaced;
-use super::{interrupt, outcome_of, under_way};
+use super::retreat::{interrupt, replaced};
+use super::{outcome_of, under_way};
 use crate::record::{Cause, End, Record};
 use crate::step::Step;
 use crate::world::{Model, Progress, Release, World};
