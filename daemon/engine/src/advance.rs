@@ -18,7 +18,7 @@ use crate::step::Step;
 use crate::trust::{Order, TrustRecord};
 use crate::world::{Progress, Release, World};
 use losses::{died, lost, router_died, silenced};
-use retreat::{replaced, rolling_back};
+use retreat::{needs_new_start, replaced, rolling_back};
 use std::sync::Arc;
 use turnout_manifest::plan::Strategy;
 use turnout_manifest::{
@@ -34,7 +34,8 @@ pub enum Event {
     Start(Box<Start>),
     /// Somebody wants versions of several models live, all or none.
     StartSet(Box<StartSet>),
-    /// The live version's worker died a while ago: bring it up again.
+    /// The live version's worker died a while ago: bring it up again. Where a release is stuck, its undo is tried again for
+    /// that.
     Restart {
         /// The model.
         model: ModelName,
@@ -270,10 +271,18 @@ fn next_step(release: &Release) -> Option<Record> {
     Some(Record::Intent { release: release.planned.release, at: position(release), step })
 }
 
-/// Traffic could not go home: the rest of the undo would take down the only version that serves.
+/// Traffic could not go home, or must not, because the old version's new start did not come up: the rest of the undo would
+/// take down the only version that serves.
 fn homeless(release: &Release) -> bool {
     let home = |step: &Step| matches!(step, Step::Home | Step::SwitchHome(_));
-    release.progress == Progress::Backward && release.failures.iter().any(|(step, _)| home(step))
+    let failed = release.failures.iter().any(|(step, _)| home(step)) || is_home_down(release);
+    release.progress == Progress::Backward && failed
+}
+
+/// The start of the worker that traffic would go home to has failed: it never had any.
+fn is_home_down(release: &Release) -> bool {
+    let started = |step: &Step| step.brings_up().is_some_and(|brought| release.home() == Some(brought));
+    release.failures.iter().any(|(step, _)| started(step))
 }
 
 fn position(release: &Release) -> u32 {
@@ -318,8 +327,7 @@ fn start_release(world: &World, start: &Start) -> Result<Record, Refusal> {
     let model = world.models.get(&start.model);
     if let Some(release) = world.current(&start.model) {
         let id = release.planned.release;
-        let stuck = release.progress == Progress::Ended(End::Stuck);
-        return Err(if stuck { Refusal::Stuck(id) } else { Refusal::Busy(id) });
+        return Err(if release.is_stuck() { Refusal::Stuck(id) } else { Refusal::Busy(id) });
     }
     if let Some((set, release)) = world.being_undone(&start.model) {
         return Err(Refusal::SetBusy(set.clone(), release));
@@ -361,8 +369,11 @@ fn start_release(world: &World, start: &Start) -> Result<Record, Refusal> {
 }
 
 fn restart(world: &World, name: &ModelName, salt: u64) -> Option<Record> {
-    let model = world.models.get(name)?;
-    let dead = model.live.clone().filter(|_| model.live_died && model.current.is_none())?;
+    let model = world.models.get(name).filter(|_| world.awaits_restart(name))?;
+    if let Some(stuck) = world.current(name) {
+        return Some(replaced(world, stuck));
+    }
+    let dead = model.live.clone()?;
     let to = Target { generation: world.next_generation(), ..dead.clone() };
     let steps = restart_steps(to.generation, dead.generation);
     Some(Record::Planned(Box::new(Planned {
@@ -398,7 +409,7 @@ fn outcome_of(world: &World, release: &Release, step: Step, outcome: &Result<Str
     };
     let failure = outcome.as_ref().err().filter(|_| !is_tolerated(release, step));
     let failure = failure.map(|why| Cause::StepFailed { step: step.to_string(), why: why.clone() });
-    if failure.is_some() && matches!(step, Step::SwitchHome(_)) {
+    if failure.is_some() && needs_new_start(world, release, step) {
         return vec![record, replaced(world, release)];
     }
     let due = release.interrupted.clone().or(failure).filter(|_| release.progress == Progress::Forward);

@@ -96,7 +96,7 @@ pub fn restart_steps(to: Generation, dead: Generation) -> Steps {
         Step::Shift(Percent::ALL),
     ];
     let commit = list.len();
-    list.extend([Step::Dismiss(dead), Step::KillWorker(dead), Step::DestroyCell(dead)]);
+    list.extend(remove(dead));
     Steps { list, commit }
 }
 
@@ -108,6 +108,11 @@ pub fn retire(generation: Generation) -> [Step; 4] {
         Step::KillWorker(generation),
         Step::DestroyCell(generation),
     ]
+}
+
+/// Takes away what is left of a generation whose worker has ended.
+pub fn remove(generation: Generation) -> [Step; 3] {
+    [Step::Dismiss(generation), Step::KillWorker(generation), Step::DestroyCell(generation)]
 }
 
 /// Whether any step needs the router: at 100 % there is nothing to choose.

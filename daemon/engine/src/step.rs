@@ -109,6 +109,17 @@ impl Step {
         matches!(self, Self::AwaitReady(_) | Self::LoadModel(_) | Self::Observe(_) | Self::AwaitSet)
     }
 
+    /// The start of a worker that it is a part of.
+    pub fn brings_up(self) -> Option<Generation> {
+        match self {
+            Self::CreateCell(generation)
+            | Self::StartWorker(generation)
+            | Self::AwaitReady(generation)
+            | Self::Admit(generation) => Some(generation),
+            _ => None,
+        }
+    }
+
     /// It changes what a running worker serves.
     pub fn is_in_place(self) -> bool {
         matches!(

@@ -63,7 +63,7 @@ pub struct Model {
     pub current: Option<ReleaseId>,
     /// The newest release.
     pub last: Option<ReleaseId>,
-    /// Restarts since the last promotion by other means.
+    /// Restarts since the last promotion by other means, and attempts of an undo that was stuck with it dead.
     pub restarts: u32,
 }
 
@@ -104,6 +104,12 @@ impl World {
     /// The release under way on a model, or stuck.
     pub fn current(&self, model: &ModelName) -> Option<&Release> {
         self.releases.get(&self.models.get(model)?.current?).map(Arc::as_ref)
+    }
+
+    /// Whether the live version's worker has died and nothing that is under way brings it up again.
+    pub fn awaits_restart(&self, model: &ModelName) -> bool {
+        let died = self.models.get(model).is_some_and(|model| model.live_died);
+        died && self.current(model).is_none_or(Release::is_stuck)
     }
 
     /// Takes in one record.
@@ -228,6 +234,7 @@ impl World {
 
     fn roll_back(&mut self, id: ReleaseId, cause: &Cause, undo: &[Step]) {
         let Some(release) = self.releases.get_mut(&id).map(Arc::make_mut) else { return };
+        let again = release.is_stuck();
         release.progress = Progress::Backward;
         release.cause.get_or_insert_with(|| cause.clone());
         release.interrupted = None;
@@ -238,6 +245,7 @@ impl World {
         release.open = false;
         if let Some(model) = self.models.get_mut(&release.planned.model) {
             model.current = Some(id);
+            model.restarts += u32::from(again && model.live_died);
         }
     }
 
@@ -267,13 +275,7 @@ impl World {
 
     /// A new start of the live version that did not come up leaves the model without a live worker.
     fn note_failed_start(&mut self, id: ReleaseId, step: Step) {
-        let (Step::CreateCell(generation)
-        | Step::StartWorker(generation)
-        | Step::AwaitReady(generation)
-        | Step::Admit(generation)) = step
-        else {
-            return;
-        };
+        let Some(generation) = step.brings_up() else { return };
         let Some(release) = self.releases.get(&id) else { return };
         if let Some(model) = self.models.get_mut(&release.planned.model)
             && model.live.as_ref().is_some_and(|live| live.generation == generation)

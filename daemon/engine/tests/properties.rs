@@ -3,6 +3,8 @@
 
 #![expect(clippy::unwrap_used, reason = "the steps of a test fail by panicking")]
 
+#[path = "properties/deaths.rs"]
+mod deaths;
 mod machine;
 
 use machine::{Fate, Machine, Models};
@@ -22,9 +24,18 @@ enum Incident {
     Nothing,
     CandidateDies,
     StableDies,
+    /// Both at once; the second death is told so many turns after the first.
+    BothDie(First, usize),
     RouterDies,
     DaemonRestarts,
     Operator(Wish),
+}
+
+/// Whose death is told first.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum First {
+    Candidate,
+    Stable,
 }
 
 struct Run {
@@ -32,6 +43,8 @@ struct Run {
     machine: Machine,
     journal: Vec<Record>,
     model: ModelName,
+    /// Who has died without being missed yet, and for how many turns more.
+    unmissed: Vec<(Generation, usize)>,
 }
 
 impl Run {
@@ -41,6 +54,7 @@ impl Run {
             machine: Machine::default(),
             journal: Vec::new(),
             model: "fraud".parse().unwrap(),
+            unmissed: Vec::new(),
         }
     }
 
@@ -91,12 +105,26 @@ impl Run {
     }
 
     fn incident(&mut self, incident: Incident) {
+        self.miss(1);
         let Some(release) = self.release() else { return };
         let (candidate, home) = (release.planned.to.generation, release.home());
         match incident {
             Incident::Nothing => {}
             Incident::CandidateDies => self.kill(Some(candidate)),
             Incident::StableDies => self.kill(home),
+            Incident::BothDie(first, after) => {
+                let mut both = [Some(candidate), home.filter(|home| *home != candidate)];
+                if first == First::Stable {
+                    both.reverse();
+                }
+                for (generation, after) in both.into_iter().flatten().zip([0, after]) {
+                    if self.machine.workers.contains(&generation) {
+                        self.machine.dies(generation);
+                        self.unmissed.push((generation, after));
+                    }
+                }
+                self.miss(0);
+            }
             Incident::RouterDies => {
                 if std::mem::take(&mut self.machine.router) {
                     self.tell(&Event::RouterDied { why: "signal 9".into() });
@@ -114,6 +142,17 @@ impl Run {
         let Some(generation) = generation.filter(|g| self.machine.workers.contains(g)) else { return };
         self.machine.dies(generation);
         self.tell(&Event::Died { generation, why: "signal 9".into() });
+    }
+
+    /// Tells of who has died long enough ago, after so many turns more.
+    fn miss(&mut self, turns: usize) {
+        for (_, left) in &mut self.unmissed {
+            *left = left.saturating_sub(turns);
+        }
+        while let Some(at) = self.unmissed.iter().position(|(_, left)| *left == 0) {
+            let (generation, _) = self.unmissed.remove(at);
+            self.tell(&Event::Died { generation, why: "signal 9".into() });
+        }
     }
 
     /// One turn: write what is due, or execute or answer the open step.
@@ -185,6 +224,26 @@ impl Run {
         self.ended(id)
     }
 
+    /// The live version's worker dies once more; the loop has it brought up again until it is.
+    fn live_dies(&mut self) {
+        self.miss(usize::MAX);
+        self.kill(self.world.models[&self.model].live.as_ref().map(|live| live.generation));
+        let model = self.model.clone();
+        while self.world.awaits_restart(&model) {
+            self.tell(&Event::Restart { model: model.clone(), salt: 3 });
+            self.finish(&[]);
+        }
+    }
+
+    /// The version that was live before has everything, and nothing else is left.
+    fn check_home(&self) {
+        let live = self.world.models[&self.model].live.clone().unwrap();
+        assert_eq!(live.version.as_str(), "1");
+        assert_eq!(self.machine.route, [(live.generation, Percent::ALL)]);
+        let alone = BTreeSet::from([live.generation]);
+        assert_eq!((&self.machine.cells, &self.machine.workers), (&alone, &alone), "{:#?}", self.journal);
+    }
+
     fn ended(&self, id: ReleaseId) -> End {
         match self.world.releases[&id].progress {
             Progress::Ended(end) => end,
@@ -253,7 +312,13 @@ fn check_split_by(strategy: Splitting, script: &[(Fate, Incident, bool)]) -> End
                 assert!(!run.machine.cells.contains(&candidate) && !run.machine.workers.contains(&candidate));
             }
         }
-        End::Stuck => assert!(release.causes.len() >= 2, "stuck keeps both causes: {:?}", release.causes),
+        End::Stuck => {
+            assert!(release.causes.len() >= 2, "stuck keeps both causes: {:?}", release.causes);
+            run.live_dies();
+            let end = run.ended(id);
+            assert!(matches!(end, End::RolledBack | End::Cancelled), "{end:?}: {:#?}", run.journal);
+            run.check_home();
+        }
     }
     end
 }
@@ -274,6 +339,8 @@ fn incident() -> impl Strategy<Value = Incident> {
         12 => Just(Incident::Nothing),
         1 => Just(Incident::CandidateDies),
         1 => Just(Incident::StableDies),
+        1 => (prop_oneof![Just(First::Candidate), Just(First::Stable)], 0_usize..5)
+            .prop_map(|(first, after)| Incident::BothDie(first, after)),
         1 => Just(Incident::RouterDies),
         2 => Just(Incident::DaemonRestarts),
         2 => wish.prop_map(Incident::Operator),
@@ -359,20 +426,4 @@ fn a_second_release_on_a_busy_model_is_refused() {
     let journal = run.journal.len();
     run.start("2", Splitting::Weight);
     assert_eq!(run.journal.len(), journal, "nothing is written");
-}
-
-#[test]
-fn a_dead_live_worker_is_brought_up_again() {
-    let mut run = Run::new();
-    run.start("1", Splitting::Weight);
-    run.finish(&[]);
-    let live = run.world.models[&run.model].live.clone().unwrap();
-    run.kill(Some(live.generation));
-    let model = run.model.clone();
-    run.tell(&Event::Restart { model, salt: 2 });
-    assert_eq!(run.finish(&[]), End::Promoted);
-    let again = run.world.models[&run.model].live.clone().unwrap();
-    assert_eq!(again.version, live.version);
-    assert_eq!(run.machine.route, [(again.generation, Percent::ALL)]);
-    assert!(!run.machine.cells.contains(&live.generation));
 }

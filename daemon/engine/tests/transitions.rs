@@ -9,14 +9,17 @@ use turnout_manifest::{Generation, ModelName, Percent, Plan, Sha256};
 
 /// What each event gives in each state; rows are states, see [`states`].
 const TABLE: &str = "\
-executing | done: done | failed: failed+rolling-back | ready: - | died: worker-died+interrupted | stable died: worker-died+interrupted | stable lost: worker-died+interrupted | silenced: worker-silenced+interrupted | good: - | bad: - | start: refused | rollback: interrupted | cancel: interrupted | promote: refused | pause: held | resume: -
-loading | done: done | failed: failed+rolling-back | ready: done | died: worker-died+done+rolling-back | stable died: worker-died+done+rolling-back | stable lost: worker-died+done+rolling-back | silenced: worker-silenced+done+rolling-back | good: - | bad: - | start: refused | rollback: done+rolling-back | cancel: done+rolling-back | promote: refused | pause: held | resume: -
-observing | done: done | failed: failed+rolling-back | ready: - | died: worker-died+done+rolling-back | stable died: worker-died+done+rolling-back | stable lost: worker-died+done+rolling-back | silenced: worker-silenced+done+rolling-back | good: observed+done | bad: observed+done+rolling-back | start: refused | rollback: done+rolling-back | cancel: done+rolling-back | promote: done | pause: held | resume: -
-held | done: done | failed: failed+rolling-back | ready: - | died: worker-died+done+rolling-back | stable died: worker-died+done+rolling-back | stable lost: worker-died+done+rolling-back | silenced: worker-silenced+done+rolling-back | good: observed | bad: observed+done+rolling-back | start: refused | rollback: done+rolling-back | cancel: done+rolling-back | promote: resumed+done | pause: - | resume: resumed
-undoing | done: done | failed: failed | ready: - | died: worker-died | stable died: worker-died | stable lost: worker-died+rolling-back | silenced: worker-silenced | good: - | bad: - | start: refused | rollback: - | cancel: - | promote: refused | pause: refused | resume: refused
-tidying | done: done | failed: failed | ready: - | died: worker-died | stable died: - | stable lost: - | silenced: worker-silenced | good: - | bad: - | start: refused | rollback: refused | cancel: refused | promote: refused | pause: refused | resume: refused
-stuck | done: - | failed: - | ready: - | died: worker-died | stable died: worker-died | stable lost: worker-died+rolling-back | silenced: worker-silenced | good: - | bad: - | start: refused | rollback: rolling-back | cancel: rolling-back | promote: refused | pause: refused | resume: refused
-over | done: - | failed: - | ready: - | died: worker-died | stable died: - | stable lost: - | silenced: worker-silenced | good: - | bad: - | start: planned | rollback: refused | cancel: refused | promote: refused | pause: refused | resume: refused
+executing | done: done | failed: failed+rolling-back | ready: - | died: worker-died+interrupted | stable died: worker-died+interrupted | stable lost: worker-died+interrupted | silenced: worker-silenced+interrupted | good: - | bad: - | start: refused | rollback: interrupted | cancel: interrupted | promote: refused | pause: held | resume: - | restart: -
+loading | done: done | failed: failed+rolling-back | ready: done | died: worker-died+done+rolling-back | stable died: worker-died+done+rolling-back | stable lost: worker-died+done+rolling-back | silenced: worker-silenced+done+rolling-back | good: - | bad: - | start: refused | rollback: done+rolling-back | cancel: done+rolling-back | promote: refused | pause: held | resume: - | restart: -
+observing | done: done | failed: failed+rolling-back | ready: - | died: worker-died+done+rolling-back | stable died: worker-died+done+rolling-back | stable lost: worker-died+done+rolling-back | silenced: worker-silenced+done+rolling-back | good: observed+done | bad: observed+done+rolling-back | start: refused | rollback: done+rolling-back | cancel: done+rolling-back | promote: done | pause: held | resume: - | restart: -
+held | done: done | failed: failed+rolling-back | ready: - | died: worker-died+done+rolling-back | stable died: worker-died+done+rolling-back | stable lost: worker-died+done+rolling-back | silenced: worker-silenced+done+rolling-back | good: observed | bad: observed+done+rolling-back | start: refused | rollback: done+rolling-back | cancel: done+rolling-back | promote: resumed+done | pause: - | resume: resumed | restart: -
+undoing | done: done | failed: failed | ready: - | died: worker-died | stable died: worker-died | stable lost: worker-died+rolling-back | silenced: worker-silenced | good: - | bad: - | start: refused | rollback: - | cancel: - | promote: refused | pause: refused | resume: refused | restart: -
+undoing, stable dead | done: done | failed: failed+rolling-back | ready: - | died: worker-died | stable died: worker-died | stable lost: rolling-back | silenced: worker-silenced | good: - | bad: - | start: refused | rollback: - | cancel: - | promote: refused | pause: refused | resume: refused | restart: -
+tidying | done: done | failed: failed | ready: - | died: worker-died | stable died: - | stable lost: - | silenced: worker-silenced | good: - | bad: - | start: refused | rollback: refused | cancel: refused | promote: refused | pause: refused | resume: refused | restart: -
+stuck | done: - | failed: - | ready: - | died: worker-died | stable died: worker-died | stable lost: worker-died+rolling-back | silenced: worker-silenced | good: - | bad: - | start: refused | rollback: rolling-back | cancel: rolling-back | promote: refused | pause: refused | resume: refused | restart: -
+stuck, stable dead | done: - | failed: - | ready: - | died: worker-died | stable died: worker-died | stable lost: rolling-back | silenced: worker-silenced | good: - | bad: - | start: refused | rollback: rolling-back | cancel: rolling-back | promote: refused | pause: refused | resume: refused | restart: rolling-back
+over | done: - | failed: - | ready: - | died: worker-died | stable died: - | stable lost: - | silenced: worker-silenced | good: - | bad: - | start: planned | rollback: refused | cancel: refused | promote: refused | pause: refused | resume: refused | restart: -
+over, live dead | done: - | failed: - | ready: - | died: worker-died | stable died: - | stable lost: - | silenced: worker-silenced | good: - | bad: - | start: planned | rollback: refused | cancel: refused | promote: refused | pause: refused | resume: refused | restart: planned
 ";
 
 struct Run {
@@ -112,6 +115,10 @@ fn operator(wish: Wish) -> Event {
     Event::Operator { model: model(), wish, by: "ops".into(), reason: String::new() }
 }
 
+fn died(generation: u32) -> Event {
+    Event::Died { generation: Generation(generation), why: "signal 9".into() }
+}
+
 /// A release of version 2 (generation 2) over version 1 (generation 1), brought into every state.
 fn states() -> Vec<(&'static str, World)> {
     let mut run = Run { world: World::default(), written: 0 };
@@ -133,15 +140,21 @@ fn states() -> Vec<(&'static str, World)> {
     let mut branch = Run { world: run.world.clone(), written: run.written };
     branch.tell(&operator(Wish::Rollback));
     reach("undoing", &mut branch, &|world| open(world) == Some(Step::Home));
+    let mut both = Run { world: branch.world.clone(), written: branch.written };
+    both.tell(&died(1));
+    reach("undoing, stable dead", &mut both, &|_| true);
     reach("tidying", &mut run, &|world| open(world) == Some(Step::Drain(Generation(1))));
     branch.tell(&finished(&branch.world, Err("injected".into())));
     reach("stuck", &mut branch, &|world| proceed(world, &model()).is_empty());
+    branch.tell(&died(1));
+    reach("stuck, stable dead", &mut branch, &|_| true);
     reach("over", &mut run, &|world| world.current(&model()).is_none());
+    run.tell(&died(2));
+    reach("over, live dead", &mut run, &|_| true);
     states
 }
 
 fn events(world: &World) -> Vec<(&'static str, Event)> {
-    let died = |generation| Event::Died { generation: Generation(generation), why: "signal 9".into() };
     let silenced = |generation| Event::Silenced { generation: Generation(generation), why: "flood".into() };
     vec![
         ("done", finished(world, Ok(String::new()))),
@@ -159,6 +172,7 @@ fn events(world: &World) -> Vec<(&'static str, Event)> {
         ("promote", operator(Wish::Promote)),
         ("pause", operator(Wish::Pause)),
         ("resume", operator(Wish::Resume)),
+        ("restart", Event::Restart { model: model(), salt: 2 }),
     ]
 }
 

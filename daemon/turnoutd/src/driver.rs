@@ -31,7 +31,7 @@ use turnout_manifest::{AuditContext, Generation, ModelName, Percent, ReleaseId, 
 
 /// How often versions are looked at for `status` outside of a release's windows.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
-/// First pause before a dead live worker is brought up again; doubles with each restart.
+/// First pause before a dead live worker is brought up again; doubles with each attempt.
 const RESTART_FIRST: Duration = Duration::from_millis(100);
 /// Doublings of that pause.
 const RESTART_DOUBLINGS: u32 = 8;
@@ -244,7 +244,7 @@ impl Driver {
         };
         let Some(name) = model else { return };
         let Some(model) = self.parts.world.models.get(&name) else { return };
-        if model.live_died && model.current.is_none() {
+        if self.parts.world.awaits_restart(&name) {
             let pause = RESTART_FIRST * 2u32.pow(model.restarts.min(RESTART_DOUBLINGS));
             self.timers.arm(Timer::Restart(name), Instant::now() + pause);
         }

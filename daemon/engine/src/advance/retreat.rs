@@ -1,22 +1,22 @@
 //! What makes a release turn back, and with which undo.
 
-use super::position;
+use super::{is_home_down, position};
+use crate::plan::{remove, retire};
 use crate::record::{Cause, Record};
 use crate::rollback::undo;
 use crate::step::Step;
-use crate::world::{Release, World};
+use crate::world::{Progress, Release, World};
 use turnout_manifest::Generation;
 
 /// Begins the undo of a release. Where the old version's worker has died, a new start of it comes first.
 pub(super) fn rolling_back(world: &World, release: &Release, cause: Cause) -> Record {
-    let died = world.models.get(&release.planned.model).is_some_and(|model| model.live_died);
-    if died || matches!(cause, Cause::StableDied { .. }) || is_lost(release, &cause) {
+    if is_live_dead(world, release) || matches!(cause, Cause::StableDied { .. }) || is_lost(release, &cause) {
         return with_new_start(world, release, cause);
     }
     if !shares_worker(release) && release.is_in_place() {
         return beside_lost_worker(release, cause);
     }
-    let undo = undo(&release.touched, None);
+    let undo = with_what_was_left(release, undo(&release.touched, None));
     Record::RollingBack { release: release.planned.release, cause, undo, restart: None }
 }
 
@@ -38,7 +38,22 @@ fn shares_worker(release: &Release) -> bool {
     release.home() == Some(release.planned.to.generation)
 }
 
-/// Gives up the worker that answers by the new version and does not go home: the old version gets another one.
+/// Whether this step of an undo, which failed, shows that the old version needs another worker: the one that answers by the
+/// new version does not go home, or the one that traffic was to go home to has died.
+pub(super) fn needs_new_start(world: &World, release: &Release, step: Step) -> bool {
+    let started = |home| release.list.contains(&Step::AwaitReady(home));
+    match step {
+        Step::SwitchHome(_) => true,
+        Step::Home => is_live_dead(world, release) && release.home().is_some_and(|home| !started(home)),
+        _ => false,
+    }
+}
+
+fn is_live_dead(world: &World, release: &Release) -> bool {
+    world.models.get(&release.planned.model).is_some_and(|model| model.live_died)
+}
+
+/// Begins the undo anew with another worker for the old version.
 pub(super) fn replaced(world: &World, release: &Release) -> Record {
     with_new_start(world, release, cause_of(release))
 }
@@ -49,12 +64,33 @@ fn with_new_start(world: &World, release: &Release, cause: Cause) -> Record {
         return Record::RollingBack { release: release.planned.release, cause, undo, restart: None };
     };
     let new = world.next_generation();
-    let mut undo = undo(&apart_from_worker(release), Some(new));
-    undo.extend(lost_worker(release));
+    let mut rest = undo(&apart_from_worker(release), Some(new));
+    rest.extend(lost_worker(release));
     if !release.is_in_place() || !shares_worker(release) {
-        undo.extend([Step::Dismiss(dead), Step::KillWorker(dead), Step::DestroyCell(dead)]);
+        rest.extend(remove(dead));
     }
+    // A start that failed goes first: attempt after attempt would use up the cells that there may be.
+    let mut undo: Vec<Step> = if is_home_down(release) { remove(dead).to_vec() } else { Vec::new() };
+    rest.retain(|step| !undo.contains(step));
+    undo.extend(rest);
+    let undo = with_what_was_left(release, undo);
     Record::RollingBack { release: release.planned.release, cause, undo, restart: Some(new) }
+}
+
+/// An undo, and what an earlier one has left, which may have had other workers to take away.
+fn with_what_was_left(release: &Release, mut undo: Vec<Step>) -> Vec<Step> {
+    if release.progress == Progress::Forward {
+        return undo;
+    }
+    let takes_away =
+        |step: &&Step| matches!(step, Step::Dismiss(_) | Step::KillWorker(_) | Step::DestroyCell(_));
+    let failed = release.failures.iter().map(|(step, _)| step);
+    for step in failed.chain(release.list.iter().skip(release.cursor)).filter(takes_away) {
+        if !undo.contains(step) {
+            undo.push(*step);
+        }
+    }
+    undo
 }
 
 /// The undo once more, after one that gave the old version another worker.
@@ -73,7 +109,7 @@ fn apart_from_worker(release: &Release) -> Vec<Step> {
 /// The worker of a release in place may still answer: it is let go of as any version that is thrown out.
 fn lost_worker(release: &Release) -> Vec<Step> {
     let lost: Option<Generation> = release.is_in_place().then_some(release.planned.to.generation);
-    lost.into_iter().flat_map(crate::plan::retire).collect()
+    lost.into_iter().flat_map(retire).collect()
 }
 
 /// Undoes a release now if it only waits, or as soon as the open step has its outcome.

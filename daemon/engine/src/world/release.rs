@@ -140,6 +140,11 @@ impl Release {
         self.planned.commit as usize
     }
 
+    /// Its undo failed.
+    pub fn is_stuck(&self) -> bool {
+        self.progress == Progress::Ended(End::Stuck)
+    }
+
     /// The new version takes over the worker of the old one.
     pub fn is_in_place(&self) -> bool {
         self.planned.steps.iter().any(|step| step.is_in_place())

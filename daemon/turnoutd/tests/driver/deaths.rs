@@ -2,9 +2,12 @@
 
 use crate::power::Moment;
 use crate::stage::{PORT, Stage, V1, V2, model, plan, stored};
+use crate::workers::Answer;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
+use turnout_engine::advance::Wish;
 use turnout_engine::record::{End, Kind};
-use turnout_engine::{Progress, Step};
+use turnout_engine::{Progress, Release, Step};
 use turnout_host::cells::{Cells, WorkerState};
 use turnout_host::fake::{Fault, When};
 use turnout_manifest::{Generation, Percent};
@@ -60,6 +63,82 @@ fn the_stable_versions_death_in_a_release_brings_it_up_again_and_home() {
     assert_eq!(stage.first_version_serves(), V3);
     assert_eq!(stage.release().causes, ["the old version's worker died: killed by SIGKILL"]);
     assert_eq!((stage.host.worker(V1), stage.host.worker(V2)), (None, None));
+}
+
+/// A release at half of the traffic, of which both workers have died.
+fn both_die(first: Generation) -> Stage {
+    let mut stage = Stage::live();
+    stage.ask(Stage::start("2", plan())).unwrap();
+    stage.until(|_, _, release| (release?.asked != Percent::NONE).then_some(()));
+    stage.kill(first);
+    stage.workers.notice();
+    stage.kill(if first == V1 { V2 } else { V1 });
+    stage
+}
+
+impl Stage {
+    /// Turns until the release is rolled back, also where it was stuck meanwhile.
+    fn until_rolled_back(&mut self) {
+        let back = |release: &Release| release.progress == Progress::Ended(End::RolledBack);
+        self.until(|_, _, release| release.is_some_and(back).then_some(()));
+    }
+}
+
+#[test]
+fn both_versions_deaths_in_either_order_bring_the_old_one_up_again_and_home() {
+    for (first, cause) in [(V1, "the old version's worker died"), (V2, "the new version's worker died")] {
+        let mut stage = both_die(first);
+        assert_eq!(stage.settle(), End::RolledBack, "{first}: never stuck");
+        assert_eq!(stage.first_version_serves(), V3);
+        let causes = stage.release().causes;
+        assert_eq!(causes, [format!("{cause}: killed by SIGKILL")]);
+        assert_eq!(stage.host.cells().unwrap(), [(V3, WorkerState::Running)]);
+    }
+}
+
+#[test]
+fn a_release_that_was_stuck_before_the_old_versions_death_was_told_is_rolled_back_too() {
+    let mut stage = both_die(V2);
+    let stuck = |stage: &Stage| stage.release().progress == Progress::Ended(End::Stuck);
+    // The way home fails before anybody tells why.
+    while !stuck(&stage) {
+        assert!(stage.running().driver.turn(Some(Duration::from_millis(5))));
+    }
+    stage.until_rolled_back();
+    stage.first_version_serves();
+}
+
+#[test]
+fn a_live_worker_that_dies_while_its_release_is_stuck_is_brought_up_again() {
+    let mut stage = Stage::live();
+    stage.ask(Stage::start("2", plan())).unwrap();
+    stage.until(|_, _, release| (release?.asked != Percent::NONE).then_some(()));
+    stage.host.fail(When::Every("destroy_cell"), Fault::Refused);
+    stage.ask(Stage::wish(Wish::Rollback)).unwrap();
+    assert_eq!(stage.settle(), End::Stuck);
+    stage.host.heal();
+    stage.kill(V1);
+    stage.until_rolled_back();
+    assert_eq!(stage.first_version_serves(), V3);
+    assert_eq!(stage.host.cells().unwrap(), [(V3, WorkerState::Running)]);
+}
+
+#[test]
+fn a_stuck_release_whose_old_version_does_not_come_up_is_tried_again_after_pauses_that_grow() {
+    let mut stage = Stage::live();
+    stage.ask(Stage::start("2", plan())).unwrap();
+    stage.until(|_, _, release| (release?.asked != Percent::NONE).then_some(()));
+    stage.workers.answer(Answer::Failed);
+    stage.kill(V1);
+    assert_eq!(stage.settle(), End::Stuck);
+    let begun = Instant::now();
+    stage.until(|_, model, _| (model.restarts == 3).then_some(()));
+    assert!(begun.elapsed() >= Duration::from_millis(100 + 200 + 400), "{:?}", begun.elapsed());
+    assert!(stage.host.cells().unwrap().len() <= 3, "attempts leave no cells");
+    stage.workers.answer(Answer::Ready);
+    stage.until_rolled_back();
+    let live = stage.first_version_serves();
+    assert_eq!(stage.host.cells().unwrap(), [(live, WorkerState::Running)]);
 }
 
 #[test]

@@ -1,0 +1,111 @@
+//! Workers that die, also both at once, and while a release is stuck.
+
+use super::{Fate, First, Incident, Run};
+use turnout_engine::record::End;
+use turnout_engine::{Event, Progress, Release, Step};
+use turnout_manifest::Percent;
+use turnout_manifest::plan::Strategy as Splitting;
+
+impl Run {
+    /// Version 1 is live, and version 2 is being released.
+    fn releasing() -> Self {
+        let mut run = Self::new();
+        run.start("1", Splitting::Weight);
+        run.finish(&[]);
+        run.start("2", Splitting::Weight);
+        run
+    }
+}
+
+#[test]
+fn both_versions_dying_at_any_step_in_either_order_end_with_the_old_one_serving() {
+    for at in 0..40 {
+        for first in [First::Candidate, First::Stable] {
+            for after in 0..8 {
+                let mut run = Run::releasing();
+                let id = run.world.models[&run.model].current.unwrap();
+                let mut script = vec![(Fate::Works, Incident::Nothing, true); at + 1];
+                script[at].1 = Incident::BothDie(first, after);
+                if run.finish(&script) == End::Promoted {
+                    continue;
+                }
+                run.live_dies();
+                assert_eq!(run.ended(id), End::RolledBack, "{at} {first:?} {after}");
+                run.check_home();
+            }
+        }
+    }
+}
+
+#[test]
+fn a_death_of_the_live_worker_is_answered_while_its_release_is_stuck() {
+    let mut run = Run::releasing();
+    let id = run.world.models[&run.model].current.unwrap();
+    let mut script = vec![(Fate::Works, Incident::Nothing, true); 13];
+    script.extend(vec![(Fate::FailsHalfDone, Incident::Nothing, true); 2]);
+    script.extend(vec![(Fate::FailsClean, Incident::Nothing, true); 2]);
+    assert_eq!(run.finish(&script), End::Stuck);
+    run.live_dies();
+    assert_eq!(run.ended(id), End::RolledBack);
+    run.check_home();
+}
+
+#[test]
+fn a_stuck_release_whose_old_version_does_not_come_up_counts_its_attempts_and_keeps_no_cell_of_them() {
+    let mut run = Run::releasing();
+    let mut script = vec![(Fate::Works, Incident::Nothing, true); 16];
+    script.push((Fate::Works, Incident::BothDie(First::Stable, 1), true));
+    script.extend(vec![(Fate::FailsClean, Incident::Nothing, true); 8]);
+    assert_eq!(run.finish(&script), End::Stuck, "{:#?}", run.journal);
+    for attempts in 1..=20 {
+        let model = run.model.clone();
+        run.tell(&Event::Restart { model, salt: 3 });
+        // Each attempt waits for a worker that does not become ready.
+        while run.release().is_some() {
+            let loads = matches!(run.release().and_then(Release::step), Some(Step::AwaitReady(_)));
+            run.turn(if loads { Fate::FailsClean } else { Fate::Works }, true);
+        }
+        assert_eq!(run.world.models[&run.model].restarts, attempts);
+        assert!(run.machine.cells.len() <= 3, "{:?}", run.machine.cells);
+    }
+    run.live_dies();
+    run.check_home();
+}
+
+#[test]
+fn a_restart_whose_undo_failed_is_answered_too_and_counts_its_attempts() {
+    let mut run = Run::new();
+    run.start("1", Splitting::Weight);
+    run.finish(&[]);
+    run.kill(run.world.models[&run.model].live.as_ref().map(|live| live.generation));
+    let model = run.model.clone();
+    for attempts in 1..=5 {
+        run.tell(&Event::Restart { model: model.clone(), salt: 2 });
+        // The worker does not become ready, and no undo works.
+        while let Some(release) = run.release() {
+            let loads = matches!(release.step(), Some(Step::AwaitReady(_)));
+            let works = release.progress == Progress::Forward && !loads;
+            run.turn(if works { Fate::Works } else { Fate::FailsHalfDone }, true);
+        }
+        assert_eq!(run.world.current(&model).map(Release::is_stuck), Some(true), "{:#?}", run.journal);
+        assert_eq!(run.world.models[&model].restarts, attempts);
+    }
+    run.live_dies();
+    run.check_home();
+}
+
+#[test]
+fn a_dead_live_worker_is_brought_up_again() {
+    let mut run = Run::new();
+    run.start("1", Splitting::Weight);
+    run.finish(&[]);
+    let live = run.world.models[&run.model].live.clone().unwrap();
+    run.kill(Some(live.generation));
+    let model = run.model.clone();
+    run.tell(&Event::Restart { model, salt: 2 });
+    assert_eq!(run.finish(&[]), End::Promoted);
+    let again = run.world.models[&run.model].live.clone().unwrap();
+    assert_eq!(again.version, live.version);
+    assert_eq!(run.machine.route, [(again.generation, Percent::ALL)]);
+    assert!(!run.machine.cells.contains(&live.generation));
+}
