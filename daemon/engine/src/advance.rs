@@ -11,7 +11,7 @@ mod wishes;
 pub use together::StartSet;
 
 use crate::guard::{self, ArchiveRefusal, ArchiveWish};
-use crate::plan::{restart_steps, steps};
+use crate::plan::{Over, restart_steps, steps};
 use crate::record::{Cause, End, Kind, Planned, Record, Target};
 use crate::slo::Window;
 use crate::step::Step;
@@ -341,8 +341,11 @@ fn start_release(world: &World, start: &Start) -> Result<Record, Refusal> {
     if from.as_ref().is_some_and(|live| live.digest == start.digest && live.version == start.version) {
         return Err(Refusal::AlreadyLive(start.version.clone()));
     }
-    let worker = from.as_ref().map(|live| live.generation);
-    let taken_over = worker.filter(|_| start.plan.strategy == Strategy::InPlace);
+    let over = Over::of(model);
+    let taken_over = match (over, &start.plan.strategy) {
+        (Over::Serving(worker), Strategy::InPlace) => Some(worker),
+        _ => None,
+    };
     let to = Target {
         version: start.version.clone(),
         digest: start.digest,
@@ -351,7 +354,7 @@ fn start_release(world: &World, start: &Start) -> Result<Record, Refusal> {
         measured: world.versions.get(&label).and_then(|stored| stored.measured),
         audit_context: start.audit_context,
     };
-    let steps = steps(&start.plan, worker, to.generation);
+    let steps = steps(&start.plan, over, to.generation);
     Ok(Record::Planned(Box::new(Planned {
         release: world.next_release(),
         model: start.model.clone(),

@@ -23,6 +23,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 use tokio::sync::{oneshot, watch};
 use turnout_engine::advance::Wish;
+use turnout_engine::plan::{self, Over};
 use turnout_engine::{Entry, Event, Record, Refusal};
 use turnout_host::Host;
 use turnout_journal::Journal;
@@ -361,9 +362,8 @@ pub async fn start_release(
     let start = beginning::prepare(&desk, peer, Wanted { version: &version, plan, order }).await?;
     if dry_run {
         let view = desk.view();
-        let live = view.world.models.get(&version.model).and_then(|model| model.live.as_ref());
-        let to = view.world.next_generation();
-        let steps = turnout_engine::plan::steps(&start.plan, live.map(|live| live.generation), to);
+        let over = Over::of(view.world.models.get(&version.model));
+        let steps = plan::steps(&start.plan, over, view.world.next_generation());
         let steps = steps.list.iter().map(ToString::to_string).collect();
         let strategy = start.plan.strategy;
         return Ok(Json(DryRun { schema: SCHEMA.to_owned(), strategy, steps }).into_response());

@@ -8,9 +8,12 @@ use crate::step::Step;
 use crate::world::{Progress, Release, World};
 use turnout_manifest::Generation;
 
-/// Begins the undo of a release. Where the old version's worker has died, a new start of it comes first.
+/// Begins the undo of a release. Where the old version's worker has died, a new start of it comes first; but where it was dead
+/// already and no traffic was sent away from it, it is brought up as it would have been, by a release of its own.
 pub(super) fn rolling_back(world: &World, release: &Release, cause: Cause) -> Record {
-    if is_live_dead(world, release) || matches!(cause, Cause::StableDied { .. }) || is_lost(release, &cause) {
+    let moved = release.touched.iter().any(|step| matches!(step, Step::Shift(_)));
+    let left_dead = moved && is_live_dead(world, release);
+    if left_dead || matches!(cause, Cause::StableDied { .. }) || is_lost(release, &cause) {
         return with_new_start(world, release, cause);
     }
     if !shares_worker(release) && release.is_in_place() {

@@ -3,7 +3,7 @@
 
 use super::retreat::interrupt;
 use super::{Refusal, Start, position, start_by_order};
-use crate::plan::{Part, steps_in_set};
+use crate::plan::{Over, Part, steps_in_set};
 use crate::record::{Cause, Kind, Record};
 use crate::set::{MEMBERS_MAX, MEMBERS_MIN, Member, SETS_MAX, Set};
 use crate::step::Step;
@@ -41,7 +41,7 @@ pub(super) fn start_set(world: &World, wish: &StartSet) -> Result<Vec<Record>, R
     let mut records = plan_each(world, &starts)?;
     let showed = world.sets.get(&wish.name).cloned().unwrap_or_default();
     let shows = if returns { showed.clone() } else { named.into_iter().cloned().collect() };
-    tie(&mut records, (&wish.name, shows, showed));
+    tie(world, &mut records, (&wish.name, shows, showed));
     if records.is_empty() { Err(Refusal::AllLive(wish.name.clone())) } else { Ok(records) }
 }
 
@@ -62,7 +62,11 @@ fn plan_each(world: &World, starts: &[&Start]) -> Result<Vec<Record>, Refusal> {
     Ok(records)
 }
 
-fn tie(records: &mut [Record], (name, shows, showed): (&SetName, Vec<ModelName>, Vec<ModelName>)) {
+fn tie(
+    world: &World,
+    records: &mut [Record],
+    (name, shows, showed): (&SetName, Vec<ModelName>, Vec<ModelName>),
+) {
     let planned = records.iter().filter_map(|record| match record {
         Record::Planned(planned) => Some(Member {
             model: planned.model.clone(),
@@ -77,8 +81,8 @@ fn tie(records: &mut [Record], (name, shows, showed): (&SetName, Vec<ModelName>,
         let Record::Planned(planned) = record else { continue };
         let leads = set.members.first().is_some_and(|member| member.release == planned.release);
         let part = if leads { Part::Lead } else { Part::Follow };
-        let from = planned.from.as_ref().map(|from| from.generation);
-        let steps = steps_in_set(&planned.plan, from, planned.to.generation, part);
+        let over = Over::of(world.models.get(&planned.model));
+        let steps = steps_in_set(&planned.plan, over, planned.to.generation, part);
         planned.commit = u32::try_from(steps.commit).unwrap_or(u32::MAX);
         planned.steps = steps.list;
         planned.set = Some(set.clone());

@@ -1,6 +1,7 @@
 //! Workers that die, also both at once, and while a release is stuck.
 
 use super::{Fate, First, Incident, Run};
+use std::collections::BTreeSet;
 use turnout_engine::record::End;
 use turnout_engine::{Event, Progress, Release, Step};
 use turnout_manifest::Percent;
@@ -108,4 +109,41 @@ fn a_dead_live_worker_is_brought_up_again() {
     assert_eq!(again.version, live.version);
     assert_eq!(run.machine.route, [(again.generation, Percent::ALL)]);
     assert!(!run.machine.cells.contains(&live.generation));
+}
+
+/// Version 1 is live, and its worker has died.
+fn with_live_dead() -> Run {
+    let mut run = Run::new();
+    run.start("1", Splitting::Weight);
+    run.finish(&[]);
+    run.kill(run.world.models[&run.model].live.as_ref().map(|live| live.generation));
+    run
+}
+
+#[test]
+fn a_version_released_while_the_live_worker_is_dead_goes_live_by_any_strategy() {
+    let by_user = Splitting::UserHash { header: "x-user-id".parse().unwrap() };
+    for strategy in [Splitting::Weight, by_user, Splitting::InPlace] {
+        let mut run = with_live_dead();
+        run.start("2", strategy);
+        assert_eq!(run.finish(&[]), End::Promoted, "{:#?}", run.journal);
+        let live = run.world.models[&run.model].live.clone().unwrap();
+        assert_eq!((live.version.as_str(), run.machine.route[0]), ("2", (live.generation, Percent::ALL)));
+        assert_eq!(run.machine.cells, BTreeSet::from([live.generation]));
+    }
+}
+
+#[test]
+fn a_version_that_fails_over_a_dead_worker_leaves_that_to_be_brought_up_again() {
+    let mut run = with_live_dead();
+    run.start("2", Splitting::Weight);
+    let id = run.world.models[&run.model].current.unwrap();
+    let mut script = vec![(Fate::Works, Incident::Nothing, true); 9];
+    script.push((Fate::FailsClean, Incident::Nothing, true));
+    assert_eq!(run.finish(&script), End::RolledBack, "{:#?}", run.journal);
+    let started =
+        run.world.releases[&id].log.iter().filter(|logged| logged.undo && logged.step.brings_up().is_some());
+    assert_eq!(started.count(), 0, "the one that had died is not what the release goes back to");
+    run.live_dies();
+    run.check_home();
 }

@@ -159,6 +159,37 @@ fn a_live_worker_that_dies_is_brought_up_again_each_time() {
 }
 
 #[test]
+fn a_version_released_while_the_live_one_is_dead_goes_live_at_once() {
+    let mut stage = Stage::live();
+    stage.kill(V1);
+    stage.until(|_, model, _| model.live_died.then_some(()));
+    stage.ask(Stage::start("2", plan())).unwrap();
+    assert_eq!(stage.settle(), End::Promoted);
+    stage.mourning = false;
+    stage.check();
+    assert_eq!((stage.known().live.unwrap().generation, stage.arms()), (V2, vec![(V2, Percent::ALL)]));
+    assert_eq!(stage.host.cells().unwrap(), [(V2, WorkerState::Running)]);
+}
+
+#[test]
+fn a_version_that_does_not_come_up_over_a_dead_one_leaves_that_to_be_brought_up_again() {
+    let mut stage = Stage::live();
+    stage.workers.answer(Answer::Failed);
+    stage.kill(V1);
+    stage.until(|_, model, _| model.live_died.then_some(()));
+    stage.ask(Stage::start("2", plan())).unwrap();
+    let ended =
+        |release: &Release| matches!(release.progress, Progress::Ended(_)).then_some(release.progress);
+    let end = stage.until(|_, _, release| {
+        release.filter(|release| release.planned.kind == Kind::Release).and_then(ended)
+    });
+    assert_eq!(end, Progress::Ended(End::RolledBack));
+    stage.workers.answer(Answer::Ready);
+    assert_eq!(stage.settle(), End::Promoted);
+    stage.first_version_serves();
+}
+
+#[test]
 fn a_daemon_that_finds_its_live_worker_dead_brings_it_up() {
     let mut stage = Stage::live();
     stage.close();
