@@ -17,6 +17,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use turnout_manifest::{Generation, ModelName, ReleaseId, SetName, Sha256, Version};
 
+/// How long a worker that was started again must have run for its death to be the first one of a row.
+const STEADY_MS: u64 = 10 * 60 * 1000;
 /// Ended releases kept in memory; older ones are in the journal.
 const ENDED_KEPT: usize = 64;
 
@@ -63,8 +65,12 @@ pub struct Model {
     pub current: Option<ReleaseId>,
     /// The newest release.
     pub last: Option<ReleaseId>,
-    /// Restarts since the last promotion by other means, and attempts of an undo that was stuck with it dead.
+    /// Restarts in a row, and attempts of an undo that was stuck with it dead. A promotion by other means ends the row, and
+    /// so does a worker that runs for ten minutes.
     pub restarts: u32,
+    /// When its worker was last started again, milliseconds since the epoch.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub restarted_ms: Option<u64>,
 }
 
 /// Everything.
@@ -148,13 +154,13 @@ impl World {
                 if let Some(model) = self.models.get_mut(model)
                     && model.live.as_ref().is_some_and(|live| live.generation == *generation)
                 {
-                    model.live_died = true;
+                    model.lose_live(at_ms);
                 }
             }
             Record::Promoted { release } => self.promote(*release),
             Record::RollingBack { release, cause, undo, restart } => {
                 self.roll_back(*release, cause, undo);
-                self.replace_stable(*release, *restart);
+                self.replace_stable(*release, *restart, at_ms);
             }
             Record::Ended { release, .. } => self.end(*release, record, at_ms),
             Record::DaemonStarted { .. }
@@ -193,6 +199,7 @@ impl World {
         model.last = Some(planned.release);
         if planned.kind == Kind::Restart {
             model.restarts += 1;
+            model.restarted_ms = Some(at_ms);
         }
         self.releases.insert(planned.release, Arc::new(Release::new(planned.clone(), at_ms)));
         self.forget_oldest();
@@ -249,7 +256,7 @@ impl World {
         }
     }
 
-    fn replace_stable(&mut self, id: ReleaseId, restart: Option<Generation>) {
+    fn replace_stable(&mut self, id: ReleaseId, restart: Option<Generation>, at_ms: u64) {
         let Some(generation) = restart else { return };
         self.last_generation = self.last_generation.max(generation.0);
         let Some(release) = self.releases.get_mut(&id).map(Arc::make_mut) else { return };
@@ -258,6 +265,7 @@ impl World {
             stable.generation = generation;
         }
         model.live_died = false;
+        model.restarted_ms = Some(at_ms);
     }
 
     fn end(&mut self, id: ReleaseId, record: &Record, at_ms: u64) {
@@ -282,6 +290,17 @@ impl World {
         {
             model.live_died = true;
         }
+    }
+}
+
+impl Model {
+    /// The live version's worker has died.
+    fn lose_live(&mut self, at_ms: u64) {
+        let steady = self.restarted_ms.is_none_or(|began_ms| at_ms.saturating_sub(began_ms) > STEADY_MS);
+        if !self.live_died && steady {
+            self.restarts = 0;
+        }
+        self.live_died = true;
     }
 }
 

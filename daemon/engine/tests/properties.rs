@@ -41,8 +41,10 @@ enum First {
 struct Run {
     world: World,
     machine: Machine,
-    journal: Vec<Record>,
+    journal: Vec<(Record, Stamp)>,
     model: ModelName,
+    /// Time that has passed besides a millisecond for each record.
+    later_ms: u64,
     /// Who has died without being missed yet, and for how many turns more.
     unmissed: Vec<(Generation, usize)>,
 }
@@ -54,14 +56,17 @@ impl Run {
             machine: Machine::default(),
             journal: Vec::new(),
             model: "fraud".parse().unwrap(),
+            later_ms: 0,
             unmissed: Vec::new(),
         }
     }
 
     fn write(&mut self, records: Vec<Record>) {
         for record in records {
-            self.world.apply(&record, stamp(self.journal.len()));
-            self.journal.push(record);
+            let seq = self.journal.len() as u64;
+            let stamp = Stamp { seq, at_ms: seq + self.later_ms };
+            self.world.apply(&record, stamp);
+            self.journal.push((record, stamp));
         }
     }
 
@@ -97,8 +102,8 @@ impl Run {
     /// Recovery: the fold of the journal is the state, and the open step is done again by the caller.
     fn daemon_restarts(&mut self) {
         let mut replayed = World::default();
-        for (at, record) in self.journal.iter().enumerate() {
-            replayed.apply(record, stamp(at));
+        for (record, stamp) in &self.journal {
+            replayed.apply(record, *stamp);
         }
         assert_eq!(replayed, self.world, "replay gives the state");
         self.world = replayed;
@@ -250,10 +255,6 @@ impl Run {
             other => panic!("release does not end: {other:?} at {:?}", self.world.releases[&id].step()),
         }
     }
-}
-
-fn stamp(at: usize) -> Stamp {
-    Stamp { seq: at as u64, at_ms: at as u64 }
 }
 
 fn plan() -> Plan {

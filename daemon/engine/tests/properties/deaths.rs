@@ -147,3 +147,19 @@ fn a_version_that_fails_over_a_dead_worker_leaves_that_to_be_brought_up_again() 
     run.live_dies();
     run.check_home();
 }
+
+#[test]
+fn a_death_after_ten_minutes_of_serving_is_the_first_of_a_row_again() {
+    let mut run = Run::new();
+    run.start("1", Splitting::Weight);
+    run.finish(&[]);
+    let mut restarts = Vec::new();
+    let minute = 60_000;
+    for pause_ms in [0, minute, minute, 9 * minute, 11 * minute, minute] {
+        run.later_ms += pause_ms;
+        run.live_dies();
+        restarts.push(run.world.models[&run.model].restarts);
+    }
+    assert_eq!(restarts, [1, 2, 3, 4, 1, 2]);
+    run.daemon_restarts();
+}
