@@ -238,7 +238,8 @@ pub fn proceed(world: &World, model: &ModelName) -> Vec<Record> {
         return back;
     }
     if release.open {
-        return together::gather(world, release).into_iter().collect();
+        let ended_early = together::gather(world, release).or_else(|| drained_enough(world, release));
+        return ended_early.into_iter().collect();
     }
     if let Some(cause) = overdue(release) {
         return vec![rolling_back(world, release, cause)];
@@ -248,6 +249,16 @@ pub fn proceed(world: &World, model: &ModelName) -> Vec<Record> {
         Progress::Forward if release.cursor == release.commit() => together::promote(world, release),
         _ => next_step(release).into_iter().collect(),
     }
+}
+
+/// Ends the wait for the old version's last answers where the new one, which is live, has died: nothing serves, and it is
+/// brought up again once the release is over.
+fn drained_enough(world: &World, release: &Release) -> Option<Record> {
+    let step = release.step().filter(|step| matches!(step, Step::Drain(_)))?;
+    let died = world.models.get(&release.planned.model).is_some_and(|model| model.live_died);
+    let detail = "ended early: the new version's worker has died, and nothing serves".to_owned();
+    let done = Record::Done { release: release.planned.release, at: position(release), step, detail };
+    Some(done).filter(|_| died && release.progress == Progress::Tidying)
 }
 
 /// Why a release should be on its way back already: the power went between an outcome and the rollback due with it.

@@ -2,10 +2,11 @@
 
 use super::{Fate, First, Incident, Run};
 use std::collections::BTreeSet;
+use turnout_engine::advance::proceed;
 use turnout_engine::record::End;
 use turnout_engine::{Event, Progress, Release, Step};
-use turnout_manifest::Percent;
 use turnout_manifest::plan::Strategy as Splitting;
+use turnout_manifest::{Generation, Percent};
 
 impl Run {
     /// Version 1 is live, and version 2 is being released.
@@ -162,4 +163,27 @@ fn a_death_after_ten_minutes_of_serving_is_the_first_of_a_row_again() {
     }
     assert_eq!(restarts, [1, 2, 3, 4, 1, 2]);
     run.daemon_restarts();
+}
+
+#[test]
+fn the_old_versions_last_answers_are_not_waited_for_when_the_new_version_dies_before_or_meanwhile() {
+    for (until, step) in [("before", Step::Dismiss(Generation(1))), ("meanwhile", Step::Drain(Generation(1)))]
+    {
+        let mut run = Run::releasing();
+        let open = |run: &Run| run.release().filter(|release| release.open).and_then(Release::step);
+        while open(&run) != Some(step) {
+            run.turn(Fate::Works, true);
+        }
+        run.kill(Some(Generation(2)));
+        while open(&run) != Some(Step::KillWorker(Generation(1))) {
+            let waits = matches!(open(&run), Some(Step::Drain(_)));
+            let due = proceed(&run.world, &run.model);
+            assert!(!waits || !due.is_empty(), "{until}: it waits for the drain");
+            run.turn(Fate::Works, true);
+        }
+        run.finish(&[]);
+        run.live_dies();
+        let live = run.world.models[&run.model].live.clone().unwrap();
+        assert_eq!((live.version.as_str(), run.machine.route[0]), ("2", (live.generation, Percent::ALL)));
+    }
 }

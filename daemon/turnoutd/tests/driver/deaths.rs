@@ -190,6 +190,29 @@ fn a_version_that_does_not_come_up_over_a_dead_one_leaves_that_to_be_brought_up_
 }
 
 #[test]
+fn a_new_version_that_dies_while_the_old_one_drains_is_not_kept_waiting_for_its_last_answers() {
+    let mut stage = Stage::live();
+    stage.freeze();
+    stage.ask(Stage::start("2", plan())).unwrap();
+    let open = |stage: &Stage| stage.known().current.and(stage.release().step());
+    while open(&stage) != Some(Step::Drain(V1)) {
+        stage.step();
+        stage.turn();
+    }
+    stage.kill(V2);
+    stage.until(|stage, _, _| (open(stage) == Some(Step::KillWorker(V1))).then_some(()));
+    // What the wait finds comes late, and changes nothing.
+    stage.thaw();
+    stage.until(|_, model, _| (model.restarts == 1).then_some(()));
+    assert_eq!(stage.settle(), End::Promoted);
+    stage.mourning = false;
+    stage.check();
+    let live = stage.known().live.unwrap();
+    assert_eq!((live.version.as_str(), live.generation), ("2", V3));
+    assert_eq!(stage.host.cells().unwrap(), [(V3, WorkerState::Running)]);
+}
+
+#[test]
 fn a_daemon_that_finds_its_live_worker_dead_brings_it_up() {
     let mut stage = Stage::live();
     stage.close();
