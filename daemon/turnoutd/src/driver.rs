@@ -360,7 +360,7 @@ impl Driver {
         let length = release.planned.plan.window();
         self.timers.arm(Timer::WindowEnd(id, at), Instant::now() + length);
         if let Some(window) = self.measure(&release) {
-            let _ = self.decide(&Event::Measured { release: id, window: Box::new(window) }, None);
+            self.judge(&release, window);
         }
     }
 

@@ -3,7 +3,7 @@
 
 use super::{Denial, Driver};
 use crate::chain;
-use turnout_engine::{Entry, Event, LogRecord, Record, reserve};
+use turnout_engine::{Entry, Event, LogRecord, Record, Release, Window, decide, reserve};
 use turnout_manifest::AuditContext;
 
 /// Why nothing new is begun.
@@ -16,6 +16,15 @@ impl Driver {
             return Err(Denial::ReadOnly(FULL.to_owned()));
         }
         self.decide(wish, asked)
+    }
+
+    /// Takes in a window that was measured, unless it is not worth the reserve.
+    pub(super) fn judge(&mut self, release: &Release, window: Window) {
+        let measured = Event::Measured { release: release.planned.release, window: Box::new(window) };
+        let led_to = decide(&self.parts.world, &measured).unwrap_or_default();
+        if !self.on_reserve || reserve::may_observe(release, &led_to) {
+            let _ = self.write(led_to, None);
+        }
     }
 
     /// Writes a record that stands for itself, unless it announces something.

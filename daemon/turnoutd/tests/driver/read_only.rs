@@ -1,7 +1,7 @@
 //! A journal that cannot be written: changes are refused, what serves goes on serving. The journal is made to fail by
 //! the greatest size of a file (setrlimit(2)), which holds for a whole process, so each run is a process of its own.
 
-use crate::stage::{SMALL_DISK, Stage, V1, plan};
+use crate::stage::{GOOD, Load, SMALL_DISK, Stage, V1, V2, plan};
 use std::process::Command;
 use tokio::sync::oneshot;
 use turnout_engine::advance::Wish;
@@ -162,4 +162,29 @@ fn on_a_full_disk_what_is_under_way_is_rolled_back_and_nothing_is_begun_until_th
         }
     });
     assert_eq!(told.collect::<Vec<_>>(), [LogRecord::ReserveSpent, LogRecord::ReserveRestored]);
+}
+
+#[test]
+fn on_a_full_disk_the_windows_of_a_release_that_waits_leave_the_reserve_for_its_end() {
+    let test = "on_a_full_disk_the_windows_of_a_release_that_waits_leave_the_reserve_for_its_end";
+    if std::env::var_os(SMALL_DISK).is_none() {
+        return on_a_small_disk(test);
+    }
+    let mut stage = Stage::live();
+    stage.loads.insert(V2, Load { requests: 0, errors: 0, ..GOOD });
+    stage.ask(Stage::start("2", Plan { patience_ms: 8, ..plan() })).unwrap();
+    stage.until(|_, _, release| release?.held.is_some().then_some(()));
+    stage.loads.insert(V2, GOOD);
+    let windows = |stage: &Stage| stage.release().windows.len();
+    let before = windows(&stage);
+    stage.until(|stage, _, _| (windows(stage) > before).then_some(()));
+    assert_eq!(fill(&mut stage), FULL);
+    let records = stage.records();
+    for _ in 0..50 {
+        stage.turn();
+    }
+    assert_eq!(stage.records(), records, "a met window is not worth it");
+    stage.ask(Stage::wish(Wish::Rollback)).unwrap();
+    assert_eq!(stage.settle(), End::RolledBack);
+    assert_eq!(stage.arms(), [(V1, Percent::ALL)]);
 }
