@@ -103,11 +103,12 @@ pub struct Driver {
 impl Driver {
     /// A loop that has not begun.
     pub fn new(parts: Parts) -> Self {
+        let windows = Looks::at_start(&parts.world);
         Self {
             parts,
             timers: Timers::default(),
             looks: Looks::default(),
-            windows: Looks::default(),
+            windows,
             totals: TotalsByGeneration::default(),
             journal_bytes: 0,
             synced_ms: 0,

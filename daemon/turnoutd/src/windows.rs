@@ -1,8 +1,8 @@
 //! SLO windows: what the kernel saw of each version between two looks, as figures. Judging is the engine's.
 
 use crate::supervise::Workers;
-use std::collections::BTreeMap;
-use turnout_engine::Figures;
+use std::collections::{BTreeMap, BTreeSet};
+use turnout_engine::{Figures, Step, World};
 use turnout_host::Host;
 use turnout_host::histogram;
 use turnout_host::traffic::Sample;
@@ -16,14 +16,29 @@ type Look = (Sample, Option<Counts>);
 #[derive(Default)]
 pub struct Looks {
     last: BTreeMap<Generation, Look>,
+    /// Workers that another daemon started, and that were not looked at since.
+    taken_over: BTreeSet<Generation>,
 }
 
 impl Looks {
+    /// Those of a daemon that finds this state, and with it the workers of the one before.
+    pub fn at_start(world: &World) -> Self {
+        let live = world.models.values().filter_map(|model| Some(model.live.as_ref()?.generation));
+        let steps = world.releases.values().flat_map(|release| &release.touched);
+        let started = steps.filter_map(|step| match step {
+            Step::StartWorker(generation) => Some(*generation),
+            _ => None,
+        });
+        Self { last: BTreeMap::new(), taken_over: live.chain(started).collect() }
+    }
+
     /// Figures of one generation since the last look at it, and a new look. `None` at the first look, and when the
     /// generation cannot be sampled any more.
     pub fn since_last(&mut self, generation: Generation, eyes: &Eyes<'_>) -> Option<Figures> {
         let sample = eyes.host.sample(generation).ok()?;
-        let now = (sample, eyes.workers.counts(generation));
+        // What the link of one that was taken over holds was said long ago: the next look would find all that has failed since.
+        let is_stale = self.taken_over.remove(&generation);
+        let now = (sample, eyes.workers.counts(generation).filter(|_| !is_stale));
         let figures = self.last.get(&generation).map(|last| difference(last, &now));
         self.last.insert(generation, now);
         figures
@@ -37,6 +52,7 @@ impl Looks {
     /// Forgets generations that are gone.
     pub fn keep(&mut self, alive: &[Generation]) {
         self.last.retain(|generation, _| alive.contains(generation));
+        self.taken_over.retain(|generation| alive.contains(generation));
     }
 }
 

@@ -8,8 +8,9 @@ use turnout_engine::{Progress, Release, Step, Verdict};
 use turnout_host::cells::WorkerState;
 use turnout_host::fake::{Fault, When};
 use turnout_host::traffic::Sample;
-use turnout_manifest::plan::OnBreach;
+use turnout_manifest::plan::{Objectives, OnBreach};
 use turnout_manifest::{Percent, Plan};
+use turnout_protocol::worker::Counts;
 use turnoutd::view::release_status;
 
 fn half() -> Percent {
@@ -132,6 +133,21 @@ fn too_little_traffic_neither_promotes_nor_rolls_back_and_is_held_at_the_end_of_
     assert_eq!(release.progress, Progress::Forward);
     assert!(release.windows.iter().all(|judged| matches!(judged.verdict, Verdict::Insufficient(_))));
     assert_eq!(stage.arms(), [(V2, half()), (V1, half())]);
+}
+
+#[test]
+fn what_failed_while_no_daemon_looked_is_of_no_window() {
+    let mut stage = Stage::live();
+    stage.loads.insert(V2, Load { requests: 0, errors: 0, ..GOOD });
+    let objectives = Objectives { assertion_failures_ppm: Some(1_000), ..plan().objectives };
+    stage.ask(Stage::start("2", Plan { objectives, ..plan() })).unwrap();
+    stage.until(|_, _, release| release?.windows.first().map(|_| ()));
+    stage.close();
+    stage.loads.insert(V2, GOOD);
+    stage.open();
+    // The first thing that the new daemon reads was said when the other one ended.
+    stage.workers.counted(V2, Counts { assertion_failures: 500, ..Counts::default() });
+    assert_eq!(stage.settle(), End::Promoted, "{:?}", stage.release().causes);
 }
 
 /// Somebody takes the public port while no daemon keeps it.

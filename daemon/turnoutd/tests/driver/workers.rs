@@ -41,6 +41,7 @@ struct Known {
     life: BTreeMap<Generation, Option<Duration>>,
     /// By this daemon or one before.
     told_to_leave: BTreeSet<Generation>,
+    counts: BTreeMap<Generation, Counts>,
     events: Option<Sender<Input>>,
 }
 
@@ -80,6 +81,11 @@ impl FakeWorkers {
     /// From now on workers do not change over to this version.
     pub fn shun(&self, digest: Sha256) {
         self.known().shunned = Some(digest);
+    }
+
+    /// What a worker says that it has counted.
+    pub fn counted(&self, generation: Generation, counts: Counts) {
+        self.known().counts.insert(generation, counts);
     }
 
     /// The bound on the life of a worker's connections, as it was told last.
@@ -212,7 +218,7 @@ impl Workers for FakeWorkers {
         !self.runs(generation)
     }
 
-    fn counts(&self, _generation: Generation) -> Option<Counts> {
-        Some(Counts::default())
+    fn counts(&self, generation: Generation) -> Option<Counts> {
+        Some(self.known().counts.get(&generation).copied().unwrap_or_default())
     }
 }
