@@ -240,7 +240,7 @@ mod tests {
         let size = rustix::pipe::fcntl_setpipe_size(&theirs, 4096).unwrap();
         (0..2 * size / line.len()).for_each(|_| relay.take(&line, now, &mut log));
         let left_out = relay.left_out;
-        assert!(left_out > 0 && left_out % 500 == 0, "{left_out}");
+        assert!(left_out > 0 && left_out.is_multiple_of(500), "{left_out}");
         let mut said = vec![0; 2 * size];
         let length = rustix::io::read(&theirs, &mut said).unwrap();
         relay.take(b"later\n", now, &mut log);

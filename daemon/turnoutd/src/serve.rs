@@ -68,12 +68,11 @@ pub fn run(config: Config) -> Result<(), ServeError> {
     // The journal's lock comes first: a second daemon on the same state must change nothing.
     let (journal, world) = open_journal(&config)?;
     let host = open_host(&config)?;
-    let torn = host.store_was_torn().then_some(TORN);
-    let host: Arc<dyn Host> = Arc::new(host);
+    let (torn, host) = (host.store_was_torn().then_some(TORN), Arc::new(host) as Arc<dyn Host>);
     let socket = open_door(&config, given)?;
     let view = config.audit_http.map(open_view).transpose()?;
     let intake = Intake::open(Arc::clone(&host), &config, Arc::clone(&world.trust));
-    let intake = intake.map_err(ServeError::Intake)?;
+    let intake = Arc::new(intake.map_err(ServeError::Intake)?);
     let host_key = Arc::new(host_key::open(&config.state).map_err(ServeError::HostKey)?);
     let known_key = world.archive.host_key.clone();
     let notary = Notary::open(&config.state, Arc::clone(&journal), Arc::clone(&host_key));
@@ -82,7 +81,6 @@ pub fn run(config: Config) -> Result<(), ServeError> {
     let events = sender.clone();
     let sink: Sink = Arc::new(move |event| drop(events.send(Input::Event(event))));
     let (publisher, views) = Publisher::new();
-    let intake = Arc::new(intake);
     let executor = executor((&host, &journal), &intake, &config, sink);
     let spawn = Arc::new(|work: Box<dyn FnOnce() + Send>| drop(std::thread::spawn(work)));
     let driver = Driver::new(Parts {
@@ -98,10 +96,8 @@ pub fn run(config: Config) -> Result<(), ServeError> {
             move || notary.ring()
         }),
     });
-    let readers = readers(&config);
-    let condition = Condition::default();
+    let (readers, condition, signer) = (readers(&config), Condition::default(), Arc::clone(&notary));
     let daemon = Arc::new(Daemon { started_ms: now_ms(), condition, torn, readers, config });
-    let signer = Arc::clone(&notary);
     let desk = Desk {
         driver: sender,
         views,
@@ -121,12 +117,16 @@ pub fn run(config: Config) -> Result<(), ServeError> {
     let signing = sign_beside(&desk)?;
     examine_beside(&desk);
     serve((socket, view), desk)?;
-    // The loop has written everything that it decided; steps under way are found open at the next start.
+    end(looping, signing, &signer);
+    telemetry::finish();
+    Ok(())
+}
+
+/// The loop has written everything that it decided; steps under way are found open at the next start.
+fn end(looping: JoinHandle<()>, signing: JoinHandle<()>, signer: &Notary) {
     looping.join().unwrap_or_else(|_| tracing::error!("the loop ended with a panic"));
     signer.stop();
     signing.join().unwrap_or_else(|_| tracing::error!("the notary ended with a panic"));
-    telemetry::finish();
-    Ok(())
 }
 
 fn executor(

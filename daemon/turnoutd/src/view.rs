@@ -331,6 +331,7 @@ fn next(world: &World, model: &Model, release: Option<&Release>) -> String {
         };
     };
     match release.progress {
+        Progress::Ended(_) if model.live_died => "the undo is tried again, for nothing serves".to_owned(),
         Progress::Ended(_) => "an operator must look; `rollback` tries the undo again".to_owned(),
         Progress::Backward => "the undo goes on until the old version has everything".to_owned(),
         Progress::Tidying => "the old version is retired".to_owned(),
