@@ -261,6 +261,19 @@ pub(crate) fn fresh_place(name: &str) -> Result<Remains> {
     Ok(remains)
 }
 
+/// Copies a program that is then started. A process of its own makes the copy: a file that this one wrote would be open for
+/// writing in each child that another test starts meanwhile, and cannot be executed until that child has its program.
+///
+/// # Errors
+/// When `cp` fails.
+pub fn copy_program(from: &Path, to: &Path) -> Result<()> {
+    let copied = Command::new("cp").arg(from).arg(to).status().context("cannot start `cp`")?;
+    if !copied.success() {
+        bail!("cannot copy `{}` to `{}`", from.display(), to.display());
+    }
+    Ok(())
+}
+
 /// Ends and clears an instance that was kept, or left behind by a killed test.
 ///
 /// # Errors

@@ -171,6 +171,7 @@ fn unescape(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::daemon::copy_program;
 
     /// The cgroup2 root, wherever this machine has it.
     fn cgroup_root() -> PathBuf {
@@ -211,7 +212,7 @@ mod tests {
     fn only_turnouts_programs_that_name_the_folder_belong_to_it() {
         let folder = tempfile::tempdir().unwrap();
         let program = folder.path().join("turnoutd");
-        fs::copy("/bin/sleep", &program).unwrap();
+        copy_program(Path::new("/bin/sleep"), &program).unwrap();
         let mut inside = Command::new(&program).arg("600").spawn().unwrap();
         let remains = |folder: &Path| Remains { folder: folder.to_owned(), cgroup: "/nonexistent".into() };
         // `spawn` returns once the program is in place, so its command line is final.

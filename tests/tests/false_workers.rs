@@ -6,6 +6,7 @@ use std::fs;
 use std::path::PathBuf;
 use std::time::Duration;
 use turnout_protocol::control::{ReleaseState, ReleaseStatus};
+use turnout_scenarios::daemon::copy_program;
 use turnout_scenarios::load::{Load, Running};
 use turnout_scenarios::models::{FIRST, Source};
 use turnout_scenarios::scenario::{Scene, good_version_whole, play, text, whole};
@@ -62,7 +63,7 @@ fn release_falsely(scene: &mut Scene, label: &str) -> Result<ReleaseStatus> {
     let [digits, cancer] = traffic(scene)?;
     // Whoever starts a worker from now on starts this.
     let program = worker.with_extension("new");
-    fs::copy(scene.instance.program("false-worker"), &program)?;
+    copy_program(&scene.instance.program("false-worker"), &program)?;
     fs::rename(&program, &worker)?;
     scene.release(label, CANARY)?;
     let release = scene.ended()?;
@@ -82,7 +83,7 @@ fn release_falsely(scene: &mut Scene, label: &str) -> Result<ReleaseStatus> {
 /// A worker's program that can be changed beneath a launcher: a copy of the real one, configured.
 fn replaceable_worker(scene: &Scene) -> Result<PathBuf> {
     let worker = scene.instance.folder().join("worker");
-    fs::copy(scene.instance.program("turnout-worker"), &worker)?;
+    copy_program(&scene.instance.program("turnout-worker"), &worker)?;
     scene.instance.configure("worker", &format!("{:?}", text(&worker)?))?;
     Ok(worker)
 }
