@@ -5,7 +5,7 @@ use anyhow::{Context, Result, ensure};
 use rustix::process::{Pid, Signal, kill_process};
 use std::fs;
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use turnout_manifest::envelope::{Envelope, MANIFEST_TYPE};
 use turnout_manifest::key::PrivateKey;
 use turnout_manifest::manifest::FileEntry;
@@ -39,8 +39,6 @@ patience: 20s
 ";
 /// No model.
 const PROSE: &str = "A model is a simplified description of a thing.\n";
-/// Seconds that a worker gets to become ready where one never does.
-const READY_SECONDS: u64 = 2;
 /// A dead live worker is back within this time.
 const BACK: Duration = Duration::from_secs(2);
 
@@ -107,28 +105,6 @@ fn bundle_of(folder: &Path, key: &PrivateKey) -> Result<Bundle<&'static [u8]>> {
 }
 
 #[test]
-fn a_worker_that_never_becomes_ready_is_rolled_back_at_its_deadline() {
-    play("never-ready", |scene| {
-        scene.instance.configure("ready_seconds", &READY_SECONDS.to_string())?;
-        scene.open_with(&["better"])?;
-        let traffic = scene.traffic()?;
-        let before = scene.workers()?;
-        let asked = Instant::now();
-        scene.release("better", BY_ERRORS)?;
-        // Stopped as soon as it is itself and no more the launcher's child, it has not loaded its model yet.
-        let is_new =
-            |pid: &i32| !before.contains(pid) && program(*pid).is_some_and(|name| name != "turnout-launcher");
-        let worker = until("the worker runs", LIMIT, || Ok(scene.workers()?.into_iter().find(is_new)))?;
-        signal(worker, Signal::STOP)?;
-        let release = scene.ended()?;
-        rolled_back(&release, &format!("not ready within {READY_SECONDS} s"))?;
-        ensure!(asked.elapsed() >= Duration::from_secs(READY_SECONDS), "before the deadline: {release:?}");
-        ensure!(scene.workers()? == before, "the stopped worker is left");
-        scene.finish_whole(traffic).map(drop)
-    });
-}
-
-#[test]
 fn a_live_worker_that_is_killed_comes_back_by_itself() {
     play("come-back", |scene| {
         scene.open_with(&[])?;
@@ -170,12 +146,6 @@ fn rolled_back(release: &ReleaseStatus, word: &str) -> Result<()> {
 
 fn answered(tally: &Tally) -> u64 {
     tally.versions.iter().map(|version| version.all.answers).sum()
-}
-
-/// The program that a process runs.
-fn program(pid: i32) -> Option<String> {
-    let path = fs::read_link(format!("/proc/{pid}/exe")).ok()?;
-    Some(path.file_name()?.to_string_lossy().into_owned())
 }
 
 fn signal(pid: i32, signal: Signal) -> Result<()> {

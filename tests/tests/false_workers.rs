@@ -1,10 +1,11 @@
-//! Processes that only play a worker, in the real cell, before the real daemon and live traffic: a version that takes no
-//! connection, and one that keeps its listener after it was told to leave. What else is served notices nothing.
+//! Processes that only play a worker, in the real cell, before the real daemon and live traffic: a version that is never
+//! ready, one that takes no connection, and one that keeps its listener after it was told to leave. What else is served
+//! notices nothing.
 
 use anyhow::{Context, Result, ensure};
 use std::fs;
-use std::path::PathBuf;
-use std::time::Duration;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 use turnout_protocol::control::{ReleaseState, ReleaseStatus};
 use turnout_scenarios::daemon::copy_program;
 use turnout_scenarios::load::{Load, Running};
@@ -23,6 +24,30 @@ patience: 20s
 ";
 /// Patience of the clients of `digits`.
 const DEADLINE: Duration = Duration::from_secs(2);
+/// Seconds that a worker gets to become ready: a real one on a busy machine, too.
+const READY_SECONDS: u64 = 10;
+
+#[test]
+fn a_version_that_never_becomes_ready_is_rolled_back_at_its_deadline() {
+    play("never-ready", |scene| {
+        scene.instance.configure("ready_seconds", &READY_SECONDS.to_string())?;
+        let worker = replaceable_worker(scene)?;
+        scene.open_with(&[])?;
+        scene.import(Source { model: "digits", version: FIRST, label: "mute" })?;
+        let traffic = scene.traffic()?;
+        let before = scene.workers()?;
+        put_false_one(scene, &worker)?;
+        let asked = Instant::now();
+        scene.release("mute", CANARY)?;
+        let release = scene.ended()?;
+        let cause = release.cause.clone().unwrap_or_default();
+        let late = cause.contains(&format!("not ready within {READY_SECONDS} s"));
+        ensure!(release.state == ReleaseState::RolledBack && late, "{release:?}");
+        ensure!(asked.elapsed() >= Duration::from_secs(READY_SECONDS), "before the deadline: {release:?}");
+        ensure!(scene.workers()? == before, "a worker is left, or one is gone");
+        scene.finish_whole(traffic).map(drop)
+    });
+}
 
 #[test]
 fn a_version_that_takes_no_connection_is_rolled_back_for_what_its_clients_waited() {
@@ -61,10 +86,7 @@ fn release_falsely(scene: &mut Scene, label: &str) -> Result<ReleaseStatus> {
     scene.import(Source { model: "digits", version: FIRST, label })?;
     let before = scene.workers()?;
     let [digits, cancer] = traffic(scene)?;
-    // Whoever starts a worker from now on starts this.
-    let program = worker.with_extension("new");
-    copy_program(&scene.instance.program("false-worker"), &program)?;
-    fs::rename(&program, &worker)?;
+    put_false_one(scene, &worker)?;
     scene.release(label, CANARY)?;
     let release = scene.ended()?;
     ensure!(release.state == ReleaseState::RolledBack, "{release:?}");
@@ -86,6 +108,13 @@ fn replaceable_worker(scene: &Scene) -> Result<PathBuf> {
     copy_program(&scene.instance.program("turnout-worker"), &worker)?;
     scene.instance.configure("worker", &format!("{:?}", text(&worker)?))?;
     Ok(worker)
+}
+
+/// Whoever starts a worker from now on starts a false one.
+fn put_false_one(scene: &Scene, worker: &Path) -> Result<()> {
+    let program = worker.with_extension("new");
+    copy_program(&scene.instance.program("false-worker"), &program)?;
+    fs::rename(&program, worker).map_err(Into::into)
 }
 
 fn traffic(scene: &Scene) -> Result<[Running; 2]> {

@@ -1,6 +1,7 @@
-//! A worker that is no worker and plays one on its link: it says that it is ready, and then does as its version's label tells.
+//! A worker that is no worker and plays one on its link: it says hello, and then does as its version's label tells.
 //! Put in the real worker's place by tests of the whole product.
 //!
+//! - `mute`: never says that it is ready.
 //! - `deaf`: takes no connection, for ever.
 //! - `stays`: answers each request with an error, and goes on with that when it is told to leave.
 
@@ -20,13 +21,18 @@ fn main() -> Result<()> {
     frame::send(&link, &FromWorker::Hello { link_version: LINK_VERSION })?;
     let ToWorker::Assign(assignment) = frame::receive(&link)? else { bail!("no assignment") };
     match assignment.version.as_str() {
+        "mute" => wait(&link),
         "deaf" => {}
         "stays" => drop(thread::spawn(move || answer(&listener))),
         other => bail!("no behaviour is called `{other}`"),
     }
     frame::send(&link, &FromWorker::Ready { load_ms: 1 })?;
-    // The link is read, and nothing done.
-    while frame::receive::<ToWorker>(&link).is_ok() {}
+    wait(&link)
+}
+
+/// Reads the link, and does nothing.
+fn wait(link: &OwnedFd) -> ! {
+    while frame::receive::<ToWorker>(link).is_ok() {}
     loop {
         thread::park();
     }
