@@ -34,6 +34,18 @@ minimum_requests: 5
 patience: 20s
 on_breach: rollback
 ";
+/// A canary that no version passes which fails a part of its requests: each window that counts holds so many that a bad
+/// one is among them.
+pub const THOROUGH: &str = "\
+strategy: {kind: weight}
+steps: [{percent: 50}, {percent: 100}]
+window: 2s
+windows: {look_back: 1, consecutive: 1}
+objectives: {error_rate: 0.02}
+minimum_requests: 40
+patience: 30s
+on_breach: rollback
+";
 /// Port of `digits`. Every scenario has a network of its own, so all may use the same.
 pub const PORT: u16 = 8700;
 /// Last port that models may be given.

@@ -17,25 +17,26 @@ use turnout_scenarios::models::{self, FIRST, Source};
 use turnout_scenarios::scenario::{LIMIT, good_version_whole, play, until};
 use turnout_scenarios::tally::Tally;
 
-/// A canary that is judged by every window, for its errors alone.
+/// A canary that is judged by every window, for its errors alone. A window holds so many requests that a bad one is among
+/// them.
 const BY_ERRORS: &str = "\
 strategy: {kind: weight}
 steps: [{percent: 30}, {percent: 100}]
-window: 200ms
+window: 1s
 windows: {look_back: 3, consecutive: 2}
 objectives: {error_rate: 0.02}
-minimum_requests: 5
-patience: 20s
+minimum_requests: 40
+patience: 30s
 ";
 /// The same, for the answers that its assertions withheld.
 const BY_ASSERTIONS: &str = "\
 strategy: {kind: weight}
 steps: [{percent: 30}, {percent: 100}]
-window: 200ms
+window: 1s
 windows: {look_back: 3, consecutive: 2}
 objectives: {assertion_failures: 0.02}
-minimum_requests: 5
-patience: 20s
+minimum_requests: 40
+patience: 30s
 ";
 /// No model.
 const PROSE: &str = "A model is a simplified description of a thing.\n";

@@ -9,14 +9,14 @@ use turnout_scenarios::models::{self, FIRST, Source};
 use turnout_scenarios::scenario::{LIMIT, Scene, play, until};
 use turnout_scenarios::tally::Tally;
 
-/// Judged by every window, for its errors alone.
+/// Judged by every window, for its errors alone. A window holds so many requests that a bad one is among them.
 const IN_PLACE: &str = "\
 strategy: {kind: in-place}
-window: 200ms
+window: 500ms
 windows: {look_back: 3, consecutive: 2}
 objectives: {error_rate: 0.02}
-minimum_requests: 5
-patience: 20s
+minimum_requests: 40
+patience: 30s
 ";
 const CONNECTIONS: usize = 8;
 /// Releases to and fro.

@@ -7,17 +7,17 @@ use turnout_protocol::control::{ReleaseState, ReleaseStatus};
 use turnout_scenarios::kills::{kill_once, kind, of_a_release};
 use turnout_scenarios::load::{Load, Pace};
 use turnout_scenarios::models::FIRST;
-use turnout_scenarios::scenario::{CANARY, LIMIT, Scene, play, until, whole};
+use turnout_scenarios::scenario::{CANARY, LIMIT, Scene, THOROUGH, play, until, whole};
 use turnout_scenarios::tally::{Tally, wilson};
 
-/// The same as [`CANARY`] in the worker that serves.
+/// The same as [`THOROUGH`] in the worker that serves.
 const IN_PLACE: &str = "\
 strategy: {kind: in-place}
-window: 200ms
+window: 1s
 windows: {look_back: 1, consecutive: 1}
-objectives: {p95_ms: 2000, error_rate: 0.05}
-minimum_requests: 5
-patience: 20s
+objectives: {error_rate: 0.02}
+minimum_requests: 40
+patience: 30s
 on_breach: rollback
 ";
 /// Half the connections, until somebody says otherwise.
@@ -74,7 +74,7 @@ fn a_rollback_killed_at_each_of_its_records_ends_at_home() {
     play("each-record-back", |scene| {
         scene.open_with(&["errors"])?;
         let traffic = scene.traffic()?;
-        let (kinds, release) = kill_at_each_record(scene, "errors", CANARY)?;
+        let (kinds, release) = kill_at_each_record(scene, "errors", THOROUGH)?;
         ensure!(release.state == ReleaseState::RolledBack, "{release:?}");
         ensure!(kinds.len() > 10, "few kills: {kinds:?}");
         let tally = scene.finish(traffic);

@@ -28,10 +28,10 @@ on_breach: rollback
 const JUDGED: &str = "\
 strategy: {kind: user-hash, header: x-user-id}
 steps: [{percent: 20}, {percent: 100}]
-window: 200ms
+window: 1s
 windows: {look_back: 1, consecutive: 1}
 objectives: {error_rate: 0.02}
-minimum_requests: 5
+minimum_requests: 40
 patience: 20s
 on_breach: rollback
 ";

@@ -12,7 +12,7 @@ use turnout_protocol::control::{ReleaseState, ReleaseStatus};
 use turnout_scenarios::kills::{kill_once, kind, of_a_release};
 use turnout_scenarios::load::Running;
 use turnout_scenarios::models::{FIRST, MODELS, Source};
-use turnout_scenarios::scenario::{CANARY, RELEASE_LIMIT, Scene, play, until, whole};
+use turnout_scenarios::scenario::{CANARY, RELEASE_LIMIT, Scene, THOROUGH, play, until, whole};
 
 /// Kills that one release may take: a few for each of its records.
 const KILLS_MAX: usize = 600;
@@ -52,7 +52,7 @@ fn a_bad_member_takes_the_good_one_home_with_it() {
     play("set-bad", |scene| {
         open(scene, &[("digits", "errors"), ("cancer", "better")])?;
         let [digits, cancer] = traffic(scene)?;
-        let plan = scene.plan(CANARY)?;
+        let plan = scene.plan(THOROUGH)?;
         let start =
             ["release", "start", "digits@errors", "cancer@better", "--set", "vision", "--plan", &plan];
         scene.ctl.run(&[&start[..], &["--wait", "--timeout", "30s"]].concat())?.expect(3)?;
