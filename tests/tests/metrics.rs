@@ -13,7 +13,7 @@ use turnout_scenarios::scenario::{LIMIT, RELEASE_LIMIT, Scene, play, until};
 const HALF: &str = "\
 strategy: {kind: weight}
 steps: [{percent: 50}, {percent: 100}]
-window: 200ms
+window: 1s
 windows: {look_back: 64, consecutive: 64}
 objectives: {error_rate: 0.05}
 minimum_requests: 5
