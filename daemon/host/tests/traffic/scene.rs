@@ -214,11 +214,20 @@ pub fn answer(stream: &mut TcpStream) -> io::Result<(u16, String)> {
     Ok((status.unwrap_or(0), String::from_utf8(body).unwrap()))
 }
 
-/// Reads samples until one pleases: packets that end a connection come after the client has gone on.
+/// Reads samples of the stable version until one pleases: packets that end a connection come after the client has gone on.
 pub fn sample_when(traffic: &LinuxTraffic, pleases: impl Fn(&Sample) -> bool) -> Sample {
+    sample_of_when(traffic, STABLE, pleases)
+}
+
+/// The same of any version.
+pub fn sample_of_when(
+    traffic: &LinuxTraffic,
+    generation: Generation,
+    pleases: impl Fn(&Sample) -> bool,
+) -> Sample {
     let began = Instant::now();
     loop {
-        let sample = traffic.sample(STABLE).unwrap();
+        let sample = traffic.sample(generation).unwrap();
         if pleases(&sample) {
             return sample;
         }
