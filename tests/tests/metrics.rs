@@ -136,7 +136,9 @@ fn shares_are_told(prometheus: &Prometheus) -> Result<()> {
     Ok(())
 }
 
-/// Every request that the load had answered was counted, and no other: the load's own count is the second opinion.
+/// Every request that the load had answered was counted, and no other: the load's own count is the second opinion. The time
+/// of one is unknown at times: a client that is woken on another CPU may send it past its own acknowledgement of the
+/// handshake. One in a thousand, and two, is far more than that makes.
 fn counters_agree_with_what_was_sent(scene: &Scene, traffic: turnout_scenarios::load::Running) -> Result<()> {
     let tally = scene.finish_whole(traffic)?;
     let sum = |told: &BTreeMap<String, f64>, prefix: &str| -> f64 {
@@ -144,9 +146,11 @@ fn counters_agree_with_what_was_sent(scene: &Scene, traffic: turnout_scenarios::
     };
     until("the last look has seen every answer", LIMIT, || {
         let told = counters()?;
-        let sent = tally.sent as f64;
-        let all = ["turnout_requests_total", "turnout_request_duration_seconds_count", "nv_inference_count"];
-        Ok(all.iter().all(|name| sum(&told, name) == sent).then_some(()))
+        let (sent, timed) = (tally.sent as f64, sum(&told, "turnout_request_duration_seconds_count"));
+        let all =
+            ["turnout_requests_total", "nv_inference_count"].iter().all(|name| sum(&told, name) == sent);
+        let most = sent - (sent / 1000.0).floor() - 2.0 <= timed && timed <= sent;
+        Ok((all && most).then_some(()))
     })
     .with_context(|| format!("{} requests were sent: {:?}", tally.sent, counters()))
 }

@@ -1,6 +1,7 @@
 //! What the kernel saw of a version: exact counts, whole times, and nothing a worker can hide.
 
 use crate::scene::*;
+use crate::worker;
 use std::io::Write;
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::thread;
@@ -20,7 +21,7 @@ fn within(sample: &Sample, least: Duration) -> u64 {
 
 #[test]
 fn answers_are_counted_by_class() {
-    let mut scene = Scene::new();
+    let mut scene = Scene::in_order();
     let traffic = scene.single("127.0.0.1:0");
     let mut stream = TcpStream::connect(public()).unwrap();
     for (status, times) in [(200, 5), (204, 1), (302, 2), (404, 3), (500, 4), (503, 1)] {
@@ -44,7 +45,7 @@ fn answers_are_counted_by_class() {
 fn time_runs_to_the_last_byte_also_on_a_connection_that_then_idles() {
     let wait = Duration::from_millis(80);
     for path in ["slow/80", "late/80"] {
-        let mut scene = Scene::new();
+        let mut scene = Scene::in_order();
         let traffic = scene.single("127.0.0.1:0");
         let mut stream = TcpStream::connect(public()).unwrap();
         for _ in 0..4 {
@@ -60,7 +61,7 @@ fn time_runs_to_the_last_byte_also_on_a_connection_that_then_idles() {
 
 #[test]
 fn an_answer_of_many_segments_counts_once() {
-    let mut scene = Scene::new();
+    let mut scene = Scene::in_order();
     let traffic = scene.single("127.0.0.1:0");
     for _ in 0..20 {
         assert_eq!(ask_once(public(), "large/500000").unwrap().1.len(), 500_000);
@@ -71,7 +72,7 @@ fn an_answer_of_many_segments_counts_once() {
 
 #[test]
 fn a_slow_client_is_no_slow_version() {
-    let mut scene = Scene::new();
+    let mut scene = Scene::in_order();
     let traffic = scene.single("127.0.0.1:0");
     let mut stream = TcpStream::connect(public()).unwrap();
     stream.set_nodelay(true).unwrap();
@@ -91,7 +92,7 @@ fn a_slow_client_is_no_slow_version() {
 
 #[test]
 fn interim_answers_are_no_answers() {
-    let mut scene = Scene::new();
+    let mut scene = Scene::in_order();
     let traffic = scene.single("127.0.0.1:0");
     let mut stream = TcpStream::connect(public()).unwrap();
     stream
@@ -114,7 +115,7 @@ fn interim_answers_are_no_answers() {
 
 #[test]
 fn a_body_that_is_answered_early_is_one_request() {
-    let mut scene = Scene::new();
+    let mut scene = Scene::in_order();
     let traffic = scene.single("127.0.0.1:0");
     let mut stream = TcpStream::connect(public()).unwrap();
     stream.write_all(b"POST /early-status HTTP/1.1\r\ncontent-length: 8\r\n\r\n").unwrap();
@@ -127,7 +128,7 @@ fn a_body_that_is_answered_early_is_one_request() {
 
 #[test]
 fn what_is_no_http_is_an_error() {
-    let mut scene = Scene::new();
+    let mut scene = Scene::in_order();
     let traffic = scene.single("127.0.0.1:0");
     let mut stream = TcpStream::connect(public()).unwrap();
     stream.write_all(b"GET /garbage HTTP/1.1\r\n\r\n").unwrap();
@@ -138,7 +139,7 @@ fn what_is_no_http_is_an_error() {
 
 #[test]
 fn requests_without_an_answer_are_the_fault_of_who_left_first() {
-    let mut scene = Scene::new();
+    let mut scene = Scene::in_order();
     let traffic = scene.single("127.0.0.1:0");
     for _ in 0..10 {
         assert!(ask_once(public(), "abort").is_err());
@@ -172,7 +173,7 @@ fn requests_without_an_answer_are_the_fault_of_who_left_first() {
 
 #[test]
 fn a_client_that_leaves_a_worker_that_does_nothing_has_waited_in_vain() {
-    let mut scene = Scene::new();
+    let mut scene = Scene::in_order();
     let traffic = scene.single("127.0.0.1:0");
     let mut patient = TcpStream::connect(public()).unwrap();
     let asked = Instant::now();
@@ -208,7 +209,7 @@ fn a_client_that_leaves_a_worker_that_does_nothing_has_waited_in_vain() {
 
 #[test]
 fn a_killed_worker_aborts_what_it_had_in_hand() {
-    let mut scene = Scene::new();
+    let mut scene = Scene::in_order();
     let traffic = scene.single("127.0.0.1:0");
     let mut waiting: Vec<_> = (0..5).map(|_| TcpStream::connect(public()).unwrap()).collect();
     for stream in &mut waiting {
@@ -222,7 +223,7 @@ fn a_killed_worker_aborts_what_it_had_in_hand() {
 
 #[test]
 fn a_request_that_comes_with_the_handshake_is_counted_and_spoils_no_later_one() {
-    let mut scene = Scene::new();
+    let mut scene = Scene::in_order();
     // Client and server, no cookies needed, every listener (ip-sysctl, tcp_fastopen).
     std::fs::write("/proc/sys/net/ipv4/tcp_fastopen", "1543").unwrap();
     let traffic = scene.single("127.0.0.1:0");
@@ -247,7 +248,7 @@ fn fast_opens(table: &str) -> u64 {
 
 #[test]
 fn direct_connections_do_not_count() {
-    let mut scene = Scene::new();
+    let mut scene = Scene::in_order();
     let traffic = scene.single("127.0.0.1:9999");
     let direct = SocketAddr::from(([127, 0, 0, 1], 9999));
     for _ in 0..20 {
@@ -261,7 +262,7 @@ fn direct_connections_do_not_count() {
 #[test]
 fn ipv6_and_ipv4_are_measured_alike_at_one_listener() {
     for listener in ["[::ffff:127.0.0.1]:0", "[::]:0"] {
-        let mut scene = Scene::new();
+        let mut scene = Scene::in_order();
         let traffic = scene.single(listener);
         for address in ["[::1]:8700", "127.0.0.1:8700"] {
             for path in ["status/200", "status/500", "late/10"] {
@@ -276,7 +277,7 @@ fn ipv6_and_ipv4_are_measured_alike_at_one_listener() {
 
 #[test]
 fn a_new_generation_in_the_same_slot_starts_at_zero() {
-    let mut scene = Scene::new();
+    let mut scene = Scene::in_order();
     let traffic = scene.pair(Spread::Weight, 0);
     ask_once(public(), "").unwrap();
     traffic.admit(STABLE, PORT).unwrap();
@@ -290,10 +291,10 @@ fn a_new_generation_in_the_same_slot_starts_at_zero() {
 
 #[test]
 fn what_the_router_takes_to_a_worker_is_counted_and_what_a_stranger_takes_there_is_not() {
-    let mut scene = Scene::new();
+    let mut scene = Scene::in_order();
     let traffic = scene.single("127.0.0.1:0");
     // Any process in the instance's cgroup that opens a connection is the router to the kernel.
-    scene.start(ROUTER, "router", "127.0.0.1:0");
+    scene.start(ROUTER, worker::ROUTER, "127.0.0.1:0");
     let (router, worker) = (traffic.endpoint(ROUTER).unwrap(), traffic.endpoint(STABLE).unwrap());
     assert_eq!(ask_once(worker, "").unwrap().1, "stable");
     let seen = traffic.sample(STABLE).unwrap();
@@ -313,9 +314,9 @@ fn what_the_router_takes_to_a_worker_is_counted_and_what_a_stranger_takes_there_
 
 #[test]
 fn the_router_reaches_loopback_alone() {
-    let mut scene = Scene::new();
+    let mut scene = Scene::in_order();
     let traffic = scene.open();
-    scene.start(ROUTER, "router", "127.0.0.1:0");
+    scene.start(ROUTER, worker::ROUTER, "127.0.0.1:0");
     let router = traffic.endpoint(ROUTER).unwrap();
     let reached = ask_once(router, "reach/0").unwrap().1;
     assert_eq!(reached, libc::EPERM.to_string(), "without the fence: no route to there");

@@ -8,6 +8,7 @@ use rustix::net::{
     AddressFamily, SendFlags, SocketFlags, SocketType, bind, connect, ipproto, send, socket_with, sockopt,
 };
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use rustix::thread::{CpuSet, sched_getcpu, sched_setaffinity};
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{self, BufRead, BufReader, Write};
@@ -57,6 +58,16 @@ impl Scene {
         let directory = tempfile::tempdir().unwrap();
         let config = TrafficConfig { pin_directory: directory.path().join("bpf"), cgroup: new_cgroup() };
         Self { config, occupants: Arc::default(), cells: BTreeMap::new(), _directory: directory }
+    }
+
+    /// The same, with every client on one CPU, whose queue keeps the order of what they send. On several, a client that is
+    /// woken on another one may send its request past its own acknowledgement of the handshake: the listener gets both as
+    /// one, knows of the request with its answer alone, and never when it came.
+    pub fn in_order() -> Self {
+        let mut one = CpuSet::new();
+        one.set(sched_getcpu());
+        sched_setaffinity(None, &one).unwrap();
+        Self::new()
     }
 
     pub fn open(&self) -> LinuxTraffic {

@@ -1,5 +1,6 @@
 //! The worker process of these tests: a small HTTP server that behaves, or misbehaves, as the path says.
 
+use rustix::thread::{CpuSet, sched_setaffinity};
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::os::fd::AsRawFd;
@@ -15,12 +16,18 @@ pub const ADDRESS: &str = "TURNOUT_TEST_WORKER_ADDRESS";
 pub const READY: &str = "worker listens";
 /// The name of a worker that never accepts.
 pub const ASLEEP: &str = "asleep";
+/// The name of a worker that plays the router.
+pub const ROUTER: &str = "router";
 const THREADS: usize = 16;
 
 #[test]
 #[ignore = "runs as the worker process of the other tests"]
 fn process() {
     let name = std::env::var(NAME).expect("started by the other tests");
+    // The router is a client too.
+    if name != ROUTER {
+        any_cpu();
+    }
     let listener = TcpListener::bind(std::env::var(ADDRESS).unwrap()).unwrap();
     assert_eq!(listener.as_raw_fd(), 3, "the listener of a worker is its descriptor 3");
     println!("\n{READY}");
@@ -42,6 +49,13 @@ fn process() {
         })
         .collect();
     threads.into_iter().for_each(|thread| thread.join().unwrap());
+}
+
+/// Leaves the one CPU that a test has for its clients.
+fn any_cpu() {
+    let mut every = CpuSet::new();
+    (0..CpuSet::MAX_CPU).for_each(|cpu| every.set(cpu));
+    sched_setaffinity(None, &every).unwrap();
 }
 
 fn serve(mut stream: TcpStream, name: &str) -> std::io::Result<()> {
