@@ -160,6 +160,9 @@ impl Subject {
             let first = asking.join().map_err(|_| anyhow::anyhow!("asking has panicked"))?;
             outcome.and(first)
         })?;
+        // What was over before the cut is over while the daemon has not yet begun to start the live version again. When that
+        // answers, it has.
+        self.ended(|_| ())?;
         let records = self.records()?;
         let history = History::of(&records)?;
         history.all_over()?;
