@@ -41,7 +41,7 @@ patience: 30s
 /// No model.
 const PROSE: &str = "A model is a simplified description of a thing.\n";
 /// A dead live worker is back within this time.
-const BACK: Duration = Duration::from_secs(2);
+const BACK: Duration = Duration::from_secs(10);
 
 #[test]
 fn bad_versions_are_rolled_back_and_the_good_one_answers_everything() {
