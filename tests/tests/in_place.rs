@@ -4,7 +4,7 @@
 use anyhow::{Context, Result, ensure};
 use std::fs;
 use turnout_protocol::control::ReleaseState;
-use turnout_scenarios::load::{Load, Pace};
+use turnout_scenarios::load::{Load, Pace, Running};
 use turnout_scenarios::models::{self, FIRST, Source};
 use turnout_scenarios::scenario::{LIMIT, Scene, play, until};
 use turnout_scenarios::tally::Tally;
@@ -62,11 +62,10 @@ fn a_version_that_fails_its_objectives_in_place_is_changed_back_on_the_same_conn
         ensure!(ended.timings.breach_to_home_ms.is_some(), "{:?}", ended.timings);
         ensure!(worker(scene)? == before, "the worker is another one");
         shown_is_live(scene, FIRST)?;
+        // Answers that were on their way when the release was over are taken by then.
+        old_version_answers(&traffic)?;
         let answers = answers_of(&traffic.snapshot(), "errors");
-        let home = answers_of(&traffic.snapshot(), FIRST);
-        until("the old version answers", LIMIT, || {
-            Ok((answers_of(&traffic.snapshot(), FIRST) > home + 50).then_some(()))
-        })?;
+        old_version_answers(&traffic)?;
         let tally = scene.finish(traffic);
         ensure!(tally.failed == 0 && opened(&tally) == CONNECTIONS as u64, "{:?}", tally.failures);
         ensure!(answers_of(&tally, "errors") == answers, "the bad version still answered");
@@ -104,10 +103,7 @@ fn what_cannot_be_loaded_in_place_leaves_the_old_version_answering() {
         let cause = ended.cause.clone().unwrap_or_default();
         ensure!(ended.state == ReleaseState::RolledBack && cause.contains("SIGFPE"), "{ended:?}");
         shown_is_live(scene, FIRST)?;
-        let home = answers_of(&traffic.snapshot(), FIRST);
-        until("the old version answers", LIMIT, || {
-            Ok((answers_of(&traffic.snapshot(), FIRST) > home + 50).then_some(()))
-        })?;
+        old_version_answers(&traffic)?;
         ensure!(worker(scene)?.0 != before.0, "the dead worker answers");
         good_version_whole(&scene.finish(traffic))
     });
@@ -130,6 +126,14 @@ fn shown_is_live(scene: &Scene, version: &str) -> Result<()> {
     let live = scene.digits()?.context("digits is gone")?.versions;
     ensure!(live.len() == 1 && live[0].version.as_str() == version, "{live:?}");
     Ok(())
+}
+
+/// Waits for some more answers of the old version.
+fn old_version_answers(traffic: &Running) -> Result<()> {
+    let before = answers_of(&traffic.snapshot(), FIRST);
+    until("the old version answers", LIMIT, || {
+        Ok((answers_of(&traffic.snapshot(), FIRST) > before + 50).then_some(()))
+    })
 }
 
 fn opened(tally: &Tally) -> u64 {
