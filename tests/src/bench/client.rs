@@ -298,7 +298,7 @@ mod tests {
         let address = slow_writer();
         for manner in [Manner::KeepAlive, Manner::Awake, Manner::Short] {
             let requests = requests("m", &[Bytes::from_static(b"{}")], manner);
-            let duration = Duration::from_millis(30);
+            let duration = Duration::from_millis(500);
             let (seen, (), ()) =
                 ask(&Ask { address, requests: &requests, connections: 2, manner, duration }, || Ok(()))
                     .unwrap();
@@ -310,7 +310,7 @@ mod tests {
             requests: &closing,
             connections: 1,
             manner: Manner::KeepAlive,
-            duration: Duration::from_millis(30),
+            duration: Duration::from_millis(500),
         };
         assert!(ask(&wrong, || Ok(())).is_err());
     }
