@@ -5,6 +5,7 @@ use anyhow::{Result, ensure};
 use std::fs;
 use turnout_journal::{Journal, JournalError, OpenOptions, RESERVE, verify};
 use turnout_scenarios::images::{Copied, FileSystem, Place, Syncs, count, fill, seed, summary};
+use turnout_scenarios::scenario::{LIMIT, until};
 
 fn copies(name: &str, (kind, syncs): (FileSystem, Syncs), count: u32) -> Result<Vec<Result<Copied>>> {
     let copies = Place::new(name)?.copies((kind, syncs), count, seed())?;
@@ -79,7 +80,11 @@ fn full(name: &str, (kind, bytes): (FileSystem, u64)) -> Result<()> {
     drop(journal);
     fs::remove_file(filler)?;
     ensure!(verify(&dir)?.size >= acknowledged, "a record is missing");
-    let (journal, _) = Journal::open(&dir, options)?;
+    // A process that another test starts has the lock too, from its fork until its exec.
+    let (journal, _) = until("the lock is free", LIMIT, || match Journal::open(&dir, options.clone()) {
+        Err(JournalError::Locked { .. }) => Ok(None),
+        opened => Ok(Some(opened?)),
+    })?;
     ensure!(journal.size() >= acknowledged && !journal.is_on_reserve(), "it goes on with a reserve");
     ensure!(dir.join(RESERVE).is_file(), "the reserve is a file");
     journal.append(&body)?;

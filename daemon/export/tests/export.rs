@@ -5,7 +5,19 @@
 use std::fs;
 use std::path::Path;
 use std::process::Command;
-use turnout_journal::{Journal, OpenOptions};
+use std::time::{Duration, Instant};
+use turnout_journal::{Journal, JournalError, OpenOptions};
+
+/// Opens a journal, also again: a process that another test starts has the lock too, from its fork until its exec.
+fn open(dir: &Path) -> Journal {
+    let deadline = Instant::now() + Duration::from_secs(10);
+    loop {
+        match Journal::open(dir, OpenOptions::default()) {
+            Err(JournalError::Locked { .. }) if Instant::now() < deadline => std::thread::yield_now(),
+            opened => return opened.unwrap().0,
+        }
+    }
+}
 
 fn export(journal: &Path, cursor: &Path) -> Vec<u64> {
     let mut program = Command::new(env!("CARGO_BIN_EXE_turnout-export"));
@@ -21,7 +33,7 @@ fn export(journal: &Path, cursor: &Path) -> Vec<u64> {
 fn each_record_is_given_once_and_again_when_the_cursor_did_not_move() {
     let folder = tempfile::tempdir().unwrap();
     let (dir, cursor) = (folder.path().join("journal"), folder.path().join("cursor"));
-    let (journal, _) = Journal::open(&dir, OpenOptions::default()).unwrap();
+    let journal = open(&dir);
     for number in 0..5 {
         journal.append(format!("{{\"event\":\"test\",\"number\":{number}}}").as_bytes()).unwrap();
     }
@@ -36,10 +48,7 @@ fn each_record_is_given_once_and_again_when_the_cursor_did_not_move() {
 fn where_the_journal_lost_the_last_record_that_was_given_those_that_may_be_lost_are_given_again() {
     let folder = tempfile::tempdir().unwrap();
     let (dir, cursor) = (folder.path().join("journal"), folder.path().join("cursor"));
-    let append = |body: &[u8]| {
-        let (journal, _) = Journal::open(&dir, OpenOptions::default()).unwrap();
-        journal.append(body).unwrap();
-    };
+    let append = |body: &[u8]| open(&dir).append(body).unwrap();
     append(b"{\"event\":\"test\",\"number\":0}");
     let segment = dir.join("000000000000.seg");
     let before = fs::read(&segment).unwrap();

@@ -1,13 +1,13 @@
 //! Signed checkpoints and proofs at the door, and a journal that is not what was signed.
 
 use crate::door::{Door, Reply};
-use crate::stage::{Stage, bundle};
+use crate::stage::{Stage, bundle, open_journal};
 use serde_json::json;
 use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use turnout_engine::log::{ClockReason, SignedLog};
 use turnout_engine::{LogRecord, Record};
 use turnout_host::clock::Reading;
@@ -179,7 +179,24 @@ fn state_of(records: u64) -> (tempfile::TempDir, Config) {
 }
 
 fn open(state: &Path) -> Journal {
-    Journal::open(&state.join("journal"), OpenOptions::default()).unwrap().0
+    open_journal(&state.join("journal"))
+}
+
+/// Calls what opens a journal until no process that another test starts has its lock, which is from its fork until its
+/// exec.
+fn unlocked<T, E>(open: impl Fn() -> Result<T, E>, is_locked: impl Fn(&E) -> bool) -> Result<T, E> {
+    let deadline = Instant::now() + Duration::from_secs(10);
+    loop {
+        match open() {
+            Err(error) if is_locked(&error) && Instant::now() < deadline => std::thread::yield_now(),
+            opened => return opened,
+        }
+    }
+}
+
+fn open_new_log(config: &Config, reason: &str) -> Result<(), NewLogError> {
+    let is_locked = |error: &NewLogError| matches!(error, NewLogError::Journal(JournalError::Locked { .. }));
+    unlocked(|| new_log::open(config, reason), is_locked)
 }
 
 fn write(state: &Path, records: u64) {
@@ -203,7 +220,7 @@ fn an_operator_opens_a_new_log_where_the_old_one_is_shorter_than_what_was_signed
     for file in fs::read_dir(&journal).unwrap().flatten() {
         fs::copy(file.path(), copy.join(file.file_name())).unwrap();
     }
-    let whole = new_log::open(&config, "nothing is wrong");
+    let whole = open_new_log(&config, "nothing is wrong");
     assert!(matches!(whole, Err(NewLogError::Whole)), "{whole:?}");
     write(state.path(), 3);
     sign(state.path()).unwrap();
@@ -218,7 +235,7 @@ fn an_operator_opens_a_new_log_where_the_old_one_is_shorter_than_what_was_signed
     for reason in ["", "  ", "two\nlines"] {
         assert!(matches!(new_log::open(&config, reason), Err(NewLogError::Reason)));
     }
-    new_log::open(&config, "the disk was restored from monday").unwrap();
+    open_new_log(&config, "the disk was restored from monday").unwrap();
     notary::check(state.path()).unwrap();
     let records: Vec<_> = Reader::open(&journal, 0).unwrap().map(Result::unwrap).collect();
     assert_eq!(records.len(), 5);
@@ -239,9 +256,11 @@ fn a_deleted_segment_is_told_by_name_and_what_is_before_it_can_be_taken_over() {
     let journal = state.path().join("journal");
     // The records lie in the first segment; a second one is what is missing before the third.
     fs::copy(journal.join("000000000000.seg"), journal.join("000000000009.seg")).unwrap();
-    let refused = Journal::open(&journal, OpenOptions::default()).map(drop).unwrap_err();
+    let is_locked = |error: &JournalError| matches!(error, JournalError::Locked { .. });
+    let refused =
+        unlocked(|| Journal::open(&journal, OpenOptions::default()), is_locked).map(drop).unwrap_err();
     assert!(matches!(refused, JournalError::Damaged(_)), "{refused}");
-    new_log::open(&config, "a file was copied by mistake").unwrap();
+    open_new_log(&config, "a file was copied by mistake").unwrap();
     assert_eq!(open(state.path()).size(), 5);
     fs::remove_file(journal.join("000000000000.seg")).unwrap();
     let refused = notary::check(state.path()).unwrap_err();
