@@ -25,7 +25,7 @@ const GENERATION: u32 = 7;
 #[test]
 fn a_worker_sees_and_reaches_nothing_but_its_cell() {
     let launcher = Launcher::start();
-    let mounts_before = fs::read_to_string("/proc/self/mountinfo").unwrap();
+    let mounts_before = launcher.mounts();
     let mut client = launcher.client();
     let worker = client.started(GENERATION, &launcher.model());
     let seen = worker.ask("look");
@@ -80,7 +80,7 @@ fn a_worker_sees_and_reaches_nothing_but_its_cell() {
     ] {
         assert!(errors.contains(&found[attempt]), "{attempt}: {} in\n{seen}", found[attempt]);
     }
-    assert_eq!(fs::read_to_string("/proc/self/mountinfo").unwrap(), mounts_before, "the cell leaked a mount");
+    assert_eq!(launcher.mounts(), mounts_before, "the cell leaked a mount");
 }
 
 #[test]
