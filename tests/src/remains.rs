@@ -215,8 +215,12 @@ mod tests {
         copy_program(Path::new("/bin/sleep"), &program).unwrap();
         let mut inside = Command::new(&program).arg("600").spawn().unwrap();
         let remains = |folder: &Path| Remains { folder: folder.to_owned(), cgroup: "/nonexistent".into() };
-        // `spawn` returns once the program is in place, so its command line is final.
-        assert_eq!(remains(folder.path()).processes().unwrap(), [inside.id() as i32]);
+        // `spawn` may return a moment before the kernel has set the new program's command line.
+        let deadline = Instant::now() + END_DEADLINE;
+        while remains(folder.path()).processes().unwrap() != [inside.id() as i32] {
+            assert!(Instant::now() < deadline, "{:?}", remains(folder.path()).processes());
+            std::thread::sleep(LOOK_EVERY);
+        }
         assert!(remains(&folder.path().join("turn")).processes().unwrap().is_empty());
         inside.kill().unwrap();
         inside.wait().unwrap();
