@@ -271,7 +271,7 @@ fn an_expired_root_keeps_new_versions_out_and_the_way_back_open() {
         assert_eq!(door.import(&signed_bundle(version, &BY_ISSUER)).status, 200);
         assert_eq!(door.release_and_wait(version)["state"], "promoted");
     }
-    let expires_ms = now_ms() + 1000;
+    let expires_ms = now_ms() + 5000;
     let applied = apply(&door, &root(2, expires_ms), &BY_ROOT);
     assert_eq!(applied.status, 200, "{applied:?}");
     while now_ms() <= expires_ms {
