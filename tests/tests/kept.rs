@@ -19,7 +19,7 @@ use turnout_scenarios::models::{self, FIRST, Source};
 use turnout_scenarios::scenario::{LIMIT, Scene, names, play, until};
 
 /// Time for which a snapshot is mounted; the daemon is dead when it is over.
-const SHORT: &str = "2s";
+const SHORT: Duration = Duration::from_secs(10);
 
 #[test]
 fn evidence_is_taken_read_exported_and_deleted_beside_traffic() {
@@ -94,9 +94,10 @@ fn mounts_end(scene: &mut Scene, snapshot: &str) -> Result<()> {
     scene.ctl.ok(&["audit", "unmount", &at])?;
     ensure!(names(&dir).is_empty(), "{:?}", names(&dir));
 
-    scene.ctl.ok(&["audit", "mount", snapshot, &at, "--for", SHORT])?;
+    let short = format!("{}s", SHORT.as_secs());
+    scene.ctl.ok(&["audit", "mount", snapshot, &at, "--for", &short])?;
     scene.instance.kill()?;
-    std::thread::sleep(Duration::from_secs(3));
+    std::thread::sleep(SHORT + Duration::from_secs(1));
     ensure!(!names(&dir).is_empty(), "nobody is there to take it away");
     scene.instance.start()?;
     until("the mount is taken away", LIMIT, || Ok(names(&dir).is_empty().then_some(())))?;
