@@ -300,7 +300,7 @@ fn a_drain_answers_what_comes_closes_what_is_silent_and_ends_the_process() {
     let mut worker = Worker::serving(&two);
     let (mut busy, mut silent) = (worker.connect(), worker.connect());
     assert_eq!((busy.infer(&digit()).status, silent.infer(&digit()).status), (200, 200));
-    worker.say(&ToWorker::Drain { idle_ms: 3000 });
+    worker.say(&ToWorker::Drain { idle_ms: 10_000 });
     let last = answers_until(&mut busy, |reply| reply.header("connection") == Some("close"));
     assert_eq!(last.status, 200);
     busy.wait_for_close();
