@@ -122,6 +122,7 @@ impl<'a> Series<'a> {
         }
     }
 
+    /// Plays a scenario; once more where the emulator itself was at fault, and nothing that the scenario looked at was.
     fn play_at(&self, place: &Place, guest: Option<Guest>, name: &str) -> Result<(Verdict, Option<Guest>)> {
         let (bench, image) = (self.bench, self.image);
         let recorded = bench.plan.again && name == cuts::NAME;
@@ -130,7 +131,21 @@ impl<'a> Series<'a> {
         }
         let mut stage =
             Stage { bench, image, place: place.clone(), name, last: Vec::new(), broken: Vec::new() };
-        if name == cuts::NAME { Ok((cuts::play(&mut stage)?, None)) } else { stage.play(guest) }
+        if name == cuts::NAME {
+            return Ok((cuts::play(&mut stage)?, None));
+        }
+        let shown_before = place.shown()?.len();
+        match stage.play(guest) {
+            Err(error) if stage.broken.is_empty() && failed_by_emulator(&place.shown()?[shown_before..]) => {
+                stage.say(&format!(
+                    "the emulator has failed, as it does at times, and the scenario is played once more in a fresh \
+                     guest: {error:#}"
+                ));
+                open(bench, image, place)?;
+                stage.play(None)
+            }
+            played => played,
+        }
     }
 
     /// Ends the guest that was left, if there is one.
