@@ -42,19 +42,19 @@ const DESCRIPTORS: u64 = 2048;
 
 /// The whole life of a launcher with this command line, beginning with the first lines of `main`.
 pub fn run(parser: lexopt::Parser, protections: Protections) -> ExitCode {
-    let starter = Starter::from_environment();
+    let mut starter = Starter::from_environment();
     sys::clear_environment();
     let limited = limit();
-    match limited.and_then(|()| serve(parser, protections, starter)) {
+    match limited.and_then(|()| serve(parser, protections, &mut starter)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            let mut text = format!("turnout-launcher: {error}");
+            let mut text = error.to_string();
             let mut cause = error.source();
             while let Some(inner) = cause {
                 text.push_str(&format!(": {inner}"));
                 cause = inner.source();
             }
-            let _ = writeln!(std::io::stderr(), "{text}");
+            starter.say_failure(&text);
             ExitCode::FAILURE
         }
     }
@@ -75,7 +75,7 @@ fn limit() -> Result<(), Box<dyn Error>> {
 fn serve(
     parser: lexopt::Parser,
     protections: Protections,
-    mut starter: Starter,
+    starter: &mut Starter,
 ) -> Result<(), Box<dyn Error>> {
     let Some(arguments) = Arguments::read(parser)? else {
         std::io::stdout().write_all(USAGE.as_bytes())?;
