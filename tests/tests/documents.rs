@@ -47,7 +47,16 @@ const WAYS: &[(&str, Way)] = &[
     ("turnout-export --journal <state>/journal --cursor /var/lib/my-export/cursor --follow --to", JOURNALD),
     ("turnout-export --journal", Way::Stays),
     ("turnoutd --config turnout.toml dismantle", Way::Last),
+    ("find <state>/store", Way::Last),
     ("rm -r <state> <runtime>", Way::Last),
+    (
+        "find /var/lib/turnout/store",
+        Way::Elsewhere(
+            "packaging/deb/postrm",
+            "-xdev -depth -inum 256 -type d -exec btrfs --quiet subvolume delete",
+        ),
+    ),
+    ("rm -r /var/lib/turnout /var", Way::Elsewhere("packaging/deb/postrm", "rm -rf /var/lib/turnout-export")),
     (
         "turnout-export metrics --listen",
         Way::Elsewhere("systemd/turnout-metrics.service", "turnout-export metrics --cursor"),
