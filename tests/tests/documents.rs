@@ -91,6 +91,7 @@ const WAYS: &[(&str, Way)] = &[
         restored("cp -a \"$ARCHIVE/$name/journal\" \"$BACKUP/trust.json\" /var/lib/turnout/"),
     ),
     ("systemctl stop turnout.slice", moved("systemctl stop turnout.slice")),
+    ("systemctl disable --now turnout-export", booted("systemctl stop turnout-export.service")),
     ("rm -f /var/lib/turnout-export/cursor", moved("rm -f /var/lib/turnout-export/cursor")),
     ("mount /var/lib/turnout", moved("mount -o loop \"$WORK/$kind.img\" /var/lib/turnout")),
     ("chgrp -R turnout-export", restored("chgrp -R turnout-export /var/lib/turnout/journal")),
