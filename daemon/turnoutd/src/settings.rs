@@ -9,6 +9,9 @@ use std::time::Duration;
 use turnout_manifest::ModelName;
 use turnout_manifest::profile::CpuLimit;
 
+/// The unit that opens the control socket, as the packages have it.
+const SOCKET_UNIT: &str = "turnoutd.socket";
+
 /// What can change while the daemon runs; each counts from the next time it is asked for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
@@ -41,6 +44,8 @@ pub struct Reloaded {
     pub changed: Vec<&'static str>,
     /// Keys whose new values wait for a restart.
     pub waiting: Vec<&'static str>,
+    /// Keys whose new values no restart puts in force, each with what to do instead.
+    pub elsewhere: Vec<(&'static str, String)>,
 }
 
 impl Live {
@@ -67,7 +72,14 @@ pub fn reload(config: &Config) -> Result<Reloaded, ConfigError> {
     let file = config.file.as_deref();
     let read = file.map_or_else(|| Config::parse(""), Config::read)?;
     let (old, new) = (config.live.get(), read.live.get());
-    let reloaded = Reloaded { changed: differing(&old, &new), waiting: waiting(config, &read) };
+    let changed = differing(&old, &new);
+    let mut reloaded = Reloaded { changed, ..Reloaded::default() };
+    for (key, otherwise) in fixed(config, &read) {
+        match otherwise.instead(config.launcher_unit.as_deref().unwrap_or_default()) {
+            None => reloaded.waiting.push(key),
+            Some(instead) => reloaded.elsewhere.push((key, instead)),
+        }
+    }
     config.live.set(new);
     Ok(reloaded)
 }
@@ -86,31 +98,67 @@ fn differing(old: &Settings, new: &Settings) -> Vec<&'static str> {
     ])
 }
 
-fn waiting(old: &Config, new: &Config) -> Vec<&'static str> {
+/// What puts a key in force that a reload does not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Otherwise {
+    Restart,
+    /// The store is there: only a new one would have this size.
+    Store,
+    /// The launcher's command, which its unit has.
+    Launcher,
+    /// The unit that opens the control socket.
+    Socket,
+}
+
+impl Otherwise {
+    /// What to do instead of a restart, where that does not help.
+    fn instead(self, unit: &str) -> Option<String> {
+        match self {
+            Self::Restart => None,
+            Self::Store => {
+                Some("the store is there already: `turnoutctl store grow` enlarges its image".to_owned())
+            }
+            Self::Launcher => Some(format!(
+                "the command of `{unit}` says it: `systemctl edit {unit}`, then restart that unit, which ends the \
+                 workers, and this daemon"
+            )),
+            Self::Socket => Some(format!(
+                "`{SOCKET_UNIT}` opens the socket: `systemctl edit {SOCKET_UNIT}`, then restart that unit and this daemon"
+            )),
+        }
+    }
+}
+
+/// Every key whose value is another one, and that a reload does not put in force.
+fn fixed(old: &Config, new: &Config) -> Vec<(&'static str, Otherwise)> {
+    use Otherwise::{Launcher, Restart, Socket, Store};
+    let a_service = old.launcher_unit.is_some();
+    let (launcher, socket) = if a_service { (Launcher, Socket) } else { (Restart, Restart) };
     // Where the launcher is a service, its unit says which cgroup it is, and not the file.
-    let cgroup = old.launcher_unit.is_none() && old.cgroup != new.cgroup;
-    keys([
-        ("state", old.state != new.state),
-        ("runtime", old.runtime != new.runtime),
-        ("socket", old.socket != new.socket),
-        ("group", old.group != new.group),
-        ("store_image_bytes", old.store_image_bytes != new.store_image_bytes),
-        ("cgroup", cgroup),
-        ("readers", old.readers != new.readers),
-        ("listen", old.listen != new.listen),
-        ("exclusive_cpus", old.exclusive_cpus != new.exclusive_cpus),
-        ("allowed_domains", old.allowed_domains != new.allowed_domains),
-        ("allowed_formats", old.allowed_formats != new.allowed_formats),
-        ("store, retention", old.keep != new.keep),
-        ("journal", old.journal != new.journal),
-        ("audit.http", old.audit_http != new.audit_http),
-        ("trust", old.trust != new.trust),
-        ("tenants", old.tenants != new.tenants),
-        ("worker_uid_base", old.worker_uid_base != new.worker_uid_base),
-        ("worker", old.worker != new.worker),
-        ("launcher", old.launcher != new.launcher),
-        ("onnxruntime", old.onnxruntime != new.onnxruntime),
-    ])
+    let cgroup = !a_service && old.cgroup != new.cgroup;
+    let compared = [
+        ("state", old.state != new.state, Restart),
+        ("runtime", old.runtime != new.runtime, Restart),
+        ("socket", old.socket != new.socket, socket),
+        ("group", old.group != new.group, socket),
+        ("store_image_bytes", old.store_image_bytes != new.store_image_bytes, Store),
+        ("cgroup", cgroup, Restart),
+        ("readers", old.readers != new.readers, Restart),
+        ("listen", old.listen != new.listen, Restart),
+        ("exclusive_cpus", old.exclusive_cpus != new.exclusive_cpus, Restart),
+        ("allowed_domains", old.allowed_domains != new.allowed_domains, Restart),
+        ("allowed_formats", old.allowed_formats != new.allowed_formats, Restart),
+        ("store, retention", old.keep != new.keep, Restart),
+        ("journal", old.journal != new.journal, Restart),
+        ("audit.http", old.audit_http != new.audit_http, Restart),
+        ("trust", old.trust != new.trust, Restart),
+        ("tenants", old.tenants != new.tenants, Restart),
+        ("worker_uid_base", old.worker_uid_base != new.worker_uid_base, launcher),
+        ("worker", old.worker != new.worker, launcher),
+        ("launcher", old.launcher != new.launcher, launcher),
+        ("onnxruntime", old.onnxruntime != new.onnxruntime, launcher),
+    ];
+    compared.into_iter().filter(|(_, differs, _)| *differs).map(|(key, _, by)| (key, by)).collect()
 }
 
 fn keys<const COUNT: usize>(compared: [(&'static str, bool); COUNT]) -> Vec<&'static str> {
@@ -121,11 +169,14 @@ fn keys<const COUNT: usize>(compared: [(&'static str, bool); COUNT]) -> Vec<&'st
 pub fn reload_and_tell(config: &Config) {
     let file = config.file.as_deref().unwrap_or(Path::new("(none)")).display().to_string();
     match reload(config) {
-        Ok(Reloaded { changed, waiting }) => {
+        Ok(Reloaded { changed, waiting, elsewhere }) => {
             crate::telemetry::set_level(config.live.get().log);
             tracing::info!(%file, changed = changed.join(", "), "configuration read again");
             if !waiting.is_empty() {
                 tracing::warn!("these keys take effect at a restart: {}", waiting.join(", "));
+            }
+            for (key, instead) in elsewhere {
+                tracing::warn!("`{key}` does not take effect at a restart: {instead}");
             }
         }
         Err(error) => tracing::error!("configuration not changed: {}", crate::chain(&error)),
@@ -175,5 +226,29 @@ mod tests {
             config.with_launcher_service("/sys/fs/cgroup/turnout.slice/turnout-launcher.service".into());
         assert_eq!(config.launcher_unit.as_deref(), Some("turnout-launcher.service"));
         assert_eq!(rewrite(&config, "").unwrap(), Reloaded::default());
+    }
+    #[test]
+    fn no_restart_is_promised_for_what_a_unit_or_the_store_has() {
+        let text = "store_image_bytes = 1\nworker = \"/w\"\nonnxruntime = \"/o\"\nworker_uid_base = 70000\nsocket = \"/s\"\ngroup = \"g\"\n";
+        let (_folder, by_hand) = config("");
+        let done = rewrite(&by_hand, text).unwrap();
+        assert_eq!(done.waiting, ["socket", "group", "worker_uid_base", "worker", "onnxruntime"]);
+        let [(key, instead)] = done.elsewhere.as_slice() else { panic!("{:?}", done.elsewhere) };
+        assert!(*key == "store_image_bytes" && instead.contains("`turnoutctl store grow`"), "{instead}");
+        let (_folder, packaged) = config("");
+        let packaged = packaged.with_launcher_service("/sys/fs/cgroup/turnout.slice/l.service".into());
+        let done = rewrite(&packaged, text).unwrap();
+        assert!(done.waiting.is_empty(), "{:?}", done.waiting);
+        for (key, does) in [
+            ("socket", "`systemctl edit turnoutd.socket`"),
+            ("group", "`systemctl edit turnoutd.socket`"),
+            ("store_image_bytes", "`turnoutctl store grow`"),
+            ("worker_uid_base", "`systemctl edit l.service`"),
+            ("worker", "`systemctl edit l.service`"),
+            ("onnxruntime", "`systemctl edit l.service`"),
+        ] {
+            let told = done.elsewhere.iter().find(|(found, _)| *found == key);
+            assert!(told.is_some_and(|(_, instead)| instead.contains(does)), "{key}: {told:?}");
+        }
     }
 }
