@@ -8,7 +8,8 @@ use turnout_manifest::Generation;
 /// What one cell may use and uses.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Usage {
-    /// Memory in use, bytes (`memory.current`).
+    /// Memory in use, bytes, but for pages of files that the kernel would take back first (`memory.current` less
+    /// `inactive_file` of `memory.stat`): with those a cell that has read a large model looks full for ever.
     pub memory_bytes: Option<u64>,
     /// Most memory it may use, bytes (`memory.max`); absent also when there is no limit.
     pub memory_limit_bytes: Option<u64>,
@@ -63,8 +64,10 @@ fn read_cgroup(cell: &Path) -> Usage {
     let text = |name: &str| fs::read_to_string(cell.join(name)).ok();
     let number = |name: &str| text(name)?.trim_end().parse().ok();
     let keyed = |name: &str, key: &str| value_of(&text(name)?, key);
+    let taken_back_first = keyed("memory.stat", "inactive_file").unwrap_or(0);
     Usage {
-        memory_bytes: number("memory.current"),
+        // The two files are not of one moment.
+        memory_bytes: number("memory.current").map(|bytes: u64| bytes.saturating_sub(taken_back_first)),
         memory_limit_bytes: number("memory.max"),
         oom_kills: keyed("memory.events", "oom_kill"),
         processes: number("pids.current"),
@@ -137,6 +140,24 @@ mod tests {
         fs::rename(&cell, tenant.join("cell-3")).unwrap();
         assert_eq!(read(instance.path(), CELL), wanted, "a tenant's cell is found too");
         assert_eq!(every_cell(instance.path()).len(), 1);
+    }
+
+    #[test]
+    fn pages_of_files_that_are_taken_back_first_are_not_in_use() {
+        let cell = tempfile::tempdir().unwrap();
+        let used = || read_cgroup(cell.path()).memory_bytes;
+        fs::write(cell.path().join("memory.current"), "1000\n").unwrap();
+        for (stat, left) in [
+            ("anon 100\nfile 900\ninactive_anon 1\nactive_file 300\ninactive_file 600\n", 400),
+            ("anon 1000\ninactive_file 0\n", 1000),
+            ("inactive_file 1001\n", 0),
+            ("", 1000),
+        ] {
+            fs::write(cell.path().join("memory.stat"), stat).unwrap();
+            assert_eq!(used(), Some(left), "{stat}");
+        }
+        fs::remove_file(cell.path().join("memory.current")).unwrap();
+        assert_eq!(used(), None, "no controller, no figure");
     }
 
     #[test]
