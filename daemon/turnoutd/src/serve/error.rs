@@ -57,7 +57,12 @@ impl ServeError {
             Self::Recover(error) => recover_hint(error, config),
             Self::Intake(error) => intake_hint(error),
             Self::Os { what, path, source } => os_hint((what, path), source),
-            Self::NoCgroup => "mount one: `mount -t cgroup2 none /sys/fs/cgroup`, or set `cgroup`".to_owned(),
+            // Mounted over the hierarchies of cgroup v1, it would hide them from whoever uses them.
+            Self::NoCgroup => {
+                "boot with `systemd.unified_cgroup_hierarchy=1`; only where nothing is mounted at \
+                 `/sys/fs/cgroup`, as in some containers: `mount -t cgroup2 none /sys/fs/cgroup`"
+                    .to_owned()
+            }
             Self::HostKey(_) => {
                 "restore `host-key.pem` in the state directory; without it, remove it: a new one is made"
                     .to_owned()
@@ -212,6 +217,13 @@ mod tests {
         ];
         check(&gone, &typed, "examines");
         assert!(gone.hint(None).contains("`turnoutd new-log --reason TEXT`"));
+    }
+
+    #[test]
+    fn a_host_with_cgroup_v1_is_not_told_to_mount_over_it() {
+        let hint = ServeError::NoCgroup.hint(None);
+        assert!(hint.starts_with("boot with `systemd.unified_cgroup_hierarchy=1`"), "{hint}");
+        assert!(hint.contains("only where nothing is mounted"), "{hint}");
     }
 
     #[test]
