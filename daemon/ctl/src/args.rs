@@ -124,7 +124,8 @@ pub enum Command {
     /// Look after the store that versions and snapshots lie in
     #[command(subcommand)]
     Store(StoreCommand),
-    /// Is this host ready? One line per requirement, with the remedy; exits 3 when one is missing
+    /// Is this host ready? One line per requirement, with the remedy; exits 3 when one is missing, 5 when only root
+    /// could have tried some
     Doctor,
 }
 

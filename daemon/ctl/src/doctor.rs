@@ -19,7 +19,7 @@ const LOOK_MAX: Duration = Duration::from_secs(60);
 /// How long a daemon may take to say that it is there; what it then tries out has the usual time.
 const THERE_MAX: Duration = Duration::from_secs(3);
 
-/// Prints one line per requirement; exits 3 when one is missing.
+/// Prints one line per requirement; exits 3 when one is missing, 5 when what only root can try was not.
 pub async fn doctor(client: &Client, screen: &mut Screen) -> Result<Exit, Failure> {
     let (found, asked) = match ask(client).await {
         Ok(found) => (found, "as the running daemon found it".to_owned()),
@@ -31,8 +31,19 @@ pub async fn doctor(client: &Client, screen: &mut Screen) -> Result<Exit, Failur
         Err(error) => return Err(error.into()),
     };
     screen.show(&found, &text(&found, &asked))?;
-    let missing = found.requirements.iter().any(|requirement| requirement.state == "missing");
-    Ok(if missing { Exit::Refused } else { Exit::Done })
+    Ok(exit(&found))
+}
+
+fn exit(found: &Doctor) -> Exit {
+    match (count_of(found, "missing"), count_of(found, "untried")) {
+        (0, 0) => Exit::Done,
+        (0, _) => Exit::Denied,
+        _ => Exit::Refused,
+    }
+}
+
+fn count_of(found: &Doctor, state: &str) -> u64 {
+    found.requirements.iter().filter(|requirement| requirement.state == state).count() as u64
 }
 
 async fn ask(client: &Client) -> Result<Doctor, ClientError> {
@@ -104,25 +115,63 @@ fn text(found: &Doctor, asked: &str) -> String {
         table.row(cells.into());
     }
     let mut text = table.text();
-    let wanting: Vec<_> = found.requirements.iter().filter(|requirement| requirement.state != "ok").collect();
-    for requirement in &wanting {
+    // Why each that was not tried matters says nothing of this host; the verdict has the one remedy for all of them.
+    let wanting = |state: &str| !["ok", "untried"].contains(&state);
+    for requirement in found.requirements.iter().filter(|requirement| wanting(&requirement.state)) {
         text += &format!("\n{}: {}\n", safe(&requirement.name), safe(&requirement.why));
         if let Some(remedy) = &requirement.remedy {
             text += &format!("{DIM}hint:{DIM:#} {}\n", safe(remedy));
         }
     }
-    let missing = wanting.iter().filter(|requirement| requirement.state == "missing").count() as u64;
-    let verdict = match (missing, wanting.len()) {
-        (0, 0) => format!("{GOOD}ready{GOOD:#}"),
-        (0, _) => format!("{WARN}ready, with less than it could have{WARN:#}"),
-        _ => format!("{BAD}not ready{BAD:#}: {} missing", count(missing, "requirement")),
-    };
-    text + &format!("\n{verdict} ({asked})\n")
+    text + &format!("\n{} ({asked})\n", verdict(found))
+}
+
+fn verdict(found: &Doctor) -> String {
+    let (missing, untried) = (count_of(found, "missing"), count_of(found, "untried"));
+    let not_tried =
+        format!("{} not tried: root can, by `sudo turnoutctl doctor`", count(untried, "requirement"));
+    match (missing, untried) {
+        (0, 0) if count_of(found, "ok") == found.requirements.len() as u64 => format!("{GOOD}ready{GOOD:#}"),
+        (0, 0) => format!("{WARN}ready, with less than it could have{WARN:#}"),
+        (0, _) => format!("{WARN}not known{WARN:#}: {not_tried}"),
+        (_, 0) => format!("{BAD}not ready{BAD:#}: {} missing", count(missing, "requirement")),
+        _ => format!("{BAD}not ready{BAD:#}: {} missing, {not_tried}", count(missing, "requirement")),
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use turnout_protocol::control::{Requirement, SCHEMA};
+
+    #[test]
+    fn what_was_not_tried_makes_no_host_ready() {
+        let root = "not tried: root can, by `sudo turnoutctl doctor`";
+        for (states, code, verdict) in [
+            (["ok", "ok", "ok"], Exit::Done, "ready (".to_owned()),
+            (["ok", "degraded", "ok"], Exit::Done, "ready, with less than it could have (".to_owned()),
+            (["untried", "untried", "degraded"], Exit::Denied, format!("not known: 2 requirements {root} (")),
+            (["ok", "missing", "ok"], Exit::Refused, "not ready: 1 requirement missing (".to_owned()),
+            (
+                ["untried", "missing", "ok"],
+                Exit::Refused,
+                format!("not ready: 1 requirement missing, 1 requirement {root} ("),
+            ),
+        ] {
+            let requirement = |state: &str| Requirement {
+                name: "btrfs".to_owned(),
+                state: state.to_owned(),
+                found: "found".to_owned(),
+                why: "why".to_owned(),
+                remedy: None,
+            };
+            let requirements = states.map(requirement).into();
+            let found = Doctor { schema: SCHEMA.to_owned(), requirements };
+            assert_eq!(exit(&found), code, "{states:?}");
+            let text = anstream::adapter::strip_str(&text(&found, "asked")).to_string();
+            assert!(text.lines().last().unwrap().starts_with(&verdict), "{text}");
+        }
+    }
 
     #[test]
     fn the_daemons_binary_is_given_the_configuration_that_can_be_read() {

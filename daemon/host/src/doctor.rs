@@ -26,6 +26,8 @@ pub enum Standing {
     Degraded,
     /// Turnout cannot run without it.
     Missing,
+    /// It was not tried: only root can.
+    Untried,
 }
 
 /// One requirement and what was found.
@@ -108,7 +110,7 @@ enum Rights {
 impl Requirement {
     fn examine(&self, places: &Places<'_>, privileged: bool) -> Finding {
         let Outcome { standing, found, remedy } = if self.rights == Rights::Root && !privileged {
-            degraded("not tried: only root can").with_remedy(AS_ROOT)
+            untried("not tried: only root can")
         } else {
             (self.try_out)(places)
         };
@@ -127,6 +129,10 @@ fn degraded(found: impl ToString) -> Outcome {
 
 fn missing(found: impl ToString) -> Outcome {
     Outcome { standing: Standing::Missing, ..ok(found) }
+}
+
+fn untried(found: impl ToString) -> Outcome {
+    Outcome { standing: Standing::Untried, ..ok(found) }.with_remedy(AS_ROOT)
 }
 
 /// An error with its causes, in one line.

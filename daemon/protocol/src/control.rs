@@ -388,7 +388,7 @@ fn schema() -> String {
 pub struct Requirement {
     /// What is needed: `btrfs`, `sk_lookup`.
     pub name: String,
-    /// `ok`, `degraded` or `missing`.
+    /// `ok`, `degraded`, `missing`, or `untried` where only root can try it.
     pub state: String,
     /// What was found.
     pub found: String,

@@ -109,6 +109,7 @@ fn requirement(finding: Finding) -> Requirement {
         Standing::Ok => "ok",
         Standing::Degraded => "degraded",
         Standing::Missing => "missing",
+        Standing::Untried => "untried",
     };
     Requirement {
         name: finding.name.to_owned(),

@@ -323,11 +323,13 @@ fn serve(
     Ok(())
 }
 
-/// Prints what `turnoutctl doctor` would, for a host without a daemon. Exit code 1 when something is missing.
+/// Prints what `turnoutctl doctor` would, for a host without a daemon. Exit code 1 when something is missing, or was not
+/// tried.
 pub fn doctor(config: &Config, output: &str) -> ExitCode {
     use turnout_protocol::control::{Doctor, SCHEMA};
     let requirements = examine::requirements(config);
-    let ready = requirements.iter().all(|requirement| requirement.state != "missing");
+    let ready =
+        requirements.iter().all(|requirement| !["missing", "untried"].contains(&requirement.state.as_str()));
     if output == "json" {
         let document = Doctor { schema: SCHEMA.to_owned(), requirements };
         println!("{}", serde_json::to_string(&document).expect("wire types serialize"));

@@ -1,7 +1,7 @@
 //! Whether the launcher is there, and answers where its socket is: it may run with other arguments than are thought, or not
 //! start at all.
 
-use super::{AS_ROOT, Outcome, Places, Standing, cgroup, chain, degraded, installation, missing, ok};
+use super::{Outcome, Places, Standing, cgroup, chain, installation, missing, ok, untried};
 use crate::HostError;
 use crate::launcher_client::greet;
 use std::fs;
@@ -28,8 +28,7 @@ pub fn launcher(places: &Places<'_>) -> Outcome {
         }
         (None, Err(_)) => program,
         (_, Ok(_)) if !rustix::process::geteuid().is_root() => {
-            degraded(format!("{}; whether it answers was not tried: only root can", program.found))
-                .with_remedy(AS_ROOT)
+            untried(format!("{}; whether it answers was not tried: only root can", program.found))
         }
         (unit, Ok(_)) => answering(&socket, places, program.found, unit),
     }

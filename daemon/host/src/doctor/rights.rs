@@ -1,6 +1,6 @@
 //! What this process may: its capabilities, and how many descriptors what it starts can have.
 
-use super::{AS_ROOT, Outcome, Places, degraded, missing, ok, units};
+use super::{Outcome, Places, degraded, missing, ok, units, untried};
 use rustix::process::{Resource, geteuid, getrlimit};
 use rustix::thread::CapabilitySet;
 use std::fs;
@@ -33,8 +33,7 @@ const FOR_PORTS: (CapabilitySet, &str) = (CapabilitySet::NET_BIND_SERVICE, "CAP_
 pub fn capabilities(places: &Places<'_>) -> Outcome {
     let user = geteuid();
     if !user.is_root() {
-        return degraded(format!("not tried: run as root (this is user {})", user.as_raw()))
-            .with_remedy(AS_ROOT);
+        return untried(format!("not tried: run as root (this is user {})", user.as_raw()));
     }
     let held = match rustix::thread::capabilities(None) {
         Ok(sets) => sets.effective,

@@ -1,6 +1,6 @@
 //! Whether versions can be stored and pointed to: a real file system is made and mounted, a real pointer swapped.
 
-use super::{AS_ROOT, Outcome, Places, chain, degraded, missing, nearest, ok};
+use super::{Outcome, Places, chain, degraded, missing, nearest, ok, untried};
 use crate::HostError;
 use crate::image::{IMAGE_DEFAULT_MAX, IMAGE_MIN, attach, format, mount_device};
 use crate::linux_pointer::Method;
@@ -48,7 +48,7 @@ pub fn space(places: &Places<'_>) -> Outcome {
     let folder = nearest(places.state);
     let image = places.state.join(IMAGE);
     if image.metadata().is_err_and(|error| error.kind() == ErrorKind::PermissionDenied) {
-        return degraded("not tried: only root can").with_remedy(AS_ROOT);
+        return untried("not tried: only root can");
     }
     let free = match statvfs(folder) {
         Err(error) => return missing(format!("`{}`: {error}", folder.display())),

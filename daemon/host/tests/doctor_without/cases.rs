@@ -47,6 +47,10 @@ fn missing(name: &'static str, said: &'static str) -> Case {
     Case { standing: Standing::Missing, ..fine(name, said) }
 }
 
+fn untried(name: &'static str, said: &'static str) -> Case {
+    Case { standing: Standing::Untried, ..fine(name, said) }
+}
+
 /// Each requirement, taken away in each way that is known.
 pub fn cases() -> Vec<Case> {
     [rights(), storage(), kernel(), cgroups(), launchers(), installed()].into_iter().flatten().collect()
@@ -71,12 +75,12 @@ fn rights() -> Vec<Case> {
             asked: "port=80",
             ..without("setpriv --bounding-set -net_bind_service", "root, without CAP_NET_BIND_SERVICE")
         },
-        Case { through: AS_NOBODY, remedy: "sudo", ..degraded("root", "not tried: run as root") },
+        Case { through: AS_NOBODY, remedy: "sudo", ..untried("root", "not tried: run as root") },
         Case {
             before: "chmod 0700 $STATE",
             through: AS_NOBODY,
             remedy: "sudo",
-            ..degraded("space", "not tried: only root can")
+            ..untried("space", "not tried: only root can")
         },
         descriptors("prlimit --nofile=1024:1024", missing("descriptors", "does not start")),
         descriptors("prlimit --nofile=4096:4096", degraded("descriptors", "so many connections")),
@@ -227,7 +231,7 @@ fn launchers() -> Vec<Case> {
             asked: "unit held",
             through: AS_NOBODY,
             remedy: "sudo",
-            ..degraded("launcher", "whether it answers was not tried")
+            ..untried("launcher", "whether it answers was not tried")
         },
     ]
 }
