@@ -2,6 +2,7 @@
 
 use crate::config::{Config, DeviceGroups};
 use std::path::{Path, PathBuf};
+use turnout_host::cells::SLOTS;
 use turnout_host::devices::DevicePath;
 use turnout_host::doctor::{Finding, Places, Standing, device_is_allowed, examine, unit_property};
 use turnout_manifest::DeviceGroup;
@@ -9,6 +10,9 @@ use turnout_protocol::control::Requirement;
 
 /// The daemon's unit in the packages.
 const UNIT: &str = "turnoutd.service";
+
+/// This host's own users.
+const PASSWD: &str = "/etc/passwd";
 
 /// Whether a unit lets a device be opened.
 type Allows<'a> = &'a dyn Fn(&str, &DevicePath) -> bool;
@@ -32,17 +36,62 @@ pub fn launcher_service(file: Option<&Path>) -> Option<PathBuf> {
 }
 
 fn service_in(command: &str, file: Option<&Path>) -> Option<PathBuf> {
-    let words: Vec<&str> = command.split_whitespace().collect();
-    let given = |key: &str| words.windows(2).find(|pair| pair[0] == key).map(|pair| Path::new(pair[1]));
+    let given = |key: &str| argument(command, key).map(Path::new);
     let is_the_units = file.is_none() || file == given("--config");
     given("--launcher-service").filter(|_| is_the_units).map(Path::to_owned)
+}
+
+/// What follows a key in a command.
+fn argument<'a>(command: &'a str, key: &str) -> Option<&'a str> {
+    let mut words = command.split_whitespace().skip_while(|word| *word != key);
+    words.nth(1)
 }
 
 fn findings(config: &Config) -> Vec<Finding> {
     let mut findings = found(config);
     let unit = config.launcher_unit.as_deref().map(|unit| (unit, &device_is_allowed as Allows<'_>));
     findings.extend(devices(&config.live.get().devices, unit));
+    findings.push(users(&uid_bases(config), &std::fs::read_to_string(PASSWD).unwrap_or_default()));
     findings
+}
+
+/// The first uids of cells, each with the key that says it. Where a unit runs the launcher, its command has the last word.
+fn uid_bases(config: &Config) -> Vec<(String, u32)> {
+    let command = config.launcher_unit.as_deref().and_then(|unit| unit_property(unit, "ExecStart"));
+    let of_unit = command.and_then(|command| argument(&command, "--uid-base")?.parse().ok());
+    let own = ("worker_uid_base".to_owned(), of_unit.unwrap_or(config.worker_uid_base));
+    let tenants = config.tenants.iter();
+    let theirs = tenants.map(|tenant| (format!("tenants.{}.uid_base", tenant.name), tenant.uid_base));
+    std::iter::once(own).chain(theirs).collect()
+}
+
+/// Whether the users of the cells are nobody's. A worker that had a user of this host could signal and trace what is that
+/// user's, and the other way round.
+fn users(bases: &[(String, u32)], passwd: &str) -> Finding {
+    let known = passwd.lines().filter_map(|line| {
+        let mut fields = line.split(':');
+        Some((fields.next()?, fields.nth(1)?.parse::<u32>().ok()?))
+    });
+    let key_of = |uid: u32| bases.iter().find(|(_, base)| (*base..base.saturating_add(SLOTS)).contains(&uid));
+    let taken: Vec<String> = known
+        .filter_map(|(name, uid)| Some(format!("`{name}` has uid {uid}, of `{}`", key_of(uid)?.0)))
+        .collect();
+    let ranges = bases.iter().map(|(_, base)| format!("{base} to {}", base.saturating_add(SLOTS - 1)));
+    let (standing, found) = if taken.is_empty() {
+        (Standing::Ok, format!("{} are no user's of this host", ranges.collect::<Vec<_>>().join(", ")))
+    } else {
+        (Standing::Degraded, taken.join(", "))
+    };
+    Finding {
+        name: "users",
+        standing,
+        found,
+        why: "a worker must not be a user of this host: each could read, end and trace what is the other's",
+        remedy: format!(
+            "set the key to the first of {SLOTS} uids that nobody has, 65536 or more; where a unit runs the launcher, \
+             `worker_uid_base` stands in its command too (`--uid-base`)"
+        ),
+    }
 }
 
 /// Whether the nodes that `[devices]` names are there and the launcher's unit lets cells open them, where it names any.
@@ -160,6 +209,25 @@ mod tests {
         // Another instance has a launcher of its own.
         assert_eq!(service_in(&shown, Some(Path::new("/srv/turnout.toml"))), None);
         assert_eq!(service_in("{ argv[]=/usr/bin/turnoutd --config /c ; }", None), None);
+    }
+
+    #[test]
+    fn a_user_of_this_host_that_a_cell_would_be_is_named_with_the_key() {
+        let passwd = "root:x:0:0::/root:/bin/sh\nann:x:61063:100::/:/bin/sh\nbob:x:61064:100::/:/bin/sh\nbad line\ncid:x:70000:1::/:\n";
+        let bases = |text: &str| uid_bases(&Config::parse(text).unwrap());
+        let taken = users(&bases(""), passwd);
+        assert_eq!(
+            (taken.standing, taken.found.as_str()),
+            (Standing::Degraded, "`ann` has uid 61063, of `worker_uid_base`")
+        );
+        let tenants = "worker_uid_base = 80000\n[tenants.risk]\nmodels = [\"a\"]\nuid_base = 69990\n";
+        let found = users(&bases(tenants), passwd).found;
+        assert_eq!(found, "`cid` has uid 70000, of `tenants.risk.uid_base`");
+        let free = users(&bases("worker_uid_base = 80000\n"), passwd);
+        assert_eq!(
+            (free.standing, free.found.as_str()),
+            (Standing::Ok, "80000 to 80063 are no user's of this host")
+        );
     }
 
     #[test]
