@@ -102,8 +102,8 @@ fn nothing_found(arguments: &LogArguments) -> String {
     ];
     let about: String = about.into_iter().flatten().collect();
     let hint = if about.is_empty() {
-        "`systemctl enable --now turnout-export` brings them there; `turnoutctl audit log` has them from the daemon \
-         itself"
+        "`systemctl enable --now turnout-export` brings them there; reading them takes root or the group \
+         `systemd-journal` (or `adm`); `turnoutctl audit log` has them from the daemon itself"
     } else {
         "`turnoutctl status` lists models, `turnoutctl release list` releases; without a filter, `turnoutctl log` shows \
          whether any event is there"
