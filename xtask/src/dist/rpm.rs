@@ -109,7 +109,6 @@ fn contents(list: &List, tree: &Path) -> Result<Vec<String>> {
     let mut folders = Vec::new();
     for file in stage::files(tree)? {
         let path = Path::new("/").join(&file);
-        let above = path.parent().unwrap_or(Path::new("/")).to_owned();
         let name = path.display().to_string();
         let is_config = configured.iter().any(|entry| entry.installs(&name));
         let is_licence = licences.iter().any(|entry| entry.installs(&name));
@@ -121,9 +120,11 @@ fn contents(list: &List, tree: &Path) -> Result<Vec<String>> {
             () => "",
         };
         lines.push(format!("{kind}{name}"));
-        let is_ours = above.iter().any(|part| OWN_FOLDERS.iter().any(|own| part == *own));
-        if is_ours && !folders.contains(&above) {
-            folders.push(above);
+        let is_ours = |folder: &&Path| folder.iter().any(|part| OWN_FOLDERS.iter().any(|own| part == *own));
+        for folder in path.ancestors().skip(1).take_while(is_ours) {
+            if !folders.iter().any(|known: &PathBuf| known == folder) {
+                folders.push(folder.to_owned());
+            }
         }
     }
     lines.extend(folders.iter().map(|folder| format!("%dir {}", folder.display())));
@@ -142,6 +143,21 @@ fn sentence(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn every_folder_down_from_one_that_is_ours_alone_is_the_packages() {
+        let list =
+            List::read(&Path::new(env!("CARGO_MANIFEST_DIR")).join("../packaging/files.toml")).unwrap();
+        let tree = std::env::temp_dir().join(format!("turnout-xtask-rpm-{}", std::process::id()));
+        for file in ["usr/bin/turnoutctl", "usr/share/turnout/grafana/turnout.json"] {
+            fs::create_dir_all(tree.join(file).parent().unwrap()).unwrap();
+            fs::write(tree.join(file), "").unwrap();
+        }
+        let lines = contents(&list, &tree).unwrap();
+        fs::remove_dir_all(&tree).unwrap();
+        let folders: Vec<_> = lines.iter().filter(|line| line.starts_with("%dir")).collect();
+        assert_eq!(folders, ["%dir /usr/share/turnout/grafana", "%dir /usr/share/turnout"]);
+    }
 
     #[test]
     fn a_host_without_btrfs_can_install_it() {
