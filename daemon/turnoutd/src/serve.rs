@@ -46,8 +46,8 @@ const RESERVE_BYTES: u64 = 16 << 20;
 /// processes of its own, which end by themselves.
 /// When the host is examined for the second time: by then a clock is set and the live versions are up.
 const EXAMINE_SOON: Duration = Duration::from_secs(120);
-/// And from then on.
-const EXAMINE_EVERY: Duration = Duration::from_secs(3600);
+/// And from then on. Not often: some of it is tried on an image of its own, and the kernel's log has each mount.
+const EXAMINE_EVERY: Duration = Duration::from_secs(24 * 3600);
 const LOCK_PATIENCE: Duration = Duration::from_secs(2);
 const LOCK_RETRY: Duration = Duration::from_millis(20);
 /// Told once, by the daemon that found it so.
