@@ -2,7 +2,8 @@
 //! the name of its cell, to the launcher's standard error. So no worker holds a descriptor of the host's log: it can
 //! neither shut it, nor write over it, nor speak as another. What it says beyond its share is left out, and counted.
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use crate::wait::wait;
+use rustix::event::PollFlags;
 use rustix::io::{Errno, ioctl_fionbio};
 use rustix::pipe::{PipeFlags, pipe_with};
 use std::fmt::Write as _;
@@ -156,12 +157,10 @@ struct Log<To>(To);
 
 impl<To: Write + AsFd> Write for Log<To> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let mut ready = [PollFd::new(&self.0, PollFlags::OUT)];
-        poll(&mut ready, Some(&Timespec::default()))?;
-        if !ready[0].revents().contains(PollFlags::OUT) {
-            return Err(io::ErrorKind::WouldBlock.into());
+        match wait(&self.0, PollFlags::OUT, Duration::ZERO)? {
+            true => self.0.write(bytes),
+            false => Err(io::ErrorKind::WouldBlock.into()),
         }
-        self.0.write(bytes)
     }
 
     fn flush(&mut self) -> io::Result<()> {
