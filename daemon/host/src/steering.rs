@@ -229,17 +229,13 @@ impl Traffic for LinuxTraffic {
     }
 
     fn routed(&self) -> Result<Vec<u16>, HostError> {
-        let keys =
-            self.maps().routes.keys().collect::<Result<Vec<_>, _>>().map_err(refused("read routes"))?;
+        let keys = routed(&self.maps())?;
         Ok(keys.into_iter().filter_map(|key| u16::try_from(key.0.port).ok()).collect())
     }
 
     fn route(&self, port: u16) -> Result<Option<Route>, HostError> {
-        let element = match self.maps().routes.get(&Element(RouteKey { port: port.into() }), 0) {
-            Ok(element) => element.0,
-            Err(MapError::KeyNotFound) => return Ok(None),
-            Err(error) => return Err(refused("read route")(error)),
-        };
+        let key = Element(RouteKey { port: port.into() });
+        let Some(element) = route_of(&self.maps(), &key)? else { return Ok(None) };
         let mut arms = Vec::new();
         let mut from = 0;
         for (&upto, &slot) in element.upto.iter().zip(&element.slot).take(element.arm_count as usize) {
@@ -258,6 +254,18 @@ fn inode(cgroup: &Path) -> Result<u64, HostError> {
     Ok(found.ino())
 }
 
+fn routed(maps: &Maps) -> Result<Vec<Element<RouteKey>>, HostError> {
+    maps.routes.keys().collect::<Result<_, _>>().map_err(refused("read routes"))
+}
+
+fn route_of(maps: &Maps, key: &Element<RouteKey>) -> Result<Option<RouteElement>, HostError> {
+    match maps.routes.get(key, 0) {
+        Ok(element) => Ok(Some(element.0)),
+        Err(MapError::KeyNotFound) => Ok(None),
+        Err(error) => Err(refused("read route")(error)),
+    }
+}
+
 /// Takes a slot out of every route that names it, but for the arms that `is_its_own` knows. A route that was left behind by
 /// somebody who had the slot before would lead to whoever has it next. What remains of it refuses, or falls over.
 fn forget(
@@ -265,13 +273,8 @@ fn forget(
     slot: u32,
     is_its_own: impl Fn(&RouteElement, usize) -> bool,
 ) -> Result<(), HostError> {
-    let keys = maps.routes.keys().collect::<Result<Vec<_>, _>>().map_err(refused("read routes"))?;
-    for key in keys {
-        let mut route = match maps.routes.get(&key, 0) {
-            Ok(element) => element.0,
-            Err(MapError::KeyNotFound) => continue,
-            Err(error) => return Err(refused("read route")(error)),
-        };
+    for key in routed(maps)? {
+        let Some(mut route) = route_of(maps, &key)? else { continue };
         let arms = (route.arm_count as usize).min(ARMS);
         let stale: Vec<usize> =
             (0..arms).filter(|arm| route.slot[*arm] == slot && !is_its_own(&route, *arm)).collect();
