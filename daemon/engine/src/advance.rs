@@ -18,7 +18,7 @@ use crate::step::Step;
 use crate::trust::{Order, TrustRecord};
 use crate::world::{Progress, Release, World};
 use losses::{died, lost, router_died, silenced};
-use retreat::{needs_new_start, replaced, rolling_back};
+use retreat::{is_live_dead, needs_new_start, replaced, rolling_back};
 use std::sync::Arc;
 use turnout_manifest::plan::Strategy;
 use turnout_manifest::{
@@ -255,10 +255,11 @@ pub fn proceed(world: &World, model: &ModelName) -> Vec<Record> {
 /// brought up again once the release is over.
 fn drained_enough(world: &World, release: &Release) -> Option<Record> {
     let step = release.step().filter(|step| matches!(step, Step::Drain(_)))?;
-    let died = world.models.get(&release.planned.model).is_some_and(|model| model.live_died);
+    if release.progress != Progress::Tidying || !is_live_dead(world, release) {
+        return None;
+    }
     let detail = "ended early: the new version's worker has died, and nothing serves".to_owned();
-    let done = Record::Done { release: release.planned.release, at: position(release), step, detail };
-    Some(done).filter(|_| died && release.progress == Progress::Tidying)
+    Some(Record::Done { release: release.planned.release, at: position(release), step, detail })
 }
 
 /// Why a release should be on its way back already: the power went between an outcome and the rollback due with it.

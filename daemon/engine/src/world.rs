@@ -294,6 +294,11 @@ impl World {
 }
 
 impl Model {
+    /// The live version, where its worker runs and no release of the model is under way or stuck.
+    pub fn undisturbed(&self) -> Option<&Target> {
+        self.live.as_ref().filter(|_| !self.live_died && self.current.is_none())
+    }
+
     /// The live version's worker has died.
     fn lose_live(&mut self, at_ms: u64) {
         let steady = self.restarted_ms.is_none_or(|began_ms| at_ms.saturating_sub(began_ms) > STEADY_MS);

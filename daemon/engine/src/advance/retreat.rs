@@ -52,7 +52,8 @@ pub(super) fn needs_new_start(world: &World, release: &Release, step: Step) -> b
     }
 }
 
-fn is_live_dead(world: &World, release: &Release) -> bool {
+/// Whether the worker of the model's live version has died.
+pub(super) fn is_live_dead(world: &World, release: &Release) -> bool {
     world.models.get(&release.planned.model).is_some_and(|model| model.live_died)
 }
 

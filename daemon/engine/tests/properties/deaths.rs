@@ -76,10 +76,7 @@ fn a_stuck_release_whose_old_version_does_not_come_up_counts_its_attempts_and_ke
 
 #[test]
 fn a_restart_whose_undo_failed_is_answered_too_and_counts_its_attempts() {
-    let mut run = Run::new();
-    run.start("1", Splitting::Weight);
-    run.finish(&[]);
-    run.kill(run.world.models[&run.model].live.as_ref().map(|live| live.generation));
+    let mut run = with_live_dead();
     let model = run.model.clone();
     for attempts in 1..=5 {
         run.tell(&Event::Restart { model: model.clone(), salt: 2 });

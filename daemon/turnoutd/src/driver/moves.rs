@@ -16,8 +16,7 @@ impl Driver {
         let settings = self.parts.executor.config.live.get();
         let world = &self.parts.world;
         let waits = |(name, port): &(&ModelName, &u16)| {
-            let model = world.models.get(name).filter(|model| model.live.is_some() && !model.live_died);
-            model.is_some_and(|model| model.current.is_none() && model.port != **port)
+            world.models.get(name).is_some_and(|model| model.undisturbed().is_some() && model.port != **port)
         };
         let waiting = settings.model_ports.iter().filter(waits);
         let waiting: Vec<(ModelName, u16)> = waiting.map(|(name, port)| (name.clone(), *port)).collect();

@@ -58,7 +58,7 @@ impl Driver {
         }
         self.restore_route(name);
         self.restore_pointer(name);
-        if self.parts.world.models.get(name).is_some_and(|model| model.live_died && model.current.is_none()) {
+        if self.parts.world.awaits_restart(name) {
             self.timers.arm(Timer::Restart(name.clone()), Instant::now());
         }
     }
@@ -67,7 +67,7 @@ impl Driver {
     /// again, whatever it knows.
     pub(super) fn restore_route(&self, name: &ModelName) {
         let Some(model) = self.parts.world.models.get(name) else { return };
-        let (Some(live), None, false) = (&model.live, model.current, model.live_died) else { return };
+        let Some(live) = model.undisturbed() else { return };
         if let Err(why) = self.parts.executor.restore(live.generation, model.port) {
             tracing::error!(model = %name, "{name}: port {} cannot be served: {why}", model.port);
         }
